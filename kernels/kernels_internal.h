@@ -1,0 +1,90 @@
+/* What the backends share with one another and with backend.c; nobody outside kernels/ includes this. */
+#ifndef PS_KERNELS_KERNELS_INTERNAL_H
+#define PS_KERNELS_KERNELS_INTERNAL_H
+#include "kernels/kernels.h"
+
+#define PS_KERNELS_X86 0
+
+extern const struct ps_backend ps_cpu_ref;
+#if PS_KERNELS_X86
+extern const struct ps_backend ps_cpu_avx2;
+extern const struct ps_backend ps_cpu_avx512;
+extern const struct ps_backend
+    ps_cpu_avx512bf16; /* also called "avx512": bf16 weights by vdpbf16ps */
+extern const struct ps_backend ps_cpu_amx;
+
+/* Asks the kernel once per process for the AMX tile state; 0 or PS_EUNSUPPORTED. */
+int ps_amx_permit(void);
+void ps_amx_thread_start(void);
+#endif
+
+static inline size_t ps_min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline size_t ps_div_up(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline size_t ps_round_up(size_t a, size_t b)
+{
+    return ps_div_up(a, b) * b;
+}
+
+/* Elements below which an elementwise operation is done by the caller alone: a fork and join costs a few microseconds. */
+#define PS_FORK_MIN 32768
+
+static inline unsigned ps_threads_of(const struct ps_pool *pool)
+{
+    return pool ? ps_pool_threads(pool) : 1;
+}
+
+/* Fork-join forms that take a null pool as "this thread alone". */
+static inline void ps_fork(struct ps_pool *pool, void (*fn)(void *, unsigned, unsigned), void *user)
+{
+    if (ps_threads_of(pool) == 1)
+        fn(user, 0, 1);
+    else
+        ps_pool_run(pool, fn, user);
+}
+
+static inline void ps_fork_for(struct ps_pool *pool, size_t n, size_t grain,
+                               void (*fn)(void *, size_t, size_t, unsigned), void *user)
+{
+    if (n == 0)
+        return;
+    if (ps_threads_of(pool) == 1 || n <= grain)
+        fn(user, 0, n, 0);
+    else
+        ps_pool_for(pool, n, grain, fn, user);
+}
+
+/* One row of work of the row-wise operations, the same arguments for all backends. */
+struct ps_rows_job {
+    float *y;
+    const float *x, *w;
+    size_t ldy, ldx, ldw, K;
+    float w_offset, eps;
+};
+
+struct ps_matmul_job {
+    const struct ps_act *act;
+    const uint8_t *W;
+    size_t row_stride, n_rows;
+    float *C; /* already at col0 */
+    size_t ldc;
+    bool accumulate;
+};
+
+/* Per-thread floats of attention scratch; ps_attn_scratch_floats is threads times this. */
+size_t ps_attn_thread_floats(uint32_t head_dim);
+
+/* Positions that row `pos` sees: [*first, *end). */
+static inline void ps_attn_span(const struct ps_attn *a, size_t t, size_t *first, size_t *end)
+{
+    *end = (size_t)a->pos[t] + 1;
+    *first = a->window && *end > a->window ? *end - a->window : 0;
+}
+#endif
