@@ -1,0 +1,29 @@
+/* What this machine has: free memory (cgroup limits included), CPU features, file-system room. Pure reads of
+ * /proc, /sys and cpuid; no state. */
+#ifndef PS_BASE_HOST_H
+#define PS_BASE_HOST_H
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+
+uint64_t ps_host_free_memory_bytes(
+    void); /* min(MemAvailable, cgroup v1/v2 limit - usage); reclaimable cache is free */
+uint64_t ps_host_rss_bytes(void);      /* resident now (VmRSS) */
+uint64_t ps_host_rss_peak_bytes(void); /* VmHWM */
+unsigned ps_host_cpus(void);           /* usable CPUs: affinity and cgroup quota */
+struct ps_cpu_features {
+    bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512_bf16, avx512_vbmi, avx512_vnni,
+        amx_tile, amx_bf16, amx_int8;
+    bool neon;
+};
+const struct ps_cpu_features *ps_host_cpu(void); /* computed once; OS support (XCR0) already checked */
+/* Room on the file system that holds `path` (or its nearest existing parent). */
+int ps_host_disk_free(const char *path, uint64_t *free_bytes, uint64_t *total_bytes,
+                      struct ps_err *err);
+bool ps_host_is_network_fs(const char *path); /* NFS, CIFS, 9p, FUSE, Lustre...: by f_type */
+
+/* Whole small file into memory (caller frees *out with ps_free; NUL added). PS_ENOTFOUND, PS_EDATA when over max. */
+int ps_file_read(char **out, size_t *len, const char *path, size_t max_bytes, struct ps_err *err);
+/* mkdir -p with the given mode for the last component (0755 for parents). */
+int ps_mkdir_p(const char *path, unsigned mode, struct ps_err *err);
+#endif
