@@ -1,0 +1,36 @@
+/* Element types of stored tensors. Pure values; the layouts of quantised types live in proto too when they arrive. */
+#ifndef PS_PROTO_DTYPE_H
+#define PS_PROTO_DTYPE_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* Values are part of the shard format: never renumber. */
+enum ps_dtype {
+    PS_DTYPE_NONE = 0,
+    PS_F32 = 1,
+    PS_F16 = 2,
+    PS_BF16 = 3,
+    PS_F64 = 4,
+    PS_F8_E4M3 = 5,
+    PS_F8_E5M2 = 6,
+    PS_F8_E8M0 = 7,
+    PS_I64 = 8,
+    PS_I32 = 9,
+    PS_I16 = 10,
+    PS_I8 = 11,
+    PS_U64 = 12,
+    PS_U32 = 13,
+    PS_U16 = 14,
+    PS_U8 = 15,
+    PS_BOOL = 16,
+};
+/* Bytes of one element; 0 for an unknown value. */
+size_t ps_dtype_bytes(enum ps_dtype t);
+/* safetensors spelling ("BF16", "F8_E4M3"), "?" if unknown. */
+const char *ps_dtype_name(enum ps_dtype t);
+enum ps_dtype ps_dtype_from_name(const char *s, size_t len); /* PS_DTYPE_NONE if unknown */
+
+/* Codec of a stored extent. Part of the format. */
+enum ps_codec { PS_CODEC_RAW = 0, PS_CODEC_LZ4 = 1 };
+const char *ps_codec_name(enum ps_codec c);
+#endif

@@ -1,0 +1,270 @@
+/* Opening a model. Comes in: a source. Goes out: its map, its config and, where it is pre-split, its manifest. */
+#include "proto/layout.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/hash.h"
+#include "proto/layout_internal.h"
+#include "proto/parallel.h"
+#include "proto/text.h"
+
+#define ORIGIN           "layout"
+#define CONFIG_MAX_BYTES (16u << 20)
+#define CONFIG_NAME      "config.json"
+
+void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes)
+{
+    f->rc = ps_source_get(src, name, max_bytes, &f->bytes, &f->len, &f->info, &f->err);
+    if (f->rc == 0 && ps_text_is_markup(f->bytes, f->len)) {
+        ps_free(f->bytes);
+        f->bytes = NULL;
+        f->rc = ps_err_set(&f->err, PS_ENOTFOUND, ORIGIN,
+                           "%s: the server answered with a web page instead", name);
+    }
+}
+
+void ps_fetched_deinit(struct ps_fetched *f)
+{
+    ps_free(f->bytes);
+    f->bytes = NULL;
+}
+
+bool ps_fetched_is_missing(const struct ps_fetched *f)
+{
+    return f->rc == PS_ENOTFOUND || f->rc == PS_EREFUSED;
+}
+
+static int fail_as(const struct ps_fetched *f, struct ps_err *err)
+{
+    if (err)
+        *err = f->err;
+    return f->rc;
+}
+
+/* The first question to every model: both answers decide what it is. */
+struct roots {
+    struct ps_source *src;
+    struct ps_fetched manifest, config;
+};
+
+static int fetch_root(void *user, uint32_t i, struct ps_err *err)
+{
+    struct roots *r = user;
+    (void)err; /* either may be missing */
+    if (i == 0)
+        ps_fetch(&r->manifest, r->src, PS_MANIFEST_NAME, PS_MANIFEST_MAX_BYTES);
+    else
+        ps_fetch(&r->config, r->src, CONFIG_NAME, CONFIG_MAX_BYTES);
+    return 0;
+}
+
+/* ---- Pre-split ---- */
+
+static const struct ps_manifest_file *find_file(const struct ps_manifest *m, const char *name)
+{
+    for (uint32_t i = 0; i < m->n_files; i++)
+        if (strcmp(m->files[i].name, name) == 0)
+            return &m->files[i];
+    return NULL;
+}
+
+static bool file_matches(const struct ps_manifest_file *f, const char *bytes, size_t len)
+{
+    uint8_t sha[PS_SHA256_BYTES];
+    if (len != f->bytes)
+        return false;
+    ps_sha256_once(bytes, len, sha);
+    return memcmp(sha, f->sha256, sizeof sha) == 0;
+}
+
+/* Fetches a file until it has the manifest's hash, twice at most: one bad transfer is no damage. */
+static int get_checked(char **out, size_t *len, struct ps_source *src,
+                       const struct ps_manifest_file *f, struct ps_err *err)
+{
+    for (int attempt = 0; attempt < 2; attempt++) {
+        char *bytes;
+        size_t n;
+        int rc = ps_source_get(src, f->name, f->bytes, &bytes, &n, NULL, err);
+        if (rc != 0)
+            return rc;
+        if (file_matches(f, bytes, n)) {
+            *out = bytes;
+            *len = n;
+            return 0;
+        }
+        ps_free(bytes);
+    }
+    return ps_err_set(err, PS_EDATA, ORIGIN,
+                      "%s: has another hash than %s says: was the model split again?", f->name,
+                      PS_MANIFEST_NAME);
+}
+
+struct index_job {
+    struct ps_source *src;
+    const struct ps_manifest *m;
+    struct ps_shard_index **indexes;
+};
+
+static int read_index_once(struct index_job *j, uint32_t i, struct ps_err *err)
+{
+    const struct ps_manifest_shard *s = &j->m->shards[i];
+    size_t n = (size_t)PS_SHARD_HEAD_BYTES + s->index_bytes;
+    uint8_t *bytes = ps_malloc(n);
+    if (!bytes)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for the index of %s", s->name);
+    struct ps_range r = {
+        .object = s->name, .bytes = n, .buf = bytes, .object_bytes = s->bytes, .priority = i};
+    const void *index;
+    int rc = ps_source_read_range(j->src, &r, err);
+    if (rc == 0)
+        rc = ps_manifest_check_index(j->m, i, bytes, n, &index, err);
+    if (rc == 0)
+        rc = ps_shard_index_decode(&j->indexes[i], index, s->index_bytes, s->bytes, err);
+    ps_free(bytes);
+    return rc;
+}
+
+static int read_index(void *user, uint32_t i, struct ps_err *err)
+{
+    int rc = read_index_once(user, i, err);
+    return rc == PS_EDATA ? read_index_once(user, i, err) : rc;
+}
+
+static int open_shards(struct ps_map **map, struct ps_source *src, const struct ps_manifest *m,
+                       struct ps_err *err)
+{
+    struct index_job j = {.src = src, .m = m};
+    j.indexes = ps_calloc(m->n_shards, sizeof(struct ps_shard_index *));
+    if (!j.indexes)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for %u shards", m->n_shards);
+    int rc = ps_parallel(m->n_shards, read_index, &j, err);
+    if (rc == 0)
+        rc = ps_map_from_manifest(map, m, j.indexes, err);
+    for (uint32_t i = 0; i < m->n_shards; i++)
+        ps_shard_index_free(j.indexes[i]);
+    ps_free(j.indexes);
+    return rc;
+}
+
+/* The config that came with the manifest, or a second copy if that one is wrong. */
+static int take_config(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+{
+    const struct ps_manifest_file *listed = find_file(f->manifest, CONFIG_NAME);
+    if (!listed)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "%s lists no %s", PS_MANIFEST_NAME, CONFIG_NAME);
+    if (listed->bytes > CONFIG_MAX_BYTES)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "%s is absurdly large", CONFIG_NAME);
+    if (r->config.rc != 0)
+        return fail_as(&r->config, err);
+    if (!file_matches(listed, r->config.bytes, r->config.len))
+        return get_checked(&f->config, &f->config_len, r->src, listed, err);
+    f->config = r->config.bytes;
+    f->config_len = r->config.len;
+    r->config.bytes = NULL;
+    return 0;
+}
+
+static int open_presplit(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+{
+    int rc = ps_manifest_decode(&f->manifest, r->manifest.bytes, r->manifest.len, err);
+    if (rc == 0)
+        rc = take_config(f, r, err);
+    if (rc == 0)
+        rc = open_shards(&f->map, r->src, f->manifest, err);
+    return rc;
+}
+
+/* ---- Plain folder ---- */
+
+static int open_folder(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+{
+    if (r->config.rc == PS_ENOTFOUND)
+        return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "no model at %s: looked for %s and %s",
+                          r->src->label, PS_MANIFEST_NAME, CONFIG_NAME);
+    if (r->config.rc != 0)
+        return fail_as(&r->config, err);
+    f->config = r->config.bytes;
+    f->config_len = r->config.len;
+    r->config.bytes = NULL;
+    return ps_folder_open(&f->map, r->src, f->config, f->config_len, err);
+}
+
+static int open_kind(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+{
+    if (r->manifest.rc == 0)
+        return open_presplit(f, r, err);
+    /* Stores that hide what does not exist say 403: believable only where something else may be read. */
+    if (r->manifest.rc == PS_ENOTFOUND || (r->manifest.rc == PS_EREFUSED && r->config.rc == 0))
+        return open_folder(f, r, err);
+    return fail_as(&r->manifest, err);
+}
+
+int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struct ps_err *err)
+{
+    struct ps_model_files f = {0};
+    struct roots r = {.src = src};
+    int rc = ps_parallel(2, fetch_root, &r, err);
+    if (rc == 0)
+        rc = open_kind(&f, &r, err);
+    ps_fetched_deinit(&r.manifest);
+    ps_fetched_deinit(&r.config);
+    if (rc != 0) {
+        ps_model_files_close(&f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+void ps_model_files_close(struct ps_model_files *f)
+{
+    if (!f)
+        return;
+    ps_map_free(f->map);
+    ps_manifest_free(f->manifest);
+    ps_free(f->config);
+    memset(f, 0, sizeof *f);
+}
+
+static int copy_config(char **out, size_t *len, const struct ps_model_files *f, struct ps_err *err)
+{
+    char *copy = ps_malloc(f->config_len + 1);
+    if (!copy)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for %s", CONFIG_NAME);
+    memcpy(copy, f->config, f->config_len + 1);
+    *out = copy;
+    *len = f->config_len;
+    return 0;
+}
+
+static int get_from_manifest(char **out, size_t *len, const struct ps_model_files *f,
+                             struct ps_source *src, const char *name, uint64_t max_bytes,
+                             struct ps_err *err)
+{
+    const struct ps_manifest_file *file = find_file(f->manifest, name);
+    if (!file)
+        return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "the model at %s has no %s", src->label, name);
+    if (file->bytes > max_bytes)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "%s: %llu bytes, at most %llu are allowed", name,
+                          (unsigned long long)file->bytes, (unsigned long long)max_bytes);
+    return get_checked(out, len, src, file, err);
+}
+
+int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, struct ps_source *src,
+                       const char *name, uint64_t max_bytes, struct ps_err *err)
+{
+    if (strcmp(name, CONFIG_NAME) == 0)
+        return copy_config(out, len, f, err);
+    if (f->manifest)
+        return get_from_manifest(out, len, f, src, name, max_bytes, err);
+    struct ps_fetched got = {0};
+    ps_fetch(&got, src, name, max_bytes);
+    if (ps_fetched_is_missing(&got))
+        return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "the model at %s has no %s", src->label, name);
+    if (got.rc != 0)
+        return fail_as(&got, err);
+    *out = got.bytes;
+    *len = got.len;
+    return 0;
+}
