@@ -156,7 +156,7 @@ static size_t redact_query(char *text, size_t cap, size_t i)
             size_t value = strcspn(text + i, stop);
             size_t end = i + value;
             /* Punctuation of the sentence around the address: "GET https://h/p?x=y: 403". */
-            if (value && text[end] != '&' && strchr(":,;.)", text[end - 1]))
+            if (value && text[end] != '&' && strchr(":,;)", text[end - 1]))
                 value--;
             i = replace(text, cap, i, value, "...");
             i += strcspn(text + i, stop);

@@ -22,7 +22,7 @@ set(PENSTOCK_WARNINGS
     -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla -Wwrite-strings
     -Wformat=2 -Wundef -Wpointer-arith -Wcast-align -Wimplicit-fallthrough -Wnull-dereference -Wdate-time)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
-    list(APPEND PENSTOCK_WARNINGS -Wduplicated-cond -Wlogical-op -Wjump-misses-init)
+    list(APPEND PENSTOCK_WARNINGS -Wduplicated-cond -Wlogical-op)
     if(PENSTOCK_SANITIZE)
         # With the sanitizers' extra branches gcc 12 sees null pointers and uninitialised values where there are none.
         list(REMOVE_ITEM PENSTOCK_WARNINGS -Wnull-dereference)
