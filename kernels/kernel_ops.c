@@ -70,10 +70,12 @@ void ps_kv_store(void *page, enum ps_dtype kv_dtype, uint32_t n_kv_heads, uint32
     }
 }
 
-/* One page of keys and one of values as f32 (head_dim rounded up to whole vectors), see attention_impl.h. */
+/* See at_task in attention_impl.h: a page of keys and one of values as f32, the sums of all queries of a task, and the
+ * scores of the four that are at work. */
 size_t ps_attn_thread_floats(uint32_t head_dim)
 {
-    return 2 * (size_t)PS_KV_PAGE * ps_round_up(head_dim, 16) + 16;
+    size_t dim_pad = ps_round_up(head_dim, 16);
+    return (2 * PS_KV_PAGE + PS_ATTN_TASK) * dim_pad + 4 * PS_KV_PAGE;
 }
 
 size_t ps_attn_scratch_floats(unsigned threads, uint32_t head_dim)

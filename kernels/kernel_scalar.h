@@ -33,6 +33,20 @@ static inline uint16_t ps_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
+/* a as hi + lo, both bf16: hi is a rounded (cut off where rounding would give infinity), lo what is left, rounded.
+ * Infinities and NaNs have lo = 0. Leaves about 17 of the 24 bits. */
+static inline void ps_split_bf16(float a, uint16_t *hi, uint16_t *lo)
+{
+    uint32_t u = ps_f32_bits(a), abs = u & 0x7fffffffu;
+    if (abs >= 0x7f800000u) {
+        *hi = (uint16_t)(u >> 16 | (abs > 0x7f800000u ? 0x40u : 0));
+        *lo = 0;
+        return;
+    }
+    *hi = abs >= 0x7f7f8000u ? (uint16_t)(u >> 16) : ps_f32_to_bf16(a);
+    *lo = ps_f32_to_bf16(a - ps_bf16_to_f32(*hi));
+}
+
 static inline float ps_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 0x1fu, man = h & 0x3ffu;
@@ -53,8 +67,7 @@ static inline uint16_t ps_f32_to_f16(float f)
         return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu));
     if (a >= 0x477ff000u) /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7c00u);
-    if (a <
-        0x38800000u) /* below 2^-14: adding 0.5 leaves multiples of 2^-24 in the low bits, rounded by the FPU */
+    if (a < 0x38800000u) /* below 2^-14: adding 0.5 leaves multiples of 2^-24 in the low bits, rounded by the FPU */
         return (uint16_t)(sign | (ps_f32_bits(ps_bits_f32(a) + 0.5f) - 0x3f000000u));
     a += 0xfffu + ((a >> 13) & 1u);
     return (uint16_t)(sign | ((a - 0x38000000u) >> 13));

@@ -3,14 +3,17 @@
 #define PS_KERNELS_KERNELS_INTERNAL_H
 #include "kernels/kernels.h"
 
+#if defined(__x86_64__)
+#define PS_KERNELS_X86 1
+#else
 #define PS_KERNELS_X86 0
+#endif
 
 extern const struct ps_backend ps_cpu_ref;
 #if PS_KERNELS_X86
 extern const struct ps_backend ps_cpu_avx2;
 extern const struct ps_backend ps_cpu_avx512;
-extern const struct ps_backend
-    ps_cpu_avx512bf16; /* also called "avx512": bf16 weights by vdpbf16ps */
+extern const struct ps_backend ps_cpu_avx512bf16; /* also called "avx512": bf16 weights by vdpbf16ps */
 extern const struct ps_backend ps_cpu_amx;
 
 /* Asks the kernel once per process for the AMX tile state; 0 or PS_EUNSUPPORTED. */
@@ -77,6 +80,9 @@ struct ps_matmul_job {
     size_t ldc;
     bool accumulate;
 };
+
+/* Query rows (of all heads) that one attention task carries through the pages. */
+#define PS_ATTN_TASK 64
 
 /* Per-thread floats of attention scratch; ps_attn_scratch_floats is threads times this. */
 size_t ps_attn_thread_floats(uint32_t head_dim);

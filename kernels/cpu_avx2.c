@@ -1,0 +1,74 @@
+/* The AVX2 backend: f32 FMA on eight lanes. Sixteen registers: 2 x 6 sums and their operands, 4 x 2 for narrow blocks. */
+#include "kernels/vec_avx2.h"
+
+#include "kernels/ops_impl.h"
+#include "kernels/attention_impl.h"
+#include "kernels/matmul_impl.h"
+
+#define NARROW 2 /* columns up to which 4 rows fit in the registers */
+
+#define KERNELS(name, t)                                                                           \
+    MM_KERNEL(name, t, 4, 1)                                                                       \
+    MM_KERNEL(name, t, 4, 2)                                                                       \
+    MM_KERNEL(name, t, 2, 3)                                                                       \
+    MM_KERNEL(name, t, 2, 4)                                                                       \
+    MM_KERNEL(name, t, 2, 5)                                                                       \
+    MM_KERNEL(name, t, 2, 6)                                                                       \
+    MM_KERNEL(name, t, 1, 1)                                                                       \
+    MM_KERNEL(name, t, 1, 2)                                                                       \
+    MM_KERNEL(name, t, 1, 3)                                                                       \
+    MM_KERNEL(name, t, 1, 4)                                                                       \
+    MM_KERNEL(name, t, 1, 5)                                                                       \
+    MM_KERNEL(name, t, 1, 6)                                                                       \
+    static void name##_run(const struct ps_micro *m)                                               \
+    {                                                                                              \
+        static const mm_fn many[] = {NULL,       name##_4x1, name##_4x2, name##_2x3,               \
+                                     name##_2x4, name##_2x5, name##_2x6};                          \
+        static const mm_fn one[] = {NULL,       name##_1x1, name##_1x2, name##_1x3,                \
+                                    name##_1x4, name##_1x5, name##_1x6};                           \
+        mm_run(m, m->cols > NARROW ? 2 : 4, many, one);                                            \
+    }                                                                                              \
+    static const struct ps_micro_set name = {                                                      \
+        .run = name##_run,                                                                         \
+        .rows = 2,                                                                                 \
+        .rows_narrow = 4,                                                                          \
+        .narrow = NARROW,                                                                          \
+        .cols = MM_COLS,                                                                           \
+        .even = true,                                                                              \
+    };
+
+KERNELS(mm_f32, PS_F32)
+KERNELS(mm_f16, PS_F16)
+KERNELS(mm_bf16, PS_BF16)
+
+static size_t no_act_bytes(enum ps_dtype weights, size_t T, size_t K)
+{
+    (void)weights, (void)T, (void)K;
+    return 0;
+}
+
+static void no_act_pack(struct ps_pool *pool, const struct ps_act *act)
+{
+    (void)pool, (void)act;
+}
+
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
+                   size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate)
+{
+    PS_ASSERT(act->weights == PS_F32 || act->weights == PS_F16 || act->weights == PS_BF16);
+    const struct ps_micro_set *set = act->weights == PS_F32   ? &mm_f32
+                                     : act->weights == PS_F16 ? &mm_f16
+                                                              : &mm_bf16;
+    struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
+    ps_drive_matmul(pool, set, act->K * sizeof(float), &job);
+}
+
+const struct ps_backend ps_cpu_avx2 = {
+    .name = "avx2",
+    .act_bytes = no_act_bytes,
+    .act_pack = no_act_pack,
+    .matmul = matmul,
+    .attention = op_attention,
+    .rmsnorm = op_rmsnorm,
+    .swiglu = op_swiglu,
+};

@@ -1,0 +1,71 @@
+/* The AVX-512 backend: everything in f32 FMA. Where the CPU has vdpbf16ps, cpu_avx512bf16.c takes the bf16 weights and the
+ * rest is here. */
+#include "kernels/vec_avx512.h"
+
+#include "kernels/ops_impl.h"
+#include "kernels/attention_impl.h"
+#include "kernels/matmul_impl.h"
+
+#define KERNELS(name, t)                                                                           \
+    MM_KERNEL(name, t, 4, 1)                                                                       \
+    MM_KERNEL(name, t, 4, 2)                                                                       \
+    MM_KERNEL(name, t, 4, 3)                                                                       \
+    MM_KERNEL(name, t, 4, 4)                                                                       \
+    MM_KERNEL(name, t, 4, 5)                                                                       \
+    MM_KERNEL(name, t, 4, 6)                                                                       \
+    MM_KERNEL(name, t, 1, 1)                                                                       \
+    MM_KERNEL(name, t, 1, 2)                                                                       \
+    MM_KERNEL(name, t, 1, 3)                                                                       \
+    MM_KERNEL(name, t, 1, 4)                                                                       \
+    MM_KERNEL(name, t, 1, 5)                                                                       \
+    MM_KERNEL(name, t, 1, 6)                                                                       \
+    static void name##_run(const struct ps_micro *m)                                               \
+    {                                                                                              \
+        static const mm_fn many[] = {NULL,       name##_4x1, name##_4x2, name##_4x3,               \
+                                     name##_4x4, name##_4x5, name##_4x6};                          \
+        static const mm_fn one[] = {NULL,       name##_1x1, name##_1x2, name##_1x3,                \
+                                    name##_1x4, name##_1x5, name##_1x6};                           \
+        mm_run(m, 4, many, one);                                                                   \
+    }                                                                                              \
+    static const struct ps_micro_set name = {                                                      \
+        .run = name##_run,                                                                         \
+        .rows = 4,                                                                                 \
+        .cols = MM_COLS,                                                                           \
+        .even = true,                                                                              \
+    };
+
+KERNELS(mm_f32, PS_F32)
+KERNELS(mm_f16, PS_F16)
+KERNELS(mm_bf16, PS_BF16)
+
+static size_t no_act_bytes(enum ps_dtype weights, size_t T, size_t K)
+{
+    (void)weights, (void)T, (void)K;
+    return 0;
+}
+
+static void no_act_pack(struct ps_pool *pool, const struct ps_act *act)
+{
+    (void)pool, (void)act;
+}
+
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
+                   size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate)
+{
+    PS_ASSERT(act->weights == PS_F32 || act->weights == PS_F16 || act->weights == PS_BF16);
+    const struct ps_micro_set *set = act->weights == PS_F32   ? &mm_f32
+                                     : act->weights == PS_F16 ? &mm_f16
+                                                              : &mm_bf16;
+    struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
+    ps_drive_matmul(pool, set, act->K * sizeof(float), &job);
+}
+
+const struct ps_backend ps_cpu_avx512 = {
+    .name = "avx512",
+    .act_bytes = no_act_bytes,
+    .act_pack = no_act_pack,
+    .matmul = matmul,
+    .attention = op_attention,
+    .rmsnorm = op_rmsnorm,
+    .swiglu = op_swiglu,
+};

@@ -1,0 +1,129 @@
+/* The micro-kernels in f32: weights f32, f16 or bf16 widened, activations as they are, FMA; in the names of vec_*.h.
+ *
+ * Order of additions: lane l of a sum's accumulator takes k = l, l + VW, l + 2 VW, ... by FMA (a masked last step where K
+ * ends), then v_sum's tree adds the lanes. */
+#ifndef PS_KERNELS_MATMUL_IMPL_H
+#define PS_KERNELS_MATMUL_IMPL_H
+#ifdef VW
+#include "kernels/matmul_drive.h"
+
+#define MM_COLS   6
+#define MM_INLINE static inline __attribute__((always_inline))
+
+MM_INLINE vf mm_load(const uint8_t *row, enum ps_dtype t, size_t k)
+{
+    return t == PS_BF16  ? v_load_bf16(row + 2 * k)
+           : t == PS_F16 ? v_load_f16(row + 2 * k)
+                         : v_load_f32(row + 4 * k);
+}
+
+MM_INLINE vf mm_load_n(const uint8_t *row, enum ps_dtype t, size_t k, size_t n)
+{
+    return t == PS_BF16  ? v_load_bf16_n(row + 2 * k, n)
+           : t == PS_F16 ? v_load_f16_n(row + 2 * k, n)
+                         : v_load_f32_n(row + 4 * k, n);
+}
+
+MM_INLINE void mm_ahead(const struct ps_micro *m, size_t byte)
+{
+    for (size_t i = 0; i < m->n_ahead; i++)
+        __builtin_prefetch(m->ahead + i * m->row_stride + byte, 0, 3);
+}
+
+MM_INLINE void mm_put(float *c, float sum, bool accumulate)
+{
+    *c = accumulate ? *c + sum : sum;
+}
+
+/* Sums of R rows of one column, to R neighbours in C. */
+MM_INLINE void mm_finish(const struct ps_micro *m, const vf *acc, size_t col, int R)
+{
+    float *c = m->c + col * m->ldc;
+    if (R == 4) {
+        __m128 s = v_sum4(acc[0], acc[1], acc[2], acc[3]);
+        _mm_storeu_ps(c, m->accumulate ? _mm_add_ps(_mm_loadu_ps(c), s) : s);
+    } else
+        for (int r = 0; r < R; r++)
+            mm_put(c + r, v_sum(acc[r]), m->accumulate);
+}
+
+MM_INLINE void mm_step(vf (*acc)[4], const vf *w, const float *const *a, size_t k, int R, int C)
+{
+#pragma GCC unroll 6
+    for (int c = 0; c < C; c++) {
+        vf x = v_load(a[c] + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            acc[c][r] = v_fma(w[r], x, acc[c][r]);
+    }
+}
+
+MM_INLINE void mm_fma(const struct ps_micro *m, enum ps_dtype t, int R, int C)
+{
+    const size_t size = t == PS_F32 ? 4 : 2, line = 64 / size; /* elements of a cache line */
+    vf acc[MM_COLS][4], w[4];
+    const float *a[MM_COLS];
+    size_t k = 0;
+#pragma GCC unroll 6
+    for (int c = 0; c < C; c++) {
+        a[c] = (const float *)(const void *)m->a + (size_t)c * m->lda;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            acc[c][r] = v_zero();
+    }
+    for (; k + line <= m->K; k += line) {
+        mm_ahead(m, k * size);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < line; i += VW) {
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k + i);
+            mm_step(acc, w, a, k + i, R, C);
+        }
+    }
+    for (; k + VW <= m->K; k += VW) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k);
+        mm_step(acc, w, a, k, R, C);
+    }
+    if (k < m->K) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            w[r] = mm_load_n(m->w + (size_t)r * m->row_stride, t, k, m->K - k);
+#pragma GCC unroll 6
+        for (int c = 0; c < C; c++) {
+            vf x = v_load_n(a[c] + k, m->K - k);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                acc[c][r] = v_fma(w[r], x, acc[c][r]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int c = 0; c < C; c++)
+        mm_finish(m, acc[c], (size_t)c, R);
+}
+
+#define MM_KERNEL(name, t, R, C)                                                                   \
+    static void name##_##R##x##C(const struct ps_micro *m)                                         \
+    {                                                                                              \
+        mm_fma(m, t, R, C);                                                                        \
+    }
+
+typedef void (*mm_fn)(const struct ps_micro *m);
+
+/* `many` takes `step` rows, `one` a single one; both are tables by the number of columns. */
+MM_INLINE void mm_run(const struct ps_micro *m, size_t step, const mm_fn *many, const mm_fn *one)
+{
+    if (m->rows == step) {
+        many[m->cols](m);
+        return;
+    }
+    struct ps_micro each = *m;
+    for (size_t r = 0; r < m->rows; r++, each.w += m->row_stride, each.c++) {
+        one[m->cols](&each);
+        each.n_ahead = 0;
+    }
+}
+#endif
+#endif
