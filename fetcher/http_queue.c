@@ -1,0 +1,276 @@
+/* Which ranges are asked for next, and what becomes of them after a failure. Comes in: waiting jobs and failed ones. Goes out:
+ * batches of touching jobs for one request each, or finished jobs. Everything here works under the store's lock and touches no
+ * socket. */
+#include "fetcher/http_internal.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#define ORIGIN "fetcher"
+
+uint64_t http_job_from(const struct http_job *j)
+{
+    return j->r->offset + j->have;
+}
+
+uint64_t http_job_to(const struct http_job *j)
+{
+    return j->r->offset + j->r->bytes;
+}
+
+void http_now_waiting_locked(struct http_store *s, struct http_job *j)
+{
+    j->state = HTTP_WAITING;
+    j->next = NULL;
+    s->waiting_bytes += j->r->bytes - j->have;
+    ps_heap_push(&s->waiting, &j->order); /* room for every live job was reserved at submit */
+}
+
+static struct http_job *top_locked(struct http_store *s)
+{
+    return (struct http_job *)ps_heap_top(&s->waiting);
+}
+
+static void pop_locked(struct http_store *s, struct http_job *j)
+{
+    ps_heap_remove(&s->waiting, &j->order);
+    s->waiting_bytes -= j->r->bytes - j->have;
+}
+
+static void wake_due_locked(struct http_store *s, uint64_t now_ns)
+{
+    struct http_job **link = &s->delayed;
+    while (*link) {
+        struct http_job *j = *link;
+        if (j->not_before_ns > now_ns) {
+            link = &j->next;
+            continue;
+        }
+        *link = j->next;
+        http_now_waiting_locked(s, j);
+    }
+}
+
+uint64_t http_next_start_ns(struct http_store *s)
+{
+    uint64_t at = UINT64_MAX;
+    pthread_mutex_lock(&s->lock);
+    for (const struct http_job *j = s->delayed; j; j = j->next)
+        if (j->not_before_ns < at)
+            at = j->not_before_ns;
+    if (s->waiting.n > 0 && s->hold_until_ns > ps_now_ns() && s->hold_until_ns < at)
+        at = s->hold_until_ns;
+    pthread_mutex_unlock(&s->lock);
+    return at;
+}
+
+/* How much of `want` may be asked for. 0: nothing now, because what is in flight may use up the rest; *never: nothing any more. */
+static uint64_t egress_room_locked(const struct http_store *s, uint64_t want, bool shrinkable,
+                                   bool *never)
+{
+    uint64_t max = s->opt.max_egress_bytes;
+    *never = false;
+    if (max == 0)
+        return want;
+    uint64_t left = max > s->egress_used ? max - s->egress_used : 0;
+    if (left == 0 || (want > left && !shrinkable)) {
+        *never = true;
+        return 0;
+    }
+    uint64_t room = left > s->egress_in_flight ? left - s->egress_in_flight : 0;
+    if (room >= want)
+        return want;
+    return shrinkable && s->egress_in_flight == 0 ? room : 0;
+}
+
+static void refuse_egress_locked(struct http_store *s, struct http_job *j)
+{
+    struct ps_err err;
+    ps_err_set(&err, PS_EBUDGET, ORIGIN,
+               "egress limit reached: %s: raise --max-egress (now %llu bytes) or use a mirror",
+               j->obj->where, (unsigned long long)s->opt.max_egress_bytes);
+    http_finish_push_locked(s, j, PS_EBUDGET, &err);
+}
+
+static bool same_expectations(const struct ps_range *a, const struct ps_range *b)
+{
+    bool same_etag = a->etag && b->etag ? strcmp(a->etag, b->etag) == 0 : a->etag == b->etag;
+    return same_etag && a->object_bytes == b->object_bytes;
+}
+
+/* May the top of the heap ride in the request that ends with `last`? Only neighbours in the order of asking are joined: jumping
+ * ahead in that order would delay what is needed first. */
+static bool joins_locked(const struct http_job *first, const struct http_job *last,
+                         const struct http_job *next, uint64_t bound)
+{
+    if (!next || next->obj != first->obj || next->sink || first->sink || next->have > 0)
+        return false;
+    struct ps_span have = {http_job_from(first), http_job_to(last)};
+    struct ps_span more = {http_job_from(next), http_job_to(next)};
+    return same_expectations(first->r, next->r) && ps_plan_joins(have, more, bound);
+}
+
+static void activate_locked(struct http_store *s, struct http_job *j, uint64_t now_ns)
+{
+    j->state = HTTP_ACTIVE;
+    j->next = NULL;
+    if (j->first_ns == 0)
+        j->first_ns = now_ns;
+    if (j->attempts++ > 0)
+        ps_stat_add(&s->stats->retries, 1);
+}
+
+/* What the reply will be held against: the caller's expectation, else what earlier replies about this object said. */
+static void expect_locked(struct http_transfer *t, const struct ps_range *r)
+{
+    const struct http_object *o = t->obj;
+    const char *etag = r->etag ? r->etag : o->etag;
+    bool weak = r->etag ? strncmp(etag, "W/", 2) == 0 : o->etag_weak;
+    if (r->etag && weak)
+        etag += 2;
+    size_t n = strlen(etag);
+    bool usable = n >= 2 && n < sizeof t->ask_etag;
+    memcpy(t->ask_etag, usable ? etag : "", usable ? n + 1 : 1);
+    t->ask_strong = usable && !weak;
+    memcpy(t->ask_modified, o->last_modified, sizeof t->ask_modified);
+    t->ask_object_bytes = r->object_bytes ? r->object_bytes : o->total;
+}
+
+/* Straight to where redirects led last time, while that is fresh. */
+static int choose_address_locked(struct http_transfer *t, uint64_t now_ns)
+{
+    struct http_object *o = t->obj;
+    bool cached = o->has_target && now_ns < o->target_until_ns;
+    ps_uri_deinit(&t->uri);
+    t->hops = 0;
+    t->plain_retry = false;
+    t->from_cache = cached;
+    t->trusted = !cached || o->target_trusted;
+    return ps_uri_copy(&t->uri, cached ? &o->target : &o->uri, NULL);
+}
+
+static void fill_transfer_locked(struct http_store *s, struct http_transfer *t,
+                                 struct http_job *first, uint64_t room, uint64_t now_ns)
+{
+    uint64_t bound = ps_plan_join_bound(s->waiting_bytes, s->opt.connections);
+    struct http_job *last = first;
+    bool never;
+    pop_locked(s, first);
+    activate_locked(s, first, now_ns);
+    t->jobs = first;
+    t->obj = first->obj;
+    t->from = http_job_from(first);
+    t->to = t->from + room;
+    for (struct http_job *next = top_locked(s); joins_locked(first, last, next, bound);
+         next = top_locked(s)) {
+        uint64_t all = http_job_to(next) - t->from;
+        if (egress_room_locked(s, all, false, &never) < all)
+            break;
+        pop_locked(s, next);
+        activate_locked(s, next, now_ns);
+        last->next = next;
+        last = next;
+        t->to = http_job_to(next);
+    }
+    t->reserved = t->to - t->from;
+    s->egress_in_flight += t->reserved;
+    expect_locked(t, first->r);
+}
+
+bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now_ns)
+{
+    bool taken = false;
+    pthread_mutex_lock(&s->lock);
+    t->net->wake_sent = false;
+    wake_due_locked(s, now_ns);
+    while (!taken && !s->closing && now_ns >= s->hold_until_ns && s->waiting.n > 0) {
+        struct http_job *j = top_locked(s);
+        uint64_t want = j->r->bytes - j->have;
+        bool never;
+        uint64_t room = egress_room_locked(s, want, j->sink != NULL, &never);
+        if (never) {
+            pop_locked(s, j);
+            refuse_egress_locked(s, j);
+            continue;
+        }
+        if (room == 0)
+            break;
+        fill_transfer_locked(s, t, j, room, now_ns);
+        taken = true;
+        t->net->active++;
+        if (choose_address_locked(t, now_ns) != 0)
+            t->no_memory = true; /* begin() reports it */
+    }
+    pthread_mutex_unlock(&s->lock);
+    return taken;
+}
+
+void http_settle_egress(struct http_store *s, struct http_transfer *t)
+{
+    pthread_mutex_lock(&s->lock);
+    s->egress_in_flight -= t->reserved;
+    s->egress_used += t->body_bytes;
+    t->reserved = 0;
+    t->body_bytes = 0;
+    if (s->opt.max_egress_bytes)
+        http_wake_all_locked(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int describe(struct ps_err *err, const struct http_job *j, const struct http_failure *f,
+                    uint64_t elapsed_ns)
+{
+    if (j->attempts <= 1)
+        return ps_err_set(err, f->code, ORIGIN, "%s: %s: %s", f->what, j->obj->where, f->hint);
+    return ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s: %s", f->what, j->attempts,
+                      (double)elapsed_ns / 1e9, j->obj->where, f->hint);
+}
+
+/* A whole origin is told to wait, not one range: the others would only be turned away as well. */
+static void hold_locked(struct http_store *s, const struct http_failure *f, uint64_t now_ns)
+{
+    if (f->cls == PS_RETRY_THROTTLE && f->retry_after_ns > 0 &&
+        now_ns + f->retry_after_ns > s->hold_until_ns)
+        s->hold_until_ns = now_ns + f->retry_after_ns;
+}
+
+void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
+                     uint64_t random)
+{
+    uint64_t now_ns = ps_now_ns();
+    j->failures++;
+    if (f->cls == PS_RETRY_REPLY)
+        j->bad_replies++;
+    pthread_mutex_lock(&s->lock);
+    struct ps_retry_in in = {
+        .cls = f->cls,
+        .failures = j->failures,
+        .bad_replies = j->bad_replies,
+        .elapsed_ns = now_ns - j->first_ns,
+        .deadline_ns = s->opt.net_deadline_s * PS_NS_PER_S,
+        .retry_after_ns = f->retry_after_ns,
+        .first_contact = !s->host_seen,
+        .connect_limit_ns = s->opt.connect_timeout_s * PS_NS_PER_S,
+        .random = random,
+    };
+    struct ps_retry_out out = ps_retry_decide(&in);
+    if (j->cancelled || s->closing) {
+        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+    } else if (out.again) {
+        ps_log(PS_LOG_DEBUG, "fetcher", "%s: %s: again in %.2f s", f->what, j->obj->where,
+               (double)out.delay_ns / 1e9);
+        hold_locked(s, f, now_ns);
+        j->state = HTTP_DELAYED;
+        j->not_before_ns = now_ns + out.delay_ns;
+        j->next = s->delayed;
+        s->delayed = j;
+        http_wake_locked(s);
+    } else {
+        struct ps_err err;
+        describe(&err, j, f, in.elapsed_ns);
+        http_finish_push_locked(s, j, f->code, &err);
+    }
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,562 @@
+/* The http and https store: the doors of struct ps_source. Comes in: ranges, and blocking reads of small objects. Goes out: jobs
+ * for the net threads. The picture of how the parts fit is in http_internal.h. */
+#include "fetcher/http_internal.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "fetcher/store_impl.h"
+
+#define ORIGIN "fetcher"
+#define FIRST_CHUNK_BYTES                                                                          \
+    (1u << 20) /* get() asks for this much first: nearly every config, and a good probe of the size */
+#define TAIL_PIECE_BYTES (1u << 20)
+#define TAIL_PIECES      64
+
+/* ---- waking ---- */
+
+void http_wake_locked(struct http_store *s)
+{
+    for (unsigned i = 0; i < s->n_nets; i++) {
+        struct http_net *n = &s->nets[i];
+        if (n->wake_sent || n->active >= n->slots)
+            continue;
+        n->wake_sent = true;
+        curl_multi_wakeup(n->multi);
+        return;
+    }
+}
+
+void http_wake_all_locked(struct http_store *s)
+{
+    for (unsigned i = 0; i < s->n_nets; i++)
+        curl_multi_wakeup(s->nets[i].multi);
+}
+
+/* ---- objects ---- */
+
+static unsigned bucket_of(const char *name)
+{
+    uint32_t h = 2166136261u; /* FNV-1a */
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 16777619u;
+    return h % PS_HTTP_OBJECT_BUCKETS;
+}
+
+static void object_free(struct http_object *o)
+{
+    ps_free(o->name);
+    ps_free(o->where);
+    ps_uri_deinit(&o->uri);
+    ps_uri_deinit(&o->target);
+    ps_free(o);
+}
+
+static struct http_object *object_new(struct http_store *s, const char *name)
+{
+    struct http_object *o = ps_calloc(1, sizeof *o);
+    if (!o)
+        return NULL;
+    o->name = ps_strdup(name);
+    if (o->name && ps_uri_copy(&o->uri, &s->uri, NULL) == 0 && ps_uri_enter(&o->uri, name, NULL) == 0)
+        o->where = ps_uri_label(&o->uri);
+    if (o->where)
+        return o;
+    object_free(o);
+    return NULL;
+}
+
+static struct http_object *object_of_locked(struct http_store *s, const char *name)
+{
+    struct http_object **bucket = &s->objects[bucket_of(name)];
+    for (struct http_object *o = *bucket; o; o = o->next)
+        if (strcmp(o->name, name) == 0)
+            return o;
+    struct http_object *o = object_new(s, name);
+    if (o) {
+        o->next = *bucket;
+        *bucket = o;
+    }
+    return o;
+}
+
+/* ---- submit and cancel ---- */
+
+static struct http_job *job_take_locked(struct http_store *s)
+{
+    struct http_job *j = s->free_jobs;
+    if (ps_heap_reserve(&s->waiting, s->live_jobs + 1) != 0)
+        return NULL;
+    if (j)
+        s->free_jobs = j->next;
+    else if (!(j = ps_malloc(sizeof *j)))
+        return NULL;
+    memset(j, 0, sizeof *j);
+    s->live_jobs++;
+    return j;
+}
+
+static int submit_job(struct http_store *s, struct ps_range *r, struct http_sink *sink,
+                      struct ps_err *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&s->lock);
+    struct http_object *o = s->closing ? NULL : object_of_locked(s, r->object);
+    struct http_job *j = o ? job_take_locked(s) : NULL;
+    if (j) {
+        j->r = r;
+        j->obj = o;
+        j->sink = sink;
+        j->have = sink ? sink->len - r->offset : 0;
+        j->order.priority = r->priority;
+        j->order.seq = s->seq++;
+        r->impl = j;
+        http_now_waiting_locked(s, j);
+        http_wake_locked(s);
+    } else if (s->closing)
+        rc = ps_err_set(err, PS_ECANCELLED, ORIGIN, "%s: the source is closing", r->object);
+    else
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %s: ask for fewer ranges at once",
+                        r->object);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static int http_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
+{
+    int rc = ps_range_check(r, err);
+    return rc != 0 ? rc : submit_job((struct http_store *)base, r, NULL, err);
+}
+
+static void unlink_delayed_locked(struct http_store *s, const struct http_job *j)
+{
+    struct http_job **link = &s->delayed;
+    while (*link != j)
+        link = &(*link)->next;
+    *link = j->next;
+}
+
+static void cancel_locked(struct http_store *s, struct http_job *j)
+{
+    if (j->state == HTTP_WAITING) {
+        ps_heap_remove(&s->waiting, &j->order);
+        s->waiting_bytes -= j->r->bytes - j->have;
+        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+    } else if (j->state == HTTP_DELAYED) {
+        unlink_delayed_locked(s, j);
+        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+    } else if (j->state == HTTP_ACTIVE) {
+        j->cancelled = true;
+        http_wake_all_locked(s);
+    }
+}
+
+static void http_cancel(struct ps_source *base, struct ps_range *r)
+{
+    struct http_store *s = (struct http_store *)base;
+    pthread_mutex_lock(&s->lock);
+    if (r->impl)
+        cancel_locked(s, r->impl);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- blocking reads ---- */
+
+/* One thread waits for several ranges; the first failure is kept. */
+struct waiter {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    size_t pending;    /* lock */
+    int rc;            /* lock */
+    struct ps_err err; /* lock */
+};
+
+static void waiter_init(struct waiter *w)
+{
+    memset(w, 0, sizeof *w);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->cond, NULL);
+}
+
+static void waiter_add(struct waiter *w, size_t n)
+{
+    pthread_mutex_lock(&w->lock);
+    w->pending += n;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void waiter_done(struct ps_range *r, int rc, const struct ps_err *err)
+{
+    struct waiter *w = r->user;
+    pthread_mutex_lock(&w->lock);
+    if (rc != 0 && w->rc == 0) {
+        w->rc = rc;
+        if (err)
+            w->err = *err;
+    }
+    w->pending--;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static int waiter_wait(struct waiter *w, struct ps_err *err)
+{
+    pthread_mutex_lock(&w->lock);
+    while (w->pending > 0)
+        pthread_cond_wait(&w->cond, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+    if (w->rc != 0 && err)
+        *err = w->err;
+    pthread_cond_destroy(&w->cond);
+    pthread_mutex_destroy(&w->lock);
+    return w->rc;
+}
+
+/* Reads [sink->len, upto) of an object into the sink, less where the object ends before. */
+static int read_open(struct http_store *s, const char *object, struct http_sink *k, uint64_t upto,
+                     struct ps_err *err)
+{
+    struct waiter w;
+    waiter_init(&w);
+    struct ps_range r = {.object = object,
+                         .offset = k->len,
+                         .bytes = upto - k->len,
+                         .buf = k->data,
+                         .done = waiter_done,
+                         .user = &w};
+    waiter_add(&w, 1);
+    int rc = submit_job(s, &r, k, err);
+    if (rc != 0) {
+        waiter_add(&w, (size_t)-1);
+        waiter_wait(&w, NULL);
+        return rc;
+    }
+    return waiter_wait(&w, err);
+}
+
+/* The name of this version for cache keys: what the server calls it, its size, and where it lies. */
+static void make_identity(struct ps_object_info *info, const char *version, const char *where)
+{
+    int n = snprintf(info->identity, sizeof info->identity, "http|%s|%llu|%s", version,
+                     (unsigned long long)info->bytes, where);
+    if (n > 0 && (size_t)n < sizeof info->identity)
+        return;
+    uint8_t hash[PS_SHA256_BYTES];
+    ps_sha256_once(where, strlen(where), hash);
+    char hex[2 * PS_SHA256_BYTES + 1];
+    ps_hex_encode(hash, sizeof hash, hex);
+    snprintf(info->identity, sizeof info->identity, "http|%.120s|%llu|sha256:%s", version,
+             (unsigned long long)info->bytes, hex);
+}
+
+static void fill_info(struct http_store *s, const char *object, uint64_t bytes,
+                      struct ps_object_info *info)
+{
+    if (!info)
+        return;
+    memset(info, 0, sizeof *info);
+    pthread_mutex_lock(&s->lock);
+    struct http_object *o = object_of_locked(s, object); /* there since the first read of it */
+    if (o) {
+        info->bytes = o->total ? o->total : bytes;
+        if (!o->etag_weak)
+            memcpy(info->etag, o->etag,
+                   sizeof info->etag < sizeof o->etag ? sizeof info->etag : sizeof o->etag);
+        make_identity(info, o->etag[0] ? o->etag : o->last_modified, o->where);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The rest of an object whose size is known now: in parallel, like any other ranges. */
+static int read_tail(struct http_store *s, const char *object, struct http_sink *k, struct ps_err *err)
+{
+    struct ps_span pieces[TAIL_PIECES];
+    struct ps_range ranges[TAIL_PIECES];
+    struct waiter w;
+    int rc = 0;
+    while (rc == 0 && k->len < k->total) {
+        uint64_t end = k->total - k->len > TAIL_PIECES * PS_REQUEST_MAX_BYTES
+                           ? k->len + TAIL_PIECES * PS_REQUEST_MAX_BYTES
+                           : k->total;
+        size_t n = ps_plan_split((struct ps_span){k->len, end}, s->opt.connections,
+                                 TAIL_PIECE_BYTES, pieces, TAIL_PIECES);
+        waiter_init(&w);
+        waiter_add(&w, n);
+        size_t sent = 0;
+        while (sent < n && rc == 0) {
+            struct ps_range *r = &ranges[sent];
+            *r = (struct ps_range){.object = object,
+                                   .offset = pieces[sent].from,
+                                   .bytes = pieces[sent].to - pieces[sent].from,
+                                   .buf = k->data + pieces[sent].from,
+                                   .object_bytes = k->total,
+                                   .done = waiter_done,
+                                   .user = &w};
+            rc = submit_job(s, r, NULL, err);
+            sent += rc == 0;
+        }
+        waiter_add(&w, sent - n);
+        int waited = waiter_wait(&w, rc == 0 ? err : NULL);
+        rc = rc ? rc : waited;
+        k->len = (size_t)end;
+    }
+    return rc;
+}
+
+static int too_large(struct http_store *s, const char *object, uint64_t max, struct ps_err *err)
+{
+    return ps_err_set(
+        err, PS_EDATA, ORIGIN,
+        "object is larger than %llu bytes: %s/%s: it is not the file that was expected",
+        (unsigned long long)max, s->base.label, object);
+}
+
+static int get_whole(struct http_store *s, const char *object, uint64_t max_bytes,
+                     struct http_sink *k, struct ps_err *err)
+{
+    int rc = 0;
+    /* One chunk tells the size; only a server that never says it is asked chunk by chunk to the end. */
+    for (bool more = true; rc == 0 && more;) {
+        uint64_t want = k->max - k->len < FIRST_CHUNK_BYTES ? k->max - k->len : FIRST_CHUNK_BYTES;
+        uint64_t upto = k->len + want;
+        rc = read_open(s, object, k, upto, err);
+        more = k->total == 0 && k->len == upto && k->len < k->max;
+    }
+    if (rc != 0)
+        return rc;
+    if (k->len > max_bytes || k->total > max_bytes)
+        return too_large(s, object, max_bytes, err);
+    uint64_t total = k->total > k->len ? k->total : k->len;
+    char *data = ps_realloc(k->data, (size_t)total + 1);
+    if (!data)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %s: %llu bytes", object,
+                          (unsigned long long)total);
+    k->data = data;
+    rc = read_tail(s, object, k, err);
+    if (rc == 0)
+        k->data[k->len] = '\0';
+    return rc;
+}
+
+static int check_name(const char *object, struct ps_err *err)
+{
+    return ps_name_ok(object, strlen(object))
+               ? 0
+               : ps_err_set(err, PS_EDATA, ORIGIN, "bad object name: %s", object);
+}
+
+static int http_get(struct ps_source *base, const char *object, uint64_t max_bytes, char **out,
+                    size_t *len, struct ps_object_info *info, struct ps_err *err)
+{
+    struct http_store *s = (struct http_store *)base;
+    /* One byte beyond the limit, so that "larger" is seen also where the server never tells the size. */
+    struct http_sink k = {.growable = true,
+                          .max = max_bytes < SIZE_MAX / 2 ? max_bytes + 1 : SIZE_MAX / 2};
+    int rc = check_name(object, err);
+    if (rc == 0)
+        rc = get_whole(s, object, max_bytes, &k, err);
+    if (rc != 0) {
+        ps_free(k.data);
+        return rc;
+    }
+    fill_info(s, object, k.len, info);
+    *out = k.data;
+    *len = k.len;
+    return 0;
+}
+
+static int http_head(struct ps_source *base, const char *object, void *buf, size_t bytes,
+                     size_t *len, struct ps_object_info *info, struct ps_err *err)
+{
+    struct http_store *s = (struct http_store *)base;
+    struct http_sink k = {.data = buf, .cap = bytes, .max = bytes};
+    int rc = check_name(object, err);
+    if (rc == 0 && bytes == 0)
+        rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "head of no bytes: %s", object);
+    if (rc == 0)
+        rc = read_open(s, object, &k, bytes, err);
+    if (rc == 0 && k.len < bytes &&
+        k.total > k.len) /* the egress limit cut it short, not the object's end */
+        rc = ps_err_set(err, PS_EBUDGET, ORIGIN, "egress limit reached: %s/%s: raise --max-egress",
+                        s->base.label, object);
+    if (rc != 0)
+        return rc;
+    fill_info(s, object, k.len < bytes ? k.len : 0, info);
+    *len = k.len;
+    return 0;
+}
+
+/* ---- open and close ---- */
+
+static void drop_waiting_locked(struct http_store *s)
+{
+    struct http_job *j;
+    while ((j = (struct http_job *)ps_heap_pop(&s->waiting)) != NULL)
+        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+    s->waiting_bytes = 0;
+    while ((j = s->delayed) != NULL) {
+        s->delayed = j->next;
+        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+    }
+}
+
+static void free_everything(struct http_store *s)
+{
+    for (unsigned i = 0; i < PS_HTTP_OBJECT_BUCKETS; i++)
+        while (s->objects[i]) {
+            struct http_object *o = s->objects[i];
+            s->objects[i] = o->next;
+            object_free(o);
+        }
+    while (s->free_jobs) {
+        struct http_job *j = s->free_jobs;
+        s->free_jobs = j->next;
+        ps_free(j);
+    }
+    ps_heap_deinit(&s->waiting);
+    ps_uri_deinit(&s->uri);
+    ps_free(s->ca_file);
+    ps_free(s->ca_dir);
+    ps_free(s->base.label);
+    pthread_cond_destroy(&s->finish_cond);
+    pthread_mutex_destroy(&s->finish_lock);
+    pthread_mutex_destroy(&s->lock);
+    ps_free(s);
+}
+
+static void http_close(struct ps_source *base)
+{
+    struct http_store *s = (struct http_store *)base;
+    pthread_mutex_lock(&s->lock);
+    s->closing = true;
+    drop_waiting_locked(s);
+    http_wake_all_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    for (unsigned i = 0; i < s->n_nets; i++)
+        http_net_join(&s->nets[i]);
+    http_finish_stop(s); /* drains what the net threads left */
+    PS_ASSERT(s->live_jobs == 0);
+    free_everything(s);
+}
+
+static const struct ps_source_ops http_ops = {
+    .scheme = "http",
+    .submit = http_submit,
+    .cancel = http_cancel,
+    .get = http_get,
+    .head = http_head,
+    .local_path = NULL,
+    .close = http_close,
+};
+
+static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
+static CURLcode curl_ready;
+
+static void curl_start(void)
+{
+    curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+static bool copy_env(char **out, const char *first, const char *second)
+{
+    const char *v = getenv(first);
+    if ((!v || !*v) && second)
+        v = getenv(second);
+    if (!v || !*v)
+        return true;
+    *out = ps_strdup(v);
+    return *out != NULL;
+}
+
+/* Fills in defaults. One net thread carries several GB/s; a second one only pays with many connections and cores. */
+static void settle_options(struct http_store *s, const struct ps_store_options *options)
+{
+    static const struct ps_store_options none;
+    s->opt = options ? *options : none;
+    struct ps_store_options *o = &s->opt;
+    o->connections = o->connections ? o->connections : 8;
+    if (o->connections > PS_HTTP_MAX_CONNECTIONS)
+        o->connections = PS_HTTP_MAX_CONNECTIONS;
+    o->net_deadline_s = o->net_deadline_s ? o->net_deadline_s : 120;
+    o->net_stall_s = o->net_stall_s ? o->net_stall_s : 20;
+    o->connect_timeout_s = o->connect_timeout_s ? o->connect_timeout_s : 12;
+    o->net_threads = o->net_threads ? o->net_threads : 1;
+    if (o->net_threads > PS_HTTP_MAX_NET_THREADS)
+        o->net_threads = PS_HTTP_MAX_NET_THREADS;
+    if (o->net_threads > o->connections)
+        o->net_threads = o->connections;
+    s->stats = o->stats ? o->stats : &s->own_stats;
+}
+
+/* The base without its last '/', so that "label/object" reads well. */
+static char *make_label(const struct ps_uri *u)
+{
+    char *label = ps_uri_label(u);
+    size_t n = label ? strlen(label) : 0;
+    if (n > 0 && label[n - 1] == '/')
+        label[n - 1] = '\0';
+    return label;
+}
+
+static int start_threads(struct http_store *s, struct ps_err *err)
+{
+    sigset_t all, before;
+    /* Our threads take no signals: SIGINT is the main thread's, and a SIGPIPE from a closed socket becomes EPIPE. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = http_finish_start(s, err);
+    unsigned per = (s->opt.connections + s->opt.net_threads - 1) / s->opt.net_threads;
+    unsigned left = s->opt.connections;
+    while (rc == 0 && s->n_nets < s->opt.net_threads && left > 0) {
+        unsigned slots = left < per ? left : per;
+        struct http_net *n = &s->nets[s->n_nets];
+        rc = http_net_start(s, n, slots, err);
+        left -= slots;
+        pthread_mutex_lock(&s->lock);
+        s->n_nets++; /* also after a failure: close() cleans up what there is of it */
+        pthread_mutex_unlock(&s->lock);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+int ps_http_store_open(struct ps_source **out, const char *address,
+                       const struct ps_store_options *options, struct ps_err *err)
+{
+    pthread_once(&curl_once, curl_start);
+    if (curl_ready != CURLE_OK)
+        return ps_err_set(err, PS_EFAIL, ORIGIN, "libcurl does not start: check its installation");
+    struct ps_uri uri;
+    int rc = ps_uri_parse(&uri, address, err);
+    if (rc != 0)
+        return rc;
+    struct http_store *s = ps_calloc(1, sizeof *s);
+    if (!s) {
+        ps_uri_deinit(&uri);
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    }
+    s->uri = uri;
+    s->base.ops = &http_ops;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->finish_lock, NULL);
+    pthread_cond_init(&s->finish_cond, NULL);
+    s->finish_tail = &s->finish_head;
+    settle_options(s, options);
+    s->base.label = make_label(&s->uri);
+    if (!s->base.label || !copy_env(&s->ca_file, "CURL_CA_BUNDLE", "SSL_CERT_FILE") ||
+        !copy_env(&s->ca_dir, "SSL_CERT_DIR", NULL))
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    if (rc == 0)
+        rc = start_threads(s, err);
+    if (rc != 0) {
+        http_close(&s->base);
+        return rc;
+    }
+    *out = &s->base;
+    return 0;
+}

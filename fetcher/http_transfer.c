@@ -1,0 +1,672 @@
+/* One request from start to end. Comes in: a batch of touching jobs. Goes out: their bytes, scattered straight into the callers'
+ * buffers, each job delivered as soon as its last byte is there; or the reason why not. Runs on the net thread that owns the
+ * transfer; the store's lock is taken only to read and note what is known of the object. */
+#include "fetcher/http_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+#define ORIGIN "fetcher"
+#define RECEIVE_BUFFER_BYTES                                                                       \
+    (512l << 10) /* 256 to 512 KiB measured best; libcurl's own 16 KiB costs system calls */
+#define DRAIN_MAX_BYTES                                                                            \
+    (64u << 10) /* an error page up to this size is read, so that its connection lives on */
+#define BUSY_GAP_NS 100000000ull /* a longer silence does not count as a busy link */
+#define TARGET_LIFE_NS                                                                             \
+    (300 * PS_NS_PER_S) /* how long a redirect is remembered: signed addresses live for an hour */
+
+/* ---- body ---- */
+
+/* Time in which bytes were moving: gaps between arrivals, the long ones cut. */
+static void note_arrival(struct http_store *s, uint64_t now_ns)
+{
+    uint64_t last = atomic_exchange_explicit(&s->last_body_ns, now_ns, memory_order_relaxed);
+    if (now_ns > last && last != 0) {
+        uint64_t gap = now_ns - last;
+        ps_stat_add(&s->stats->link_busy_ns, gap < BUSY_GAP_NS ? gap : BUSY_GAP_NS);
+    }
+}
+
+static void deliver_first(struct http_transfer *t)
+{
+    struct http_job *j = t->jobs;
+    t->jobs = j->next;
+    http_finish_push(t->net->store, j, 0, NULL);
+}
+
+/* The last job of a reply without a stated length has to wait for the end: only then is it known that no more comes. */
+static bool deliverable(const struct http_transfer *t)
+{
+    return t->jobs->next || t->judge.length_stated;
+}
+
+/* Copies n body bytes at t->pos to where they belong. False: more bytes than were announced. */
+static bool scatter(struct http_transfer *t, const char *p, size_t n)
+{
+    while (n > 0) {
+        struct http_job *j = t->jobs;
+        if (!j || t->pos >= http_job_to(j))
+            return false;
+        uint64_t room = http_job_to(j) - t->pos;
+        size_t take = n < room ? n : (size_t)room;
+        memcpy((char *)j->r->buf + (t->pos - j->r->offset), p, take);
+        t->pos += take;
+        p += take;
+        n -= take;
+        if (t->pos == http_job_to(j) && deliverable(t))
+            deliver_first(t);
+    }
+    return true;
+}
+
+/* Room in the sink for `need` bytes and a NUL; on false the transfer knows why. */
+static bool sink_reserve(struct http_transfer *t, struct http_sink *k, uint64_t need)
+{
+    if (need <= k->cap)
+        return true;
+    t->no_room = !k->growable || need > k->max;
+    if (t->no_room)
+        return false;
+    uint64_t cap = k->cap * 2 > need ? k->cap * 2 : need;
+    if (cap > k->max)
+        cap = k->max;
+    char *data = ps_realloc(k->data, (size_t)cap + 1);
+    t->no_memory = !data;
+    if (!data)
+        return false;
+    k->data = data;
+    k->cap = (size_t)cap;
+    return true;
+}
+
+static bool sink_append(struct http_transfer *t, const char *p, size_t n)
+{
+    struct http_sink *k = t->jobs->sink;
+    if (t->pos + n > t->body_to)
+        return false;
+    if (!sink_reserve(t, k, k->len + n))
+        return false;
+    memcpy(k->data + k->len, p, n);
+    k->len += n;
+    t->pos += n;
+    return true;
+}
+
+static bool over_budget(const struct http_transfer *t)
+{
+    /* What was reserved is always fine; only a body without a stated length, or a whole object, can go beyond. */
+    return t->net->store->opt.max_egress_bytes && t->body_bytes > t->reserved;
+}
+
+static size_t on_body(char *p, size_t size, size_t count, void *user)
+{
+    struct http_transfer *t = user;
+    struct http_store *s = t->net->store;
+    size_t n = size * count;
+    t->last_ns = ps_now_ns();
+    t->body_bytes += n;
+    ps_stat_add(&s->stats->bytes_net, n);
+    if (!t->judged || t->judge.verdict != PS_REPLY_ACCEPT) {
+        t->drained += n;
+        return t->drained <= DRAIN_MAX_BYTES ? n : 0;
+    }
+    note_arrival(s, t->last_ns);
+    if (over_budget(t)) {
+        t->over_budget = true;
+        return 0;
+    }
+    if (!t->jobs)
+        return n; /* everything delivered: libcurl stops at the stated length itself */
+    bool ok = t->jobs->sink ? sink_append(t, p, n) : scatter(t, p, n);
+    t->overflow = !ok && !t->no_room && !t->no_memory;
+    return ok ? n : 0;
+}
+
+/* ---- headers ---- */
+
+/* Notes what this reply says of the object. Replies that were under way together are compared here, because none of them was asked
+ * with the first one's ETag. Returns false if they are of different versions. */
+static bool note_object(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    struct http_object *o = t->obj;
+    const struct ps_reply *r = &t->reply;
+    bool same = true;
+    pthread_mutex_lock(&s->lock);
+    if (o->known) {
+        if (o->etag[0] && r->etag[0])
+            same = strcmp(o->etag, r->etag) == 0;
+        if (o->total && t->judge.total)
+            same = same && o->total == t->judge.total;
+    }
+    if (same) {
+        if (!o->etag[0] && r->etag[0]) {
+            memcpy(o->etag, r->etag, sizeof o->etag);
+            o->etag_weak = r->etag_weak;
+        }
+        if (!o->last_modified[0])
+            memcpy(o->last_modified, r->last_modified, sizeof o->last_modified);
+        if (!o->total)
+            o->total = t->judge.total;
+        o->known = true;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return same;
+}
+
+/* A target reached over redirects is remembered with the object. */
+static void note_target(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    struct ps_uri copy;
+    if (t->hops == 0 || ps_uri_copy(&copy, &t->uri, NULL) != 0)
+        return;
+    pthread_mutex_lock(&s->lock);
+    ps_uri_deinit(&t->obj->target);
+    t->obj->target = copy;
+    t->obj->has_target = true;
+    t->obj->target_trusted = t->trusted;
+    t->obj->target_until_ns = ps_now_ns() + TARGET_LIFE_NS;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* A 200 may be larger than what was reserved of the egress budget. */
+static bool reserve_more(struct http_transfer *t, uint64_t bytes)
+{
+    struct http_store *s = t->net->store;
+    bool ok = true;
+    if (bytes <= t->reserved)
+        return true;
+    pthread_mutex_lock(&s->lock);
+    uint64_t more = bytes - t->reserved, max = s->opt.max_egress_bytes;
+    if (max && s->egress_used + s->egress_in_flight + more > max)
+        ok = false;
+    else {
+        s->egress_in_flight += more;
+        t->reserved = bytes;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return ok;
+}
+
+static bool prepare_sink(struct http_transfer *t, struct http_sink *k)
+{
+    if (t->judge.from == 0 && t->from != 0)
+        k->len = 0; /* the whole came in place of a tail */
+    k->total = t->judge.total;
+    return t->body_to == UINT64_MAX || sink_reserve(t, k, t->body_to);
+}
+
+/* Makes ready for an accepted body. False: stop the transfer. */
+static bool accept_body(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    if (!note_object(t)) {
+        t->judge = (struct ps_judgement){.verdict = PS_REPLY_REFUSE,
+                                         .cls = PS_RETRY_FATAL,
+                                         .code = PS_EDATA,
+                                         .what = "object changed under way",
+                                         .hint = "start again to use the new version",
+                                         .stop_now = true};
+        return false;
+    }
+    note_target(t);
+    t->pos = t->judge.from;
+    t->body_to = t->judge.to;
+    if (t->body_to != UINT64_MAX && !reserve_more(t, t->body_to - t->pos)) {
+        t->over_budget = true;
+        return false;
+    }
+    if (t->jobs->sink && !prepare_sink(t, t->jobs->sink))
+        return false;
+    t->receiving = true;
+    if (atomic_fetch_add_explicit(&s->receiving, 1, memory_order_relaxed) == 0)
+        atomic_store_explicit(&s->last_body_ns, t->last_ns, memory_order_relaxed);
+    return true;
+}
+
+/* All headers are here. False: stop the transfer. */
+static bool judge(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    const struct http_sink *k = t->jobs->sink;
+    struct ps_ask ask = {
+        .from = t->from,
+        .to = t->to,
+        .open_end = k != NULL,
+        .whole_max = k ? k->max : 0,
+        .object_bytes = t->ask_object_bytes,
+        .etag = t->ask_etag,
+        .last_modified = t->ask_modified,
+    };
+    t->judged = true;
+    t->judge = ps_reply_judge(&t->reply, &ask);
+    pthread_mutex_lock(&s->lock);
+    s->host_seen = true;
+    pthread_mutex_unlock(&s->lock);
+    if (t->judge.verdict == PS_REPLY_ACCEPT)
+        return accept_body(t);
+    return !t->judge.stop_now;
+}
+
+static size_t on_header(char *line, size_t size, size_t count, void *user)
+{
+    struct http_transfer *t = user;
+    size_t n = size * count;
+    t->last_ns = ps_now_ns();
+    ps_reply_line(&t->reply, line, n, ps_wall_s());
+    if (t->reply.complete && t->reply.status >= 200 && !t->judged && !judge(t))
+        return 0;
+    return n;
+}
+
+/* ---- begin ---- */
+
+static const struct http_failure out_of_memory = {.cls = PS_RETRY_FATAL,
+                                                  .code = PS_ENOMEM,
+                                                  .what = "out of memory",
+                                                  .hint = "give the machine more memory"};
+
+static void fixed_options(struct http_transfer *t)
+{
+    const struct http_store *s = t->net->store;
+    CURL *e = t->easy;
+    curl_easy_setopt(e, CURLOPT_PRIVATE, t);
+    curl_easy_setopt(e, CURLOPT_ERRORBUFFER, t->curl_text);
+    curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(e, CURLOPT_HEADERDATA, t);
+    curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS,
+                     1l); /* a proxy's CONNECT reply is not the object's */
+    curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1l);
+    curl_easy_setopt(e, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER_BYTES);
+    curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1l);
+    curl_easy_setopt(e, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1l);
+    curl_easy_setopt(e, CURLOPT_USERAGENT, "penstock/0.1");
+    curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0l); /* ours: credentials stay with their host */
+    curl_easy_setopt(e, CURLOPT_HTTP_CONTENT_DECODING, 0l);
+    curl_easy_setopt(e, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
+    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, (long)s->opt.connect_timeout_s);
+    curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
+                     (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
+                                                     : CURL_HTTP_VERSION_1_1));
+    if (s->ca_file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
+    if (s->ca_dir)
+        curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
+}
+
+int http_transfer_init(struct http_transfer *t, struct http_net *n, struct ps_err *err)
+{
+    t->net = n;
+    t->easy = curl_easy_init();
+    if (!t->easy)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    fixed_options(t);
+    return 0;
+}
+
+void http_transfer_deinit(struct http_transfer *t)
+{
+    if (t->easy)
+        curl_easy_cleanup(t->easy);
+    t->easy = NULL;
+    curl_slist_free_all(t->headers);
+    t->headers = NULL;
+    ps_uri_deinit(&t->uri);
+}
+
+static bool add_header(struct http_transfer *t, const char *line)
+{
+    struct curl_slist *more = curl_slist_append(t->headers, line);
+    if (more)
+        t->headers = more;
+    return more != NULL;
+}
+
+static bool set_headers(struct http_transfer *t)
+{
+    char line[PS_ETAG_MAX + 16];
+    curl_slist_free_all(t->headers);
+    t->headers = NULL;
+    bool ok = add_header(t, "Accept-Encoding: identity") && add_header(t, "Accept: */*");
+    if (ok && t->ask_strong) {
+        snprintf(line, sizeof line, "If-Match: %s", t->ask_etag);
+        ok = add_header(t, line);
+    }
+    return ok && curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers) == CURLE_OK;
+}
+
+static bool set_address(struct http_transfer *t)
+{
+    char range[48];
+    const struct ps_uri *own = &t->net->store->uri;
+    bool login = t->trusted && own->user;
+    char *url = ps_uri_request(&t->uri);
+    if (!url)
+        return false;
+    bool ok = curl_easy_setopt(t->easy, CURLOPT_URL, url) == CURLE_OK;
+    ps_free(url);
+    snprintf(range, sizeof range, "%llu-%llu", (unsigned long long)t->from,
+             (unsigned long long)(t->to - 1));
+    ok = ok && curl_easy_setopt(t->easy, CURLOPT_RANGE, range) == CURLE_OK;
+    ok = ok && curl_easy_setopt(t->easy, CURLOPT_USERNAME, login ? own->user : NULL) == CURLE_OK;
+    return ok && curl_easy_setopt(t->easy, CURLOPT_PASSWORD,
+                                  !login          ? NULL
+                                  : own->password ? own->password
+                                                  : "") == CURLE_OK;
+}
+
+static void count_request(struct http_store *s, uint64_t now_ns)
+{
+    uint64_t none = 0;
+    ps_stat_add(&s->stats->requests, 1);
+    atomic_compare_exchange_strong(&s->stats->first_request_ns, &none, now_ns);
+}
+
+static void release(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    t->live = false;
+    pthread_mutex_lock(&s->lock);
+    t->net->active--;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void fail_jobs(struct http_transfer *t, const struct http_failure *f)
+{
+    while (t->jobs) {
+        struct http_job *j = t->jobs;
+        t->jobs = j->next;
+        http_job_failed(t->net->store, j, f, http_random(t->net));
+    }
+}
+
+bool http_transfer_begin(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    t->started_ns = t->last_ns = ps_now_ns();
+    t->judged = t->receiving = t->overflow = t->over_budget = t->no_room = false;
+    t->drained = 0;
+    t->curl_text[0] = '\0';
+    ps_reply_init(&t->reply);
+    bool ok = !t->no_memory && set_headers(t) && set_address(t) &&
+              curl_multi_add_handle(t->net->multi, t->easy) == CURLM_OK;
+    t->no_memory = false;
+    t->live = ok;
+    if (ok) {
+        count_request(s, t->started_ns);
+        return true;
+    }
+    http_settle_egress(s, t);
+    fail_jobs(t, &out_of_memory);
+    release(t);
+    return false;
+}
+
+/* ---- end ---- */
+
+static const struct http_failure cut_short = {.cls = PS_RETRY_TRANSPORT,
+                                              .code = PS_ENET,
+                                              .what = "reply cut short",
+                                              .hint = "check the server and the network"};
+static const struct http_failure too_long = {.cls = PS_RETRY_REPLY,
+                                             .code = PS_EDATA,
+                                             .what = "server sent more bytes than asked for",
+                                             .hint =
+                                                 "check the server or the proxy in front of it"};
+static const struct http_failure ignores_range = {
+    .cls = PS_RETRY_FATAL,
+    .code = PS_EREFUSED,
+    .what = "server ignores Range",
+    .hint = "use a server that answers range requests with 206"};
+static const struct http_failure no_budget = {.cls = PS_RETRY_FATAL,
+                                              .code = PS_EBUDGET,
+                                              .what = "egress limit reached",
+                                              .hint = "raise --max-egress or use a mirror"};
+static const struct http_failure sink_full = {.cls = PS_RETRY_FATAL,
+                                              .code = PS_EDATA,
+                                              .what = "object is larger than allowed",
+                                              .hint = "it is not the file that was expected"};
+
+static struct http_failure connect_failure(struct http_transfer *t, CURLcode rc)
+{
+    struct http_failure f = {.cls = PS_RETRY_CONNECT,
+                             .code = PS_ENET,
+                             .what = "can't connect",
+                             .hint = "check the address and the network"};
+    long os = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
+    if (rc == CURLE_COULDNT_RESOLVE_HOST)
+        f.what = "host not found", f.hint = "check the name and the network";
+    else if (rc == CURLE_COULDNT_RESOLVE_PROXY)
+        f.what = "proxy not found", f.hint = "check http_proxy and https_proxy";
+    else if (rc == CURLE_OPERATION_TIMEDOUT)
+        f.what = "connection timed out", f.hint = "check the address, the network and firewalls";
+    else if (os == ECONNREFUSED)
+        f.what = "connection refused", f.hint = "is the server running?";
+    else if (os == EHOSTUNREACH || os == ENETUNREACH)
+        f.what = "no route to host", f.hint = "check the network";
+    return f;
+}
+
+/* What libcurl says when the reply itself did not decide. */
+static struct http_failure transport_failure(struct http_transfer *t, CURLcode rc)
+{
+    struct http_failure f = cut_short;
+    curl_off_t connected = 0;
+    switch (rc) {
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_COULDNT_CONNECT: return connect_failure(t, rc);
+    case CURLE_OPERATION_TIMEDOUT:
+        curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected);
+        if (connected == 0)
+            return connect_failure(t, rc);
+        f.what = "connection timed out";
+        return f;
+    case CURLE_PEER_FAILED_VERIFICATION:
+        f = (struct http_failure){.cls = PS_RETRY_FATAL,
+                                  .code = PS_ENET,
+                                  .what = "server's certificate is not trusted",
+                                  .hint = "set SSL_CERT_FILE to the CA that signed it"};
+        return f;
+    case CURLE_SSL_CACERT_BADFILE:
+        f = (struct http_failure){.cls = PS_RETRY_FATAL,
+                                  .code = PS_ENET,
+                                  .what = "can't read the CA file",
+                                  .hint = "check SSL_CERT_FILE and CURL_CA_BUNDLE"};
+        return f;
+    case CURLE_OUT_OF_MEMORY: return out_of_memory;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL:
+        f = (struct http_failure){.cls = PS_RETRY_TRANSPORT,
+                                  .code = PS_ENET,
+                                  .what = "unusable address or reply",
+                                  .hint = "check the address and the server"};
+        return f;
+    case CURLE_SSL_CONNECT_ERROR: f.what = "TLS handshake failed"; return f;
+    case CURLE_GOT_NOTHING: f.what = "server closed the connection without a reply"; return f;
+    case CURLE_RECV_ERROR:
+    case CURLE_SEND_ERROR: f.what = "connection broken"; return f;
+    case CURLE_WEIRD_SERVER_REPLY: f.what = "server does not speak HTTP"; return f;
+    default: return f;
+    }
+}
+
+static struct http_failure judged_failure(const struct http_transfer *t)
+{
+    return (struct http_failure){.cls = t->judge.cls,
+                                 .code = t->judge.code,
+                                 .what = t->judge.what,
+                                 .hint = t->judge.hint,
+                                 .retry_after_ns = t->reply.retry_after_ns};
+}
+
+/* Is the accepted body complete? For a sink without a stated end, the end of the reply is the end. */
+static bool body_complete(const struct http_transfer *t)
+{
+    if (t->jobs && t->jobs->sink)
+        return t->body_to == UINT64_MAX || t->pos == t->body_to;
+    return t->pos == t->to;
+}
+
+/* Decides what failed; false: nothing did. */
+static bool failure_of(struct http_transfer *t, CURLcode rc, struct http_failure *f)
+{
+    bool accepted = t->judged && t->judge.verdict == PS_REPLY_ACCEPT;
+    if (t->over_budget)
+        *f = no_budget;
+    else if (t->no_memory)
+        *f = out_of_memory;
+    else if (t->no_room)
+        *f = t->reply.status == 200 && !t->jobs->sink->growable ? ignores_range : sink_full;
+    else if (t->judged && t->judge.verdict == PS_REPLY_REFUSE)
+        *f = judged_failure(t);
+    else if (t->overflow)
+        *f = t->reply.status == 200 ? ignores_range : too_long;
+    else if (t->judged && t->judge.verdict == PS_REPLY_EMPTY)
+        return false;
+    else if (rc != CURLE_OK)
+        *f = transport_failure(t, rc);
+    else if (!accepted || !body_complete(t))
+        *f = cut_short;
+    else
+        return false;
+    return true;
+}
+
+/* The same for get and head. What lies below r->offset was there before and stays. */
+static void keep_sink_progress(struct http_job *j, const struct http_failure *f)
+{
+    struct http_sink *k = j->sink;
+    uint64_t had = j->have;
+    bool usable = f->cls != PS_RETRY_REPLY && k->len > j->r->offset && k->len < http_job_to(j);
+    j->have = usable ? k->len - j->r->offset : 0;
+    k->len = (size_t)(j->r->offset + j->have);
+    if (j->have > had)
+        j->failures = 0;
+}
+
+/* Credits the bytes that did arrive to the job that was being received, so that only its tail is asked for again. */
+static void keep_progress(struct http_transfer *t, const struct http_failure *f)
+{
+    struct http_job *j = t->jobs;
+    if (!j || !t->judged || t->judge.verdict != PS_REPLY_ACCEPT)
+        return;
+    if (j->sink) {
+        keep_sink_progress(j, f);
+        return;
+    }
+    /* A reply that breaks the rules is not trusted with a part either; and a complete job without its end of reply neither. */
+    if (f->cls == PS_RETRY_REPLY || t->pos >= http_job_to(j)) {
+        j->have = 0;
+        return;
+    }
+    if (t->pos > http_job_from(j)) {
+        j->have = t->pos - j->r->offset;
+        j->failures = 0;
+    }
+}
+
+/* Follows a redirect with the same jobs. False: *f says why not. */
+static bool follow(struct http_transfer *t, struct http_failure *f, struct ps_err *detail)
+{
+    struct ps_uri next;
+    *f = (struct http_failure){.cls = PS_RETRY_FATAL,
+                               .code = PS_EREFUSED,
+                               .what = "too many redirects",
+                               .hint = "check the address for a loop"};
+    if (++t->hops > PS_HTTP_MAX_HOPS)
+        return false;
+    int rc = ps_uri_resolve(&next, &t->uri, t->reply.location, detail);
+    if (rc != 0) {
+        *f = (struct http_failure){.cls = PS_RETRY_FATAL,
+                                   .code = rc,
+                                   .what = detail->text,
+                                   .hint = "redirect not followed"};
+        return false;
+    }
+    /* Once credentials have been left behind they stay behind, also if a later hop leads back. */
+    t->trusted = t->trusted && ps_uri_same_origin(&next, &t->uri);
+    ps_uri_deinit(&t->uri);
+    t->uri = next;
+    return true;
+}
+
+/* A remembered redirect target that no longer works (a signed address that expired) gets one fresh look through the front door. */
+static bool front_door(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    int status = t->judged ? t->reply.status : 0;
+    if (!t->from_cache || t->plain_retry ||
+        (t->judged && (status < 400 || status > 499 || status == 429)))
+        return false;
+    struct ps_uri uri;
+    if (ps_uri_copy(&uri, &t->obj->uri, NULL) != 0)
+        return false;
+    pthread_mutex_lock(&s->lock);
+    t->obj->has_target = false;
+    pthread_mutex_unlock(&s->lock);
+    ps_uri_deinit(&t->uri);
+    t->uri = uri;
+    t->trusted = true;
+    t->plain_retry = true;
+    t->hops = 0;
+    return true;
+}
+
+/* The same jobs go out again at once, on the same slot. Egress stays reserved. */
+static void begin_again(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    uint64_t reserved = t->to - t->from;
+    http_settle_egress(s, t);
+    pthread_mutex_lock(&s->lock);
+    t->reserved = reserved;
+    s->egress_in_flight += reserved;
+    pthread_mutex_unlock(&s->lock);
+    http_transfer_begin(t);
+}
+
+void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_failure *cut)
+{
+    struct http_store *s = t->net->store;
+    struct http_failure f;
+    struct ps_err detail = {0};
+    if (t->receiving)
+        atomic_fetch_sub_explicit(&s->receiving, 1, memory_order_relaxed);
+    t->receiving = false;
+    if (t->jobs) {
+        bool failed = true;
+        if (cut)
+            f = *cut;
+        else if (t->judged && t->judge.verdict == PS_REPLY_REDIRECT) {
+            if (follow(t, &f, &detail)) {
+                begin_again(t);
+                return;
+            }
+        } else
+            failed = failure_of(t, rc, &f);
+        if (failed && !cut && front_door(t)) {
+            begin_again(t);
+            return;
+        }
+        if (failed) {
+            keep_progress(t, &f);
+            http_settle_egress(s, t);
+            fail_jobs(t, &f);
+        } else {
+            while (t->jobs)
+                deliver_first(t);
+        }
+    }
+    http_settle_egress(s, t);
+    release(t);
+}

@@ -1,0 +1,70 @@
+/* From what the user wrote as MODEL to a source. Comes in: an address. Goes out: the store that its scheme names, or an error that
+ * says what would do. See store.h. */
+#include "fetcher/store.h"
+
+#include <string.h>
+
+#include "fetcher/store_impl.h"
+#include "fetcher/uri.h"
+
+#define ORIGIN "fetcher"
+
+int ps_range_check(const struct ps_range *r, struct ps_err *err)
+{
+    if (!ps_name_ok(r->object, strlen(r->object)))
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "bad object name: %s: names are relative and never climb", r->object);
+    if (r->bytes == 0 || !r->buf || !r->done)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "empty range: %s", r->object);
+    if (r->bytes > UINT64_MAX - r->offset || r->bytes > SIZE_MAX ||
+        (r->object_bytes && r->offset + r->bytes > r->object_bytes))
+        return ps_err_set(err, PS_EDATA, ORIGIN, "range beyond the end: %s: offset %llu, %llu bytes",
+                          r->object, (unsigned long long)r->offset, (unsigned long long)r->bytes);
+    return 0;
+}
+
+static int s3_open(struct ps_source **out, const char *address,
+                   const struct ps_store_options *options, struct ps_err *err)
+{
+    (void)out, (void)address, (void)options;
+    return ps_err_set(
+        err, PS_EUNSUPPORTED, ORIGIN,
+        "s3:// is not supported yet: use an https:// address of the bucket, or a local copy");
+}
+
+static int hf_open(struct ps_source **out, const char *address,
+                   const struct ps_store_options *options, struct ps_err *err)
+{
+    (void)out, (void)address, (void)options;
+    return ps_err_set(
+        err, PS_EUNSUPPORTED, ORIGIN,
+        "hf:// is not supported yet: use the https:// address of the files, or a local copy");
+}
+
+static int unknown_open(struct ps_source **out, const char *address,
+                        const struct ps_store_options *options, struct ps_err *err)
+{
+    (void)out, (void)options;
+    return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                      "unknown scheme: %.*s://: use a path, http://, https://, s3:// or hf://",
+                      (int)(strstr(address, "://") - address), address);
+}
+
+/* One row per scheme: a new store is one file and one line here. */
+static int (*const openers[])(struct ps_source **, const char *, const struct ps_store_options *,
+                              struct ps_err *) = {
+    [PS_URI_PATH] = ps_file_store_open,
+    [PS_URI_FILE] = ps_file_store_open,
+    [PS_URI_HTTP] = ps_http_store_open,
+    [PS_URI_S3] = s3_open,
+    [PS_URI_HF] = hf_open,
+    [PS_URI_UNKNOWN] = unknown_open,
+};
+
+int ps_store_open(struct ps_source **out, const char *address,
+                  const struct ps_store_options *options, struct ps_err *err)
+{
+    if (!address || !*address)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "no model given: write a folder or an address");
+    return openers[ps_uri_kind(address)](out, address, options, err);
+}

@@ -1,0 +1,28 @@
+/* Opening a source from what the user wrote as MODEL. Comes in: an address and options. Goes out: a struct ps_source.
+ *
+ * Schemes now: a path or file://, http://, https://. s3:// and hf:// have their place in the table in store.c and answer PS_EUNSUPPORTED
+ * until they exist; any other scheme is PS_EUSAGE. */
+#ifndef PS_FETCHER_STORE_H
+#define PS_FETCHER_STORE_H
+#include "base/err.h"
+#include "base/stats.h"
+#include "proto/source.h"
+
+enum ps_http_version { PS_HTTP_AUTO, PS_HTTP_1, PS_HTTP_2 };
+
+struct ps_store_options {
+    unsigned connections;    /* 0 = 8 */
+    unsigned net_deadline_s; /* 0 = 120: longest time that one extent may go without success */
+    unsigned net_stall_s;    /* 0 = 20: longest silence on a connection before it is dropped */
+    unsigned connect_timeout_s; /* 0 = 12: first contact with a host that does not answer fails within 15 s */
+    uint64_t max_egress_bytes; /* 0 = no limit: further requests are PS_EBUDGET once reached */
+    enum ps_http_version http;
+    unsigned net_threads;   /* 0 = chosen */
+    unsigned io_threads;    /* file store: 0 = 2 */
+    bool direct_io;         /* file store: O_DIRECT where it works (bypasses the page cache) */
+    struct ps_stats *stats; /* nullable; must outlive the source */
+};
+/* No request is made and, for http, no connection opened: that is submit's and get's business. A missing local folder is PS_ENOTFOUND. */
+int ps_store_open(struct ps_source **out, const char *address,
+                  const struct ps_store_options *options, struct ps_err *err);
+#endif

@@ -1,0 +1,13 @@
+/* What the stores share and the table in store.c points at. Private to fetcher/. */
+#ifndef PS_FETCHER_STORE_IMPL_H
+#define PS_FETCHER_STORE_IMPL_H
+#include "fetcher/store.h"
+
+int ps_http_store_open(struct ps_source **out, const char *address,
+                       const struct ps_store_options *options, struct ps_err *err);
+int ps_file_store_open(struct ps_source **out, const char *address,
+                       const struct ps_store_options *options, struct ps_err *err);
+
+/* What every store demands of a range before it takes it. 0, PS_EDATA (bad name, beyond the object) or PS_EUSAGE (no bytes). */
+int ps_range_check(const struct ps_range *r, struct ps_err *err);
+#endif
