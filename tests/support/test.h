@@ -25,8 +25,8 @@
 #define assert_ok(rc, err) test_assert_ok((rc), (err), #rc, __FILE__, __LINE__)
 void test_assert_ok(int rc, const struct ps_err *err, const char *expr, const char *file, int line);
 
-/* Runs fn again and again while the 1st, 2nd, 3rd ... allocation of ps_* fails, until it succeeds. Every failed run must
- * return PS_ENOMEM and leave no allocation behind. Returns the number of failed runs. */
+/* Runs fn again and again while the 1st, 2nd, 3rd ... allocation of ps_* fails, until it succeeds. Every failed
+ * run must return PS_ENOMEM and leave no allocation behind. Returns the number of failed runs. */
 unsigned test_every_alloc_failure(int (*fn)(void *user), void *user);
 
 /* A fresh directory under $TMPDIR or /tmp; test_remove_tree deletes it with all that is in it. */
