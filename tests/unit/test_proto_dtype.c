@@ -14,10 +14,12 @@ static void names_and_sizes_agree(void **state)
         const char *name;
         size_t bytes;
     } want[] = {
-        {PS_F32, "F32", 4}, {PS_F16, "F16", 2},         {PS_BF16, "BF16", 2},       {PS_F64, "F64", 8},
-        {PS_I64, "I64", 8}, {PS_F8_E4M3, "F8_E4M3", 1}, {PS_F8_E5M2, "F8_E5M2", 1}, {PS_F8_E8M0, "F8_E8M0", 1},
-        {PS_I32, "I32", 4}, {PS_I16, "I16", 2},         {PS_I8, "I8", 1},           {PS_U64, "U64", 8},
-        {PS_U32, "U32", 4}, {PS_U16, "U16", 2},         {PS_U8, "U8", 1},           {PS_BOOL, "BOOL", 1},
+        {PS_F32, "F32", 4},         {PS_F16, "F16", 2},         {PS_BF16, "BF16", 2},
+        {PS_F64, "F64", 8},         {PS_I64, "I64", 8},         {PS_F8_E4M3, "F8_E4M3", 1},
+        {PS_F8_E5M2, "F8_E5M2", 1}, {PS_F8_E8M0, "F8_E8M0", 1}, {PS_I32, "I32", 4},
+        {PS_I16, "I16", 2},         {PS_I8, "I8", 1},           {PS_U64, "U64", 8},
+        {PS_U32, "U32", 4},         {PS_U16, "U16", 2},         {PS_U8, "U8", 1},
+        {PS_BOOL, "BOOL", 1},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         assert_string_equal(ps_dtype_name(want[i].t), want[i].name);
@@ -31,7 +33,7 @@ static void unknown_types_are_unknown(void **state)
     (void)state;
     assert_int_equal(ps_dtype_bytes(PS_DTYPE_NONE), 0);
     assert_int_equal(ps_dtype_bytes((enum ps_dtype)17), 0);
-    assert_int_equal(ps_dtype_bytes((enum ps_dtype)-1), 0);
+    assert_int_equal(ps_dtype_bytes((enum ps_dtype) - 1), 0);
     assert_string_equal(ps_dtype_name((enum ps_dtype)400000000), "?");
     assert_int_equal(ps_dtype_from_name("f32", 3), PS_DTYPE_NONE);
     assert_int_equal(ps_dtype_from_name("F32x", 4), PS_DTYPE_NONE);
@@ -50,8 +52,9 @@ static bool name_ok(const char *s)
 static void good_object_names(void **state)
 {
     (void)state;
-    static const char *const good[] = {"config.json", "shards/ab.shard", "a", "...", "a/..b", "model 1.safetensors",
-                                       "\xc3\xa9t\xc3\xa9.json", "a%2fb", ".hidden"};
+    static const char *const good[] = {
+        "config.json",         "shards/ab.shard",        "a",     "...",    "a/..b",
+        "model 1.safetensors", "\xc3\xa9t\xc3\xa9.json", "a%2fb", ".hidden"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         assert_true(name_ok(good[i]));
 }
@@ -59,9 +62,28 @@ static void good_object_names(void **state)
 static void bad_object_names(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"",     "/",      "/a",   "a/",      "a//b",     "..",        "../a",     "a/../b",
-                                      "a/..", ".",      "./a",  "a/./b",   "a\\b",     "a\nb",      "a\x7f",    "\x1b[0m",
-                                      "\xff", "\xc0\xaf", "a\xc2", "a\xc2\x85", "\xed\xa0\x80", "\xf4\x90\x80\x80"};
+    static const char *const bad[] = {"",
+                                      "/",
+                                      "/a",
+                                      "a/",
+                                      "a//b",
+                                      "..",
+                                      "../a",
+                                      "a/../b",
+                                      "a/..",
+                                      ".",
+                                      "./a",
+                                      "a/./b",
+                                      "a\\b",
+                                      "a\nb",
+                                      "a\x7f",
+                                      "\x1b[0m",
+                                      "\xff",
+                                      "\xc0\xaf",
+                                      "a\xc2",
+                                      "a\xc2\x85",
+                                      "\xed\xa0\x80",
+                                      "\xf4\x90\x80\x80"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(name_ok(bad[i]));
     assert_false(ps_name_ok("a\0b", 3));

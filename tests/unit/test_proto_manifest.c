@@ -39,14 +39,18 @@ static void sample_init(struct sample *s)
                                              .n_extents = 2};
     s->extents[0] = (struct ps_shard_extent){
         .offset = 4096, .row0 = 0, .n_rows = 256, .stored_bytes = 262144, .raw_bytes = 262144};
-    s->extents[1] = (struct ps_shard_extent){
-        .offset = 4096 + 262144, .row0 = 256, .n_rows = 44, .stored_bytes = 45056, .raw_bytes = 45056};
-    s->tensors[1] = (struct ps_shard_tensor){.name = (char *)"model.layers.0.input_layernorm.weight",
-                                             .dtype = PS_F32,
-                                             .n_dims = 1,
-                                             .shape = {25},
-                                             .extents = &s->extents[2],
-                                             .n_extents = 1};
+    s->extents[1] = (struct ps_shard_extent){.offset = 4096 + 262144,
+                                             .row0 = 256,
+                                             .n_rows = 44,
+                                             .stored_bytes = 45056,
+                                             .raw_bytes = 45056};
+    s->tensors[1] =
+        (struct ps_shard_tensor){.name = (char *)"model.layers.0.input_layernorm.weight",
+                                 .dtype = PS_F32,
+                                 .n_dims = 1,
+                                 .shape = {25},
+                                 .extents = &s->extents[2],
+                                 .n_extents = 1};
     s->extents[2] =
         (struct ps_shard_extent){.offset = 4096, .n_rows = 1, .stored_bytes = 100, .raw_bytes = 100};
     s->tensors[2] = (struct ps_shard_tensor){.name = (char *)"model.layers.0.mlp.up_proj.weight",
@@ -87,8 +91,10 @@ static void sample_init(struct sample *s)
                                 .n_files = 2,
                                 .shards = s->shards,
                                 .n_shards = 2};
-    s->shards[0] = (struct ps_manifest_shard){.bytes = 4096 + 300 * 1024, .layer = -1, .n_extents = 2};
-    s->shards[1] = (struct ps_manifest_shard){.bytes = 4200 + 132072 + 8 + 216 * 1024, .n_extents = 3};
+    s->shards[0] =
+        (struct ps_manifest_shard){.bytes = 4096 + 300 * 1024, .layer = -1, .n_extents = 2};
+    s->shards[1] =
+        (struct ps_manifest_shard){.bytes = 4200 + 132072 + 8 + 216 * 1024, .n_extents = 3};
 }
 
 static void sample_encode(struct sample *s)
@@ -116,7 +122,8 @@ static void sample_deinit(struct sample *s)
 
 static int decode_index(const struct sample *s, int i, struct ps_shard_index **x, struct ps_err *err)
 {
-    return ps_shard_index_decode(x, s->bytes[i] + PS_SHARD_HEAD_BYTES, s->len[i] - PS_SHARD_HEAD_BYTES, s->shards[i].bytes, err);
+    return ps_shard_index_decode(x, s->bytes[i] + PS_SHARD_HEAD_BYTES,
+                                 s->len[i] - PS_SHARD_HEAD_BYTES, s->shards[i].bytes, err);
 }
 
 /* ---- Round trips ---- */
@@ -261,7 +268,8 @@ static void newer_versions_are_named(void **state)
     struct ps_manifest *m = NULL;
     struct ps_err err = {0};
     assert_int_equal(ps_manifest_decode(&m, future, sizeof future, &err), PS_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "made by a newer Penstock (format version 7, this one reads 1)"));
+    assert_non_null(
+        strstr(err.text, "made by a newer Penstock (format version 7, this one reads 1)"));
     assert_int_equal(ps_manifest_decode(&m, far_future, sizeof far_future, &err), PS_EUNSUPPORTED);
     assert_null(m);
     struct sample s;
@@ -277,7 +285,13 @@ static void newer_versions_are_named(void **state)
 static void not_manifests(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", "<", "<!doctype html><html>", "{}", "\x08", "\x08\x01", "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"};
+    static const char *const bad[] = {"",
+                                      "<",
+                                      "<!doctype html><html>",
+                                      "{}",
+                                      "\x08",
+                                      "\x08\x01",
+                                      "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"};
     struct ps_manifest *m = NULL;
     for (size_t i = 0; i < TEST_COUNT(bad); i++)
         assert_int_equal(ps_manifest_decode(&m, bad[i], strlen(bad[i]), NULL), PS_EDATA);
@@ -306,14 +320,23 @@ static void manifest_rules(void **state)
         case 5: s.shards[1].bytes = UINT64_MAX; break;
         case 6: s.shards[1].layer = -2; break;
         case 7: s.shards[1].layer = INT32_MAX; break;
-        case 8: s.shards[1].n_extents = 1u << 20; s.m.n_extents = (1u << 20) + 2; break;
+        case 8:
+            s.shards[1].n_extents = 1u << 20;
+            s.m.n_extents = (1u << 20) + 2;
+            break;
         case 9: s.m.n_extents++; break;
         case 10: s.m.stored_bytes = 1 << 30; break;
-        case 11: s.m.n_shards = 0; s.m.n_extents = 0; break;
+        case 11:
+            s.m.n_shards = 0;
+            s.m.n_extents = 0;
+            break;
         case 12: s.m.extent_target_bytes = 1; break;
         case 13: s.m.source_label = long_text; break;
         case 14: s.m.architecture = (char *)"a\nb"; break;
-        case 15: s.m.codec = (char *)"nf4b64"; want = PS_EUNSUPPORTED; break;
+        case 15:
+            s.m.codec = (char *)"nf4b64";
+            want = PS_EUNSUPPORTED;
+            break;
         case 16: s.m.raw_bytes = UINT64_MAX; break;
         case 17: s.shards[0].index_bytes = 0; break;
         }
@@ -337,7 +360,10 @@ static void map_must_fit_the_manifest(void **state)
         case 1: s.m.stored_bytes--; break;
         case 2: s.m.n_tensors++; break;
         case 3: s.shards[1].layer = 1; break;
-        case 4: s.shards[1].n_extents = 2; s.shards[0].n_extents = 3; break;
+        case 4:
+            s.shards[1].n_extents = 2;
+            s.shards[0].n_extents = 3;
+            break;
         case 5: s.bytes[1][40] ^= 1; break;
         case 6: s.bytes[1][0] = 'X'; break;
         case 7: s.bytes[1][12]++; break;
@@ -376,28 +402,41 @@ static void index_rules(void **state)
         sample_init(&s);
         int want = PS_EDATA;
         switch (c) {
-        case 0: s.extents[3].offset = 4195; break;                     /* overlaps the norm */
-        case 1: s.extents[4].offset = 4300; break;                     /* overlaps its neighbour */
-        case 2: s.extents[4].offset++; break;                          /* beyond the end */
-        case 3: s.extents[2].offset = 0; break;                        /* inside the head */
-        case 4: s.extents[2].offset = 200; break;                      /* inside the index */
+        case 0: s.extents[3].offset = 4195; break; /* overlaps the norm */
+        case 1: s.extents[4].offset = 4300; break; /* overlaps its neighbour */
+        case 2: s.extents[4].offset++; break;      /* beyond the end */
+        case 3: s.extents[2].offset = 0; break;    /* inside the head */
+        case 4: s.extents[2].offset = 200; break;  /* inside the index */
         case 5: s.extents[3].offset = UINT64_MAX - 100; break;
         case 6: s.extents[4].n_rows = 215; break;
         case 7: s.extents[4].n_rows = 217; break;
         case 8: s.extents[4].n_rows = 0; break;
         case 9: s.extents[4].n_rows = UINT32_MAX; break;
-        case 10: s.extents[4].stored_bytes--; break;                   /* raw: must be the rows' bytes */
+        case 10: s.extents[4].stored_bytes--; break; /* raw: must be the rows' bytes */
         case 11: s.blocks[0] = 999; break;
-        case 12: s.blocks[0] = 0; s.blocks[1] = 132072; break;
-        case 13: s.blocks[1] = 131073; s.blocks[0] = 999; break;       /* larger than unpacked */
+        case 12:
+            s.blocks[0] = 0;
+            s.blocks[1] = 132072;
+            break;
+        case 13:
+            s.blocks[1] = 131073;
+            s.blocks[0] = 999;
+            break; /* larger than unpacked */
         case 14: s.extents[3].n_blocks = 1; break;
-        case 15: s.blocks[2] = 5; s.extents[3].n_blocks = 3; s.extents[3].stored_bytes += 5; break;
+        case 15:
+            s.blocks[2] = 5;
+            s.extents[3].n_blocks = 3;
+            s.extents[3].stored_bytes += 5;
+            break;
         case 16: s.tensors[2].shape[0] = 601; break;
         case 17: s.tensors[2].shape[1] = 1ull << 62; break;
         case 18: s.tensors[2].dtype = (enum ps_dtype)200; break;
-        case 19: s.extents[4].codec = 9; want = PS_EUNSUPPORTED; break;
+        case 19:
+            s.extents[4].codec = 9;
+            want = PS_EUNSUPPORTED;
+            break;
         case 20: s.tensors[2].n_extents = 1; break;
-        case 21: s.tensors[2].shape[0] = 0; break;                     /* empty, yet with extents */
+        case 21: s.tensors[2].shape[0] = 0; break; /* empty, yet with extents */
         case 22: s.index[1].layer = -2; break;
         case 23: s.extents[2].stored_bytes = 0; break;
         }
@@ -485,8 +524,11 @@ static void a_hundred_thousand_extents_are_quick(void **state)
                                         .extents = e + (size_t)i * EACH,
                                         .n_extents = EACH};
         for (uint32_t k = 0; k < EACH; k++, at += 262144)
-            t[i].extents[k] = (struct ps_shard_extent){
-                .offset = at, .row0 = 128 * k, .n_rows = 128, .stored_bytes = 262144, .raw_bytes = 262144};
+            t[i].extents[k] = (struct ps_shard_extent){.offset = at,
+                                                       .row0 = 128 * k,
+                                                       .n_rows = 128,
+                                                       .stored_bytes = 262144,
+                                                       .raw_bytes = 262144};
     }
     char *bytes;
     size_t len;
@@ -571,7 +613,8 @@ static void check_index(const struct ps_shard_index *x, uint64_t object_bytes)
     for (uint32_t i = 0; i < x->n_tensors; i++)
         for (uint32_t k = 0; k < x->tensors[i].n_extents; k++) {
             const struct ps_shard_extent *e = &x->tensors[i].extents[k];
-            assert_true(e->offset >= PS_SHARD_HEAD_BYTES && e->offset + e->stored_bytes <= object_bytes);
+            assert_true(e->offset >= PS_SHARD_HEAD_BYTES &&
+                        e->offset + e->stored_bytes <= object_bytes);
             uint64_t sum = 0;
             for (uint32_t b = 0; b < e->n_blocks; b++)
                 sum += e->block_bytes[b];

@@ -14,13 +14,15 @@ static struct ps_map_builder *new_builder(uint64_t object_bytes, const char *ide
     struct ps_map_builder *b;
     uint32_t object;
     assert_int_equal(ps_map_builder_new(&b), 0);
-    assert_int_equal(ps_map_add_object(b, "model.safetensors", object_bytes, "\"e\"", identity, &object, NULL), 0);
+    assert_int_equal(ps_map_add_object(b, "model.safetensors", object_bytes, "\"e\"", identity,
+                                       &object, NULL),
+                     0);
     assert_int_equal(object, 0);
     return b;
 }
 
-static int add2(struct ps_map_builder *b, const char *name, uint64_t rows, uint64_t cols, uint64_t offset, bool gather,
-                struct ps_err *err)
+static int add2(struct ps_map_builder *b, const char *name, uint64_t rows, uint64_t cols,
+                uint64_t offset, bool gather, struct ps_err *err)
 {
     const uint64_t shape[2] = {rows, cols};
     return ps_map_add_tensor(b, name, PS_BF16, shape, 2, 0, offset, gather, err);
@@ -67,7 +69,8 @@ static void views_and_extents(void **state)
     struct ps_map_builder *b = new_builder(100 << 20, "id");
     const uint64_t one[1] = {5000}, three[3] = {4, 6, 8}, empty[2] = {0, 7};
     assert_int_equal(ps_map_add_tensor(b, "norm.weight", PS_F32, one, 1, 0, 1, false, NULL), 0);
-    assert_int_equal(ps_map_add_tensor(b, "model.layers.3.e", PS_F16, three, 3, 0, 30001, false, NULL), 0);
+    assert_int_equal(ps_map_add_tensor(b, "model.layers.3.e", PS_F16, three, 3, 0, 30001, false, NULL),
+                     0);
     assert_int_equal(ps_map_add_tensor(b, "none", PS_F16, empty, 2, 0, 40000, false, NULL), 0);
     assert_int_equal(ps_map_add_tensor(b, "scalar", PS_F64, NULL, 0, 0, 40001, false, NULL), 0);
     assert_int_equal(add2(b, "model.layers.12.w", 1000, 1024, 50001, false, NULL), 0);
@@ -189,7 +192,8 @@ static void builder_refuses(void **state)
     assert_int_equal(ps_map_add_tensor(b, "c", PS_F32, big, 2, 0, 0, false, &err), PS_EDATA);
     assert_int_equal(ps_map_add_tensor(b, "c", PS_F32, nine, 9, 0, 0, false, &err), PS_EUNSUPPORTED);
     assert_int_equal(ps_map_add_tensor(b, "c", PS_BF16, wide, 2, 0, 0, false, &err), PS_EUNSUPPORTED);
-    assert_int_equal(ps_map_add_tensor(b, "c", (enum ps_dtype)77, nine, 1, 0, 0, false, &err), PS_EDATA);
+    assert_int_equal(ps_map_add_tensor(b, "c", (enum ps_dtype)77, nine, 1, 0, 0, false, &err),
+                     PS_EDATA);
     assert_int_equal(add2(b, "b", 10, 10, 800, false, &err), 0);
     struct ps_map *m = finish(b);
     assert_int_equal(m->n_tensors, 2);
@@ -245,7 +249,9 @@ static void keys_without_identity_hold_for_one_model(void **state)
 static void a_hundred_thousand_extents_are_quick(void **state)
 {
     (void)state;
-    struct ps_map_builder *b = new_builder(0, "https://host.example/some/longer/prefix/model-00001-of-00162.safetensors|\"etag-etag\"|9");
+    struct ps_map_builder *b = new_builder(
+        0,
+        "https://host.example/some/longer/prefix/model-00001-of-00162.safetensors|\"etag-etag\"|9");
     char name[64];
     for (int i = 0; i < 1000; i++) {
         snprintf(name, sizeof name, "model.layers.%d.mlp.down_proj.weight", i);

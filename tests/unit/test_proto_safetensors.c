@@ -37,10 +37,11 @@ static int parse_json(const char *json, struct ps_err *err)
 static void reads_tensors_in_file_order(void **state)
 {
     (void)state;
-    struct text t = header_of("{\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[4,28]},"
-                              "\"__metadata__\":{\"format\":\"pt\"},"
-                              "\"z\":{\"data_offsets\":[4,4],\"shape\":[0,9],\"dtype\":\"I64\"},"
-                              "\"a.\\u00e9\":{\"shape\":[],\"dtype\":\"I32\",\"data_offsets\":[0,4]}}");
+    struct text t =
+        header_of("{\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[4,28]},"
+                  "\"__metadata__\":{\"format\":\"pt\"},"
+                  "\"z\":{\"data_offsets\":[4,4],\"shape\":[0,9],\"dtype\":\"I64\"},"
+                  "\"a.\\u00e9\":{\"shape\":[],\"dtype\":\"I32\",\"data_offsets\":[0,4]}}");
     struct ps_st_header *h;
     struct ps_err err = {0};
     assert_ok(ps_st_parse(&h, t.bytes, t.len, t.len + 28, &err), &err);
@@ -68,7 +69,8 @@ static void accepts(void **state)
         "\t\n{}\r ",
         "{\"__metadata__\":null}",
         "{\"__metadata__\":{}}",
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3],\"extra\":{\"x\":[1,{\"y\":2}]},\"n\":null}}",
+        "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3],\"extra\":{\"x\":[1,{\"y\":"
+        "2}]},\"n\":null}}",
         "{\"\":{\"dtype\":\"BOOL\",\"shape\":[1],\"data_offsets\":[0,1]}}",
         "{\"a\":{\"dtype\":\"U8\",\"shape\":[0,18446744073709551615],\"data_offsets\":[0,0]}}",
     };
@@ -122,7 +124,8 @@ static void refuses(void **state)
         "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}",
         "{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
         "{\"a\":{\"dtype\":\"F64\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[18446744073709551615],\"data_offsets\":[0,18446744073709551615]}}",
+        "{\"a\":{\"dtype\":\"U8\",\"shape\":[18446744073709551615],\"data_offsets\":[0,"
+        "18446744073709551615]}}",
         "{\"a\xff\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
     };
     for (size_t i = 0; i < TEST_COUNT(bad); i++) {
@@ -131,16 +134,21 @@ static void refuses(void **state)
             fail_msg("not refused as damaged: %s (%s)", bad[i], err.text);
         assert_int_equal(err.code, PS_EDATA);
     }
-    assert_int_equal(parse_json("{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", NULL), PS_EUNSUPPORTED);
-    assert_int_equal(parse_json("{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", NULL),
+    assert_int_equal(parse_json("{\"a\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}",
+                                NULL),
                      PS_EUNSUPPORTED);
+    assert_int_equal(
+        parse_json(
+            "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", NULL),
+        PS_EUNSUPPORTED);
 }
 
 static void header_length_is_checked_first(void **state)
 {
     (void)state;
     uint64_t n = 0;
-    const uint8_t max[8] = {0x00, 0xe1, 0xf5, 0x05}, over[8] = {0x01, 0xe1, 0xf5, 0x05}, absurd[8] = {2, 0, 0, 0, 0, 0, 0, 0x80};
+    const uint8_t max[8] = {0x00, 0xe1, 0xf5, 0x05}, over[8] = {0x01, 0xe1, 0xf5, 0x05},
+                  absurd[8] = {2, 0, 0, 0, 0, 0, 0, 0x80};
     assert_int_equal(ps_st_header_bytes(&n, max, 8, 0, NULL), 0);
     assert_int_equal(n, 100000008);
     assert_int_equal(ps_st_header_bytes(&n, over, 8, 0, NULL), PS_EDATA);
@@ -195,10 +203,11 @@ static void agrees_with_the_reference(void **state)
     ps_free(json);
 }
 
-static const char sample[] = "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"v\"},"
-                             "\"model.layers.0.w\":{\"dtype\":\"BF16\",\"shape\":[16,8],\"data_offsets\":[0,256]},"
-                             "\"model.layers.1.w\":{\"dtype\":\"F32\",\"shape\":[4,4,4],\"data_offsets\":[256,512]},"
-                             "\"norm\":{\"dtype\":\"F32\",\"shape\":[8],\"data_offsets\":[512,544]}}   ";
+static const char sample[] =
+    "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"v\"},"
+    "\"model.layers.0.w\":{\"dtype\":\"BF16\",\"shape\":[16,8],\"data_offsets\":[0,256]},"
+    "\"model.layers.1.w\":{\"dtype\":\"F32\",\"shape\":[4,4,4],\"data_offsets\":[256,512]},"
+    "\"norm\":{\"dtype\":\"F32\",\"shape\":[8],\"data_offsets\":[512,544]}}   ";
 
 static int parse_sample(void *user)
 {
