@@ -1,4 +1,5 @@
-/* Host facts: the real machine gives sane numbers, invented /proc and /sys trees give exact ones; small file helpers. */
+/* Host facts: the real machine gives sane numbers, invented /proc and /sys trees give exact ones; small file
+ * helpers. */
 #include "tests/support/test.h"
 
 #include <limits.h>
