@@ -18,10 +18,16 @@
 typedef uint64_t crc_reg;
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
+#if defined(__clang__) /* arm_acle.h hides them from a file that is compiled for every ARMv8 */
+#define CRC_TARGET        __attribute__((target("crc")))
+#define CRC_STEP(crc, v)  __builtin_arm_crc32cd((crc), (v))
+#define CRC_STEP8(crc, v) __builtin_arm_crc32cb((crc), (v))
+#else
 #define CRC_TARGET        __attribute__((target("+crc")))
 #define CRC_STEP(crc, v)  __builtin_aarch64_crc32cx((crc), (v))
 #define CRC_STEP8(crc, v) __builtin_aarch64_crc32cb((crc), (v))
-#define AUXV_HWCAP_CRC32  (1ul << 7)
+#endif
+#define AUXV_HWCAP_CRC32 (1ul << 7)
 typedef uint32_t crc_reg;
 #endif
 
