@@ -1,4 +1,5 @@
-/* Element types and codecs: names and sizes. One table, so that a type can't have a size in one place and a name in another. */
+/* Element types and codecs: names and sizes. One table, so that a type can't have a size in one
+ * place and a name in another. */
 #include "proto/dtype.h"
 
 #include <string.h>

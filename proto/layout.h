@@ -1,7 +1,9 @@
-/* Opening a model: from a source to its map, whether pre-split or a plain Hugging Face style folder. The only part of proto that asks a
- * source for bytes (by ps_source, so still no sockets and no disk here).
+/* Opening a model: from a source to its map, whether pre-split or a plain Hugging Face style
+ * folder. The only part of proto that asks a source for bytes (by ps_source, so still no sockets
+ * and no disk here).
  *
- * Blocking; run from one thread; uses several requests at once for shard indexes and safetensors headers. */
+ * Blocking; run from one thread; uses several requests at once for shard indexes and safetensors
+ * headers. */
 #ifndef PS_PROTO_LAYOUT_H
 #define PS_PROTO_LAYOUT_H
 #include "base/err.h"
@@ -15,15 +17,18 @@ struct ps_model_files {
     char *config;                 /* config.json, NUL-terminated */
     size_t config_len;
 };
-/* Asks for "penstock.manifest" and "config.json" at the same time. Without a manifest (PS_ENOTFOUND, or 403 from stores that hide missing
- * keys): model.safetensors.index.json (its weight_map names the files) or model.safetensors; then every file's header by range (first
- * request 64 KiB of each, the rest if longer). The synthesised model id is the SHA-256 over config.json and, per file in name order, its name, identity, size
- * and header bytes. Errors name the object and what was looked for.
- * `tied_hint`: config.json's tie_word_embeddings, read here, decides the gather flag of the embedding tensor (model.embed_tokens.weight,
- * untied and lm_head.weight present). */
+/* Asks for "penstock.manifest" and "config.json" at the same time. Without a manifest
+ * (PS_ENOTFOUND, or 403 from stores that hide missing keys): model.safetensors.index.json (its
+ * weight_map names the files) or model.safetensors; then every file's header by range (first
+ * request 64 KiB of each, the rest if longer). The synthesised model id is the SHA-256 over
+ * config.json and, per file in name order, its name, identity, size and header bytes. Errors name
+ * the object and what was looked for. `tied_hint`: config.json's tie_word_embeddings, read here,
+ * decides the gather flag of the embedding tensor (model.embed_tokens.weight, untied and
+ * lm_head.weight present). */
 int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struct ps_err *err);
 void ps_model_files_close(struct ps_model_files *f);
-/* A small file of the model, checked against the manifest's SHA-256 where there is one. PS_ENOTFOUND if the model has no such file. */
+/* A small file of the model, checked against the manifest's SHA-256 where there is one.
+ * PS_ENOTFOUND if the model has no such file. */
 int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, struct ps_source *src,
                        const char *name, uint64_t max_bytes, struct ps_err *err);
 #endif

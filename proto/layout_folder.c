@@ -1,5 +1,6 @@
-/* A plain folder of safetensors files. Comes in: config.json and a source. Goes out: a map made from the files' headers, of which every
- * byte range was checked, and a model id that changes when any file does. */
+/* A plain folder of safetensors files. Comes in: config.json and a source. Goes out: a map made
+ * from the files' headers, of which every byte range was checked, and a model id that changes when
+ * any file does. */
 #include <pthread.h>
 #include <string.h>
 
@@ -16,7 +17,8 @@
 #define INDEX_NAME      "model.safetensors.index.json"
 #define SINGLE_NAME     "model.safetensors"
 #define INDEX_MAX_BYTES (64u << 20)
-/* One request gets the whole header of nearly every file: 64 KiB hold some 500 tensors, a shard of a large model has 3 to 100. */
+/* One request gets the whole header of nearly every file: 64 KiB hold some 500 tensors, a shard of
+ * a large model has 3 to 100. */
 #define PROBE_BYTES 65536u
 
 struct file {
@@ -31,7 +33,8 @@ struct folder {
     struct ps_weight_map *weights; /* NULL: one file, all of whose tensors count */
     struct file *files;
     uint32_t n_files;
-    pthread_mutex_t long_header; /* held while a header beyond the probe is in memory: one at a time, however many files lie */
+    /* Held while a header beyond the probe is in memory: one at a time, however many files lie. */
+    pthread_mutex_t long_header;
 };
 
 /* ---- Headers ---- */
@@ -297,7 +300,8 @@ static void hash_text(struct ps_sha256 *h, const char *s, size_t len)
     ps_sha256_update(h, s, len);
 }
 
-/* The id of a model without a manifest: everything that decides its map. Headers go in by their own hash, so that none is kept. */
+/* The id of a model without a manifest: everything that decides its map. Headers go in by their
+ * own hash, so that none is kept. */
 static int model_id(uint8_t out[PS_SHA256_BYTES], const struct folder *d, const char *config,
                     size_t config_len, struct ps_err *err)
 {

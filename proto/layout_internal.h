@@ -1,4 +1,5 @@
-/* Private to proto: the two halves of opening a model. layout.c decides which kind it is, layout_folder.c reads a plain folder. */
+/* Private to proto: the two halves of opening a model. layout.c decides which kind it is,
+ * layout_folder.c reads a plain folder. */
 #ifndef PS_PROTO_LAYOUT_INTERNAL_H
 #define PS_PROTO_LAYOUT_INTERNAL_H
 #include <stdbool.h>
@@ -14,7 +15,8 @@ struct ps_fetched {
     size_t len;
     struct ps_object_info info;
 };
-/* A whole object. A web page instead of it (ps_text_is_markup) counts as PS_ENOTFOUND: nothing that is fetched so begins with '<'. */
+/* A whole object. A web page instead of it (ps_text_is_markup) counts as PS_ENOTFOUND: nothing
+ * that is fetched so begins with '<'. */
 void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes);
 void ps_fetched_deinit(struct ps_fetched *f);
 /* Missing, or hidden by a store that answers 403 for keys that do not exist. */

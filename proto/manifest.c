@@ -1,5 +1,6 @@
-/* The manifest. Comes in: bytes of penstock.manifest, of unknown origin. Goes out: a checked struct ps_manifest, and the map of a
- * pre-split model once its shard indexes are there. Also the writing direction, for the split. */
+/* The manifest. Comes in: bytes of penstock.manifest, of unknown origin. Goes out: a checked
+ * struct ps_manifest, and the map of a pre-split model once its shard indexes are there. Also the
+ * writing direction, for the split. */
 #include "proto/manifest.h"
 
 #include <stdio.h>
@@ -85,7 +86,8 @@ static int check_files(const struct ps_manifest *m, struct ps_err *err)
     return 0;
 }
 
-/* One shard alone. 32 bytes of hash per extent lie in the index, which bounds the number of extents by bytes that really exist. */
+/* One shard alone. 32 bytes of hash per extent lie in the index, which bounds the number of
+ * extents by bytes that really exist. */
 static int check_shard(const struct ps_manifest_shard *s, struct ps_err *err)
 {
     if (s->layer < -1 || s->layer >= MAX_LAYERS)
@@ -127,7 +129,8 @@ static const char *shard_hash_at(const void *user, uint32_t i)
     return ((const struct ps_manifest *)user)->shards[i].name;
 }
 
-/* Two shards of one name would be one object. Names exist only after decoding: the writer's come from the same hashes. */
+/* Two shards of one name would be one object. Names exist only after decoding: the writer's come
+ * from the same hashes. */
 static int check_shard_names(const struct ps_manifest *m, struct ps_err *err)
 {
     struct ps_name_set set;
@@ -169,7 +172,8 @@ static int check_manifest(const struct ps_manifest *m, struct ps_err *err)
 
 /* ---- Reading ---- */
 
-/* The version comes first, so that a manifest of the future is named as such even if nothing else of it can be read. */
+/* The version comes first, so that a manifest of the future is named as such even if nothing else
+ * of it can be read. */
 static int read_version(const uint8_t *p, size_t len, uint64_t *version, struct ps_err *err)
 {
     uint64_t v = 0;

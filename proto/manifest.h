@@ -1,12 +1,13 @@
 /* The manifest of a pre-split model, its shard indexes, and the map that they give.
  *
- * Chain of trust: SHA-256 of the manifest's bytes is the model's id; the manifest holds the SHA-256 of every shard's index and of every
- * small file (config, tokenizer); an index holds the SHA-256 of every extent. Encoded with protobuf (manifest.proto).
+ * Chain of trust: SHA-256 of the manifest's bytes is the model's id; the manifest holds the
+ * SHA-256 of every shard's index and of every small file (config, tokenizer); an index holds the
+ * SHA-256 of every extent. Encoded with protobuf (manifest.proto).
  *
- * Objects of a pre-split tree: "penstock.manifest", "shards/<64 hex>.shard" (name = SHA-256 of the shard's index, so content decides it),
- * config and tokenizer files under their own names.
- * A shard: 16 bytes ("PSSHARD1", u32 version little-endian, u32 index bytes), the index, zero padding to 4096, then stored blocks; extents in
- * order of use. Pure code over bytes. */
+ * Objects of a pre-split tree: "penstock.manifest", "shards/<64 hex>.shard" (name = SHA-256 of the
+ * shard's index, so content decides it), config and tokenizer files under their own names. A
+ * shard: 16 bytes ("PSSHARD1", u32 version little-endian, u32 index bytes), the index, zero
+ * padding to 4096, then stored blocks; extents in order of use. Pure code over bytes. */
 #ifndef PS_PROTO_MANIFEST_H
 #define PS_PROTO_MANIFEST_H
 #include <stddef.h>
@@ -46,7 +47,8 @@ struct ps_manifest {
     struct ps_manifest_shard *shards; /* in order of use: embedding, layer 0.., final norm and head */
     uint32_t n_shards;
 };
-/* A newer version is PS_EUNSUPPORTED by name; every other flaw (overflow, absurd counts, bad names, wrong sums) PS_EDATA. */
+/* A newer version is PS_EUNSUPPORTED by name; every other flaw (overflow, absurd counts, bad
+ * names, wrong sums) PS_EDATA. */
 int ps_manifest_decode(struct ps_manifest **out, const void *bytes, size_t len, struct ps_err *err);
 /* Deterministic bytes; fills m->id. */
 int ps_manifest_encode(struct ps_manifest *m, char **bytes, size_t *len, struct ps_err *err);
@@ -74,25 +76,29 @@ struct ps_shard_index {
     int32_t layer;
     struct ps_shard_tensor *tensors;
     uint32_t n_tensors;
-    void *arena; /* private: after decoding everything above lies in it; NULL in an index that its maker built and owns */
+    /* Private: after decoding everything above lies in it; NULL in an index that its maker owns. */
+    void *arena;
 };
-/* object_bytes: the shard's size from the manifest; extents must lie in [index end, object_bytes), must not overlap, must cover each tensor's
- * rows in order without a gap, and raw_bytes must equal n_rows * row bytes; the sum of block_bytes must equal stored_bytes. */
+/* object_bytes: the shard's size from the manifest; extents must lie in [index end, object_bytes),
+ * must not overlap, must cover each tensor's rows in order without a gap, and raw_bytes must equal
+ * n_rows * row bytes; the sum of block_bytes must equal stored_bytes. */
 int ps_shard_index_decode(struct ps_shard_index **out, const void *bytes, size_t len,
                           uint64_t object_bytes, struct ps_err *err);
 int ps_shard_index_encode(const struct ps_shard_index *x, char **bytes, size_t *len,
                           struct ps_err *err);
 void ps_shard_index_free(struct ps_shard_index *x); /* of a decoded index; nullable */
 
-/* Writing a shard: object name of an index's hash (heap, NULL without memory), and the 16 bytes in front of the index. */
+/* Writing a shard: object name of an index's hash (heap, NULL without memory), and the 16 bytes in
+ * front of the index. */
 char *ps_shard_name(const uint8_t index_sha256[PS_SHA256_BYTES]);
 void ps_shard_head_write(uint8_t head[PS_SHARD_HEAD_BYTES], uint32_t index_bytes);
 
-/* The map of a pre-split model: indexes[i] belongs to m->shards[i]; their SHA-256 has been checked by the caller through
- * ps_manifest_check_index. */
+/* The map of a pre-split model: indexes[i] belongs to m->shards[i]; their SHA-256 has been checked
+ * by the caller through ps_manifest_check_index. */
 int ps_map_from_manifest(struct ps_map **out, const struct ps_manifest *m,
                          struct ps_shard_index *const *indexes, struct ps_err *err);
-/* First PS_SHARD_HEAD_BYTES + index_bytes of a shard: magic, version, length and hash must match; *index points into bytes. */
+/* First PS_SHARD_HEAD_BYTES + index_bytes of a shard: magic, version, length and hash must match;
+ * *index points into bytes. */
 int ps_manifest_check_index(const struct ps_manifest *m, uint32_t shard, const void *bytes,
                             size_t len, const void **index, struct ps_err *err);
 #endif

@@ -1,5 +1,6 @@
-/* The map and its builder. Comes in: objects and tensors (from safetensors headers; manifest.c makes the map of a pre-split model with
- * the same parts). Goes out: an immutable struct ps_map whose extents everything downstream speaks of. */
+/* The map and its builder. Comes in: objects and tensors (from safetensors headers; manifest.c
+ * makes the map of a pre-split model with the same parts). Goes out: an immutable struct ps_map
+ * whose extents everything downstream speaks of. */
 #include "proto/map.h"
 
 #include <string.h>
@@ -341,8 +342,9 @@ static void put_le64(uint8_t *p, uint64_t v)
         p[i] = (uint8_t)(v >> (8 * i));
 }
 
-/* Cache keys of one object's extents: SHA-256 of a fixed text, the identity, and where the bytes lie. One buffer per object, of which
- * only the last 16 bytes change: 100,000 keys are one short hash each and nothing else. */
+/* Cache keys of one object's extents: SHA-256 of a fixed text, the identity, and where the bytes
+ * lie. One buffer per object, of which only the last 16 bytes change: 100,000 keys are one short
+ * hash each and nothing else. */
 struct key_input {
     uint8_t *bytes; /* heap */
     size_t len;
@@ -351,7 +353,8 @@ struct key_input {
 static int key_input_init(struct key_input *k, const struct ps_map *m, const struct ps_object *o)
 {
     static const char tag[] = "penstock-extent-1"; /* its NUL is part of it */
-    /* Without an identity nothing tells two versions of an object apart but the model's id: the keys then hold for this model alone. */
+    /* Without an identity nothing tells two versions of an object apart but the model's id: the
+     * keys then hold for this model alone. */
     char own[2 * PS_SHA256_BYTES + 2] = "";
     if (!o->identity) {
         ps_hex_encode(m->model_id, PS_SHA256_BYTES, own);

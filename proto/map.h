@@ -1,9 +1,11 @@
-/* The map of a model: which tensors exist, in which object their bytes lie, and the extents in which those bytes travel.
- * Built once from a manifest (pre-split) or from safetensors headers (straight from a folder), then immutable and shared by
- * all threads. Everything downstream (plan, cache, scheduler, kernels) speaks of extents by their index in here.
+/* The map of a model: which tensors exist, in which object their bytes lie, and the extents in
+ * which those bytes travel. Built once from a manifest (pre-split) or from safetensors headers
+ * (straight from a folder), then immutable and shared by all threads. Everything downstream (plan,
+ * cache, scheduler, kernels) speaks of extents by their index in here.
  *
- * An extent is a run of whole rows of one tensor, contiguous in its object: unit of range request, cache slot, hash, and a
- * panel for the kernels. design.md "Words" has the size rule. 1-D tensors are one row. */
+ * An extent is a run of whole rows of one tensor, contiguous in its object: unit of range request,
+ * cache slot, hash, and a panel for the kernels. design.md "Words" has the size rule. 1-D tensors
+ * are one row. */
 #ifndef PS_PROTO_MAP_H
 #define PS_PROTO_MAP_H
 #include <stdbool.h>
@@ -14,8 +16,8 @@
 #include "proto/dtype.h"
 
 #define PS_MAX_DIMS 8
-#define PS_BLOCK_BYTES                                                                             \
-    (256u * 1024u) /* decoded size of a block, at most, unless one row is longer */
+/* Decoded size of a block, at most, unless one row is longer. */
+#define PS_BLOCK_BYTES      (256u * 1024u)
 #define PS_EXTENT_MIN_BYTES (256u * 1024u)
 #define PS_EXTENT_MAX_BYTES (8u * 1024u * 1024u)
 #define PS_MAX_TENSORS      (1u << 20)
@@ -34,8 +36,8 @@ struct ps_tensor {
     enum ps_dtype dtype;
     uint8_t n_dims;
     uint64_t shape[PS_MAX_DIMS];
-    uint64_t rows,
-        cols; /* matrix view: rows = shape[0], cols = product of the rest; 1-D: 1 x n; 0-D: 1 x 1 */
+    /* Matrix view: rows = shape[0], cols = product of the rest; 1-D: 1 x n; 0-D: 1 x 1. */
+    uint64_t rows, cols;
     uint64_t row_bytes;  /* cols * element size */
     uint32_t block_rows; /* rows per block: max(1, PS_BLOCK_BYTES / row_bytes) */
     uint32_t object;
@@ -85,8 +87,8 @@ int64_t ps_map_find(const struct ps_map *m, const char *name);
 
 /* The extent size rule (design.md): largest power of two below stored_bytes / 64, clamped to [256 KiB, 8 MiB]. */
 uint32_t ps_extent_target(uint64_t stored_bytes);
-/* Rows of one extent for a tensor of rows of `row_bytes`: a whole number of blocks, at least one row, at most target bytes where
- * a row allows it. */
+/* Rows of one extent for a tensor of rows of `row_bytes`: a whole number of blocks, at least one
+ * row, at most target bytes where a row allows it. */
 uint32_t ps_extent_rows(uint64_t row_bytes, uint32_t target_bytes);
 
 /* Building. The builder takes tensors in order; after finish the map is immutable. */
@@ -96,13 +98,14 @@ void ps_map_builder_free(struct ps_map_builder *b); /* nullable */
 /* Returns the object's index through *index. Strings are copied. */
 int ps_map_add_object(struct ps_map_builder *b, const char *name, uint64_t bytes, const char *etag,
                       const char *identity, uint32_t *index, struct ps_err *err);
-/* A tensor whose raw bytes lie at [offset, offset + size) of `object`; duplicates by name are PS_EDATA, as are overflowing shapes
- * and ranges beyond the object. `gather` marks an untied embedding (256 KiB extents). */
+/* A tensor whose raw bytes lie at [offset, offset + size) of `object`; duplicates by name are
+ * PS_EDATA, as are overflowing shapes and ranges beyond the object. `gather` marks an untied
+ * embedding (256 KiB extents). */
 int ps_map_add_tensor(struct ps_map_builder *b, const char *name, enum ps_dtype dtype,
                       const uint64_t *shape, unsigned n_dims, uint32_t object, uint64_t offset,
                       bool gather, struct ps_err *err);
-/* Cuts every tensor into extents, derives keys from (identity, offset, length), computes totals. Takes the builder's contents; model_id
- * is copied. The builder is freed in every case. */
+/* Cuts every tensor into extents, derives keys from (identity, offset, length), computes totals.
+ * Takes the builder's contents; model_id is copied. The builder is freed in every case. */
 int ps_map_builder_finish(struct ps_map **out, struct ps_map_builder *b,
                           const uint8_t model_id[PS_SHA256_BYTES], struct ps_err *err);
 #endif

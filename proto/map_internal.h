@@ -4,8 +4,9 @@
 #include "base/err.h"
 #include "proto/map.h"
 
-/* Fills dtype, n_dims, shape and the matrix view (rows, cols, row_bytes, block_rows) of *t, and *raw_bytes = rows * row_bytes. t->name
- * is used in messages. PS_EDATA: overflow, unknown type; PS_EUNSUPPORTED: a row longer than PS_MAX_ROW_BYTES. */
+/* Fills dtype, n_dims, shape and the matrix view (rows, cols, row_bytes, block_rows) of *t, and
+ * *raw_bytes = rows * row_bytes. t->name is used in messages. PS_EDATA: overflow, unknown type;
+ * PS_EUNSUPPORTED: a row longer than PS_MAX_ROW_BYTES. */
 int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t *shape,
                         unsigned n_dims, uint64_t *raw_bytes, struct ps_err *err);
 /* N of the first path part "layers" or "h" that a decimal part follows, else -1. */

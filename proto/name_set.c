@@ -28,7 +28,8 @@ static void sip_round(uint64_t v[4])
     v[2] = rotl(v[2], 32);
 }
 
-/* Both halves of the key come from one 64-bit seed: enough against collisions that must be prepared without knowing it. */
+/* Both halves of the key come from one 64-bit seed: enough against collisions that must be
+ * prepared without knowing it. */
 static uint64_t name_hash(uint64_t seed, const char *name)
 {
     uint64_t k1 = seed * 0x9E3779B97F4A7C15ull + 1;
@@ -68,7 +69,8 @@ void ps_name_set_deinit(struct ps_name_set *s)
     s->size = s->count = 0;
 }
 
-/* The slot that holds `name`, or the empty one where it belongs. There is always an empty slot: at most half are taken. */
+/* The slot that holds `name`, or the empty one where it belongs. There is always an empty slot: at
+ * most half are taken. */
 static uint32_t find_slot(const struct ps_name_set *s, ps_name_at_fn name_at, const void *user,
                           const char *name)
 {

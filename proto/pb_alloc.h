@@ -1,5 +1,6 @@
-/* Private to proto: protobuf-c's memory through base/alloc.h, with a ceiling. An unpacked message can be many times larger than its
- * bytes (an empty sub-message takes two bytes on the wire and a struct in memory), so what remote bytes may cost is fixed beforehand. */
+/* Private to proto: protobuf-c's memory through base/alloc.h, with a ceiling. An unpacked message
+ * can be many times larger than its bytes (an empty sub-message takes two bytes on the wire and a
+ * struct in memory), so what remote bytes may cost is fixed beforehand. */
 #ifndef PS_PROTO_PB_ALLOC_H
 #define PS_PROTO_PB_ALLOC_H
 #include <protobuf-c/protobuf-c.h>

@@ -1,5 +1,6 @@
-/* Reader of safetensors headers. Comes in: the first bytes of a file. Goes out: its tensors with their places in that file.
- * The checks are those of huggingface/safetensors (SafeTensors::read_metadata and Metadata::validate), names with NUL refused besides. */
+/* Reader of safetensors headers. Comes in: the first bytes of a file. Goes out: its tensors with
+ * their places in that file. The checks are those of huggingface/safetensors
+ * (SafeTensors::read_metadata and Metadata::validate), names with NUL refused besides. */
 #include "proto/safetensors.h"
 
 #include <stdlib.h>
@@ -105,7 +106,8 @@ static int begin_tensor(struct reader *r, const struct ps_json_event *ev, struct
     return 0;
 }
 
-/* begin and end must span exactly what dtype and shape say (the reference's TensorInvalidInfo and ValidationOverflow). */
+/* begin and end must span exactly what dtype and shape say (the reference's TensorInvalidInfo and
+ * ValidationOverflow). */
 static int check_size(const struct reader *r, struct ps_err *err)
 {
     uint64_t n = ps_dtype_bytes(r->t.dtype);
@@ -270,7 +272,8 @@ static int by_place(const void *a, const void *b)
     return strcmp(x->name, y->name); /* zero-sized tensors share a place: names make the order one */
 }
 
-/* Data must be covered once, from its first byte to its last: no overlaps, no holes, nothing behind (polyglot files). */
+/* Data must be covered once, from its first byte to its last: no overlaps, no holes, nothing
+ * behind (polyglot files). */
 static int check_coverage(struct ps_st_header *h, uint64_t file_bytes, struct ps_err *err)
 {
     uint64_t at = 0;

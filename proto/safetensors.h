@@ -1,6 +1,7 @@
-/* Reader of safetensors headers (format of huggingface/safetensors: u64 little-endian length, JSON, data). Pure code over bytes.
- * Refuses what the reference implementation refuses: overlaps, holes, wrong sizes, overflow, unknown types, duplicate names,
- * a header over 100 MB or beyond the file, non-UTF-8, metadata that is not string to string. */
+/* Reader of safetensors headers (format of huggingface/safetensors: u64 little-endian length,
+ * JSON, data). Pure code over bytes. Refuses what the reference implementation refuses: overlaps,
+ * holes, wrong sizes, overflow, unknown types, duplicate names, a header over 100 MB or beyond the
+ * file, non-UTF-8, metadata that is not string to string. */
 #ifndef PS_PROTO_SAFETENSORS_H
 #define PS_PROTO_SAFETENSORS_H
 #include <stddef.h>
@@ -25,7 +26,8 @@ struct ps_st_header {
     uint32_t n_tensors;
     void *impl;
 };
-/* Total bytes that must be at hand to parse (8 + JSON length), from the first 8 bytes. PS_EDATA if absurd; file_bytes 0 = unknown. */
+/* Total bytes that must be at hand to parse (8 + JSON length), from the first 8 bytes. PS_EDATA if
+ * absurd; file_bytes 0 = unknown. */
 int ps_st_header_bytes(uint64_t *out, const void *first8, size_t len, uint64_t file_bytes,
                        struct ps_err *err);
 /* Parses 8 + n bytes. file_bytes (0 = unknown) must equal the size that the header implies. */

@@ -1,5 +1,6 @@
-/* A shard's index. Comes in: its bytes, already checked against the manifest's hash, yet written by anyone. Goes out: tensors and extents
- * that lie inside the shard, do not overlap and cover their tensors exactly. Also the writing direction, for the split. */
+/* A shard's index. Comes in: its bytes, already checked against the manifest's hash, yet written
+ * by anyone. Goes out: tensors and extents that lie inside the shard, do not overlap and cover
+ * their tensors exactly. Also the writing direction, for the split. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,7 +101,8 @@ static int arena_new(struct ps_shard_index *x, struct arena *a, const struct tot
     return 0;
 }
 
-/* Blocks of a coded extent: block_rows rows each, counted from its first row, none larger than it would be unpacked. */
+/* Blocks of a coded extent: block_rows rows each, counted from its first row, none larger than it
+ * would be unpacked. */
 static int take_blocks(struct ps_shard_extent *e, const struct ps_tensor *shape,
                        const Ps__Wire__Tensor *w, size_t *next_block, struct arena *a)
 {
@@ -222,7 +224,8 @@ static int by_begin(const void *a, const void *b)
     return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
-/* The writer puts extents one behind the other, so one pass tells; only another order (experts interleaved) needs the sort. */
+/* The writer puts extents one behind the other, so one pass tells; only another order (experts
+ * interleaved) needs the sort. */
 static int check_overlaps(const struct ps_shard_extent *e, size_t n, struct ps_err *err)
 {
     bool ordered = true;

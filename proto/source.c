@@ -1,4 +1,5 @@
-/* The blocking helper over ps_source, and the check of remote names. Comes in: one range to read, or a name from remote bytes. */
+/* The blocking helper over ps_source, and the check of remote names. Comes in: one range to read,
+ * or a name from remote bytes. */
 #include "proto/source.h"
 
 #include <pthread.h>
@@ -17,8 +18,8 @@ struct waiter {
     struct ps_err err; /* lock */
 };
 
-/* Runs on the source's thread. Signals while it holds the lock: the waiter's stack frame may go away as soon as the lock is
- * released, so nothing of it is touched afterwards. */
+/* Runs on the source's thread. Signals while it holds the lock: the waiter's stack frame may go
+ * away as soon as the lock is released, so nothing of it is touched afterwards. */
 static void waiter_done(struct ps_range *r, int rc, const struct ps_err *err)
 {
     struct waiter *w = r->user;

@@ -1,12 +1,13 @@
-/* A source of bytes: one model's objects behind file, http, (later) s3 or hf. This is all that the cache, the split and the
- * runtime know of the network.
+/* A source of bytes: one model's objects behind file, http, (later) s3 or hf. This is all that the
+ * cache, the split and the runtime know of the network.
  *
- * An object is named by a relative name inside the source ("config.json", "model-00001-of-00002.safetensors",
- * "shards/ab12...shard"); ps_name_ok() is checked by everyone who takes a name from remote bytes, so that no remote name
- * ever climbs out of its base.
+ * An object is named by a relative name inside the source ("config.json",
+ * "model-00001-of-00002.safetensors", "shards/ab12...shard"); ps_name_ok() is checked by everyone
+ * who takes a name from remote bytes, so that no remote name ever climbs out of its base.
  *
- * Threads: every function may be called from any thread unless said otherwise. Completion callbacks run on one of the source's
- * own threads (never inside submit), must be quick (enqueue and return) and may call submit. */
+ * Threads: every function may be called from any thread unless said otherwise. Completion
+ * callbacks run on one of the source's own threads (never inside submit), must be quick (enqueue
+ * and return) and may call submit. */
 #ifndef PS_PROTO_SOURCE_H
 #define PS_PROTO_SOURCE_H
 #include <stdbool.h>
@@ -17,15 +18,17 @@
 
 struct ps_source;
 
-/* One range of one object, delivered whole and checked, or failed. The storage (this struct, buf, name) belongs to the
- * submitter and must live until done() has been called: exactly once per accepted request, also after a cancel. */
+/* One range of one object, delivered whole and checked, or failed. The storage (this struct, buf,
+ * name) belongs to the submitter and must live until done() has been called: exactly once per
+ * accepted request, also after a cancel. */
 struct ps_range {
     const char *object; /* relative name; borrowed */
     uint64_t offset;
     uint64_t bytes;        /* > 0 */
     void *buf;             /* room for `bytes` */
     const uint8_t *sha256; /* nullable: 32 bytes; a mismatch is refetched once, then PS_EDATA */
-    const char *etag; /* nullable strong ETag that a reply must carry if it carries one: else PS_EDATA "changed under way" */
+    /* Nullable strong ETag that a reply must carry if it carries one: else PS_EDATA "changed under way". */
+    const char *etag;
     uint64_t object_bytes; /* total size if known, else 0; a reply that says otherwise is PS_EDATA */
     uint64_t priority;     /* smaller is asked first (position in consumption order) */
     void (*done)(struct ps_range *r, int rc, const struct ps_err *err);
@@ -43,19 +46,23 @@ struct ps_object_info {
 
 struct ps_source_ops {
     const char *scheme;
-    /* Hands the range to the source. 0: done() will be called. Negative: it will not. Never blocks on the network. The source
-     * coalesces queued ranges that touch (same object, offset + bytes == next offset) into one request when that pays. */
+    /* Hands the range to the source. 0: done() will be called. Negative: it will not. Never blocks
+     * on the network. The source coalesces queued ranges that touch (same object, offset + bytes
+     * == next offset) into one request when that pays. */
     int (*submit)(struct ps_source *s, struct ps_range *r, struct ps_err *err);
     /* Asks for an early end: done() is still called, with PS_ECANCELLED unless the bytes had arrived. */
     void (*cancel)(struct ps_source *s, struct ps_range *r);
-    /* Blocking: a whole small object of at most max_bytes (config, tokenizer, manifest) into fresh memory (ps_free). A NUL is
-     * put behind it. Fills *info (nullable). PS_ENOTFOUND, PS_EREFUSED, PS_ENET, PS_EDATA (larger than max). */
+    /* Blocking: a whole small object of at most max_bytes (config, tokenizer, manifest) into fresh
+     * memory (ps_free). A NUL is put behind it. Fills *info (nullable). PS_ENOTFOUND, PS_EREFUSED,
+     * PS_ENET, PS_EDATA (larger than max). */
     int (*get)(struct ps_source *s, const char *object, uint64_t max_bytes, char **out, size_t *len,
                struct ps_object_info *info, struct ps_err *err);
-    /* Blocking: the first `bytes` of an object (less if it is shorter) with its info; for headers. *len tells how many came. */
+    /* Blocking: the first `bytes` of an object (less if it is shorter) with its info; for headers.
+     * *len tells how many came. */
     int (*head)(struct ps_source *s, const char *object, void *buf, size_t bytes, size_t *len,
                 struct ps_object_info *info, struct ps_err *err);
-    /* For local sources: path of the object (heap, ps_free) so that it can be read directly; NULL op or PS_EUNSUPPORTED otherwise. */
+    /* For local sources: path of the object (heap, ps_free) so that it can be read directly; NULL
+     * op or PS_EUNSUPPORTED otherwise. */
     int (*local_path)(struct ps_source *s, const char *object, char **path, struct ps_err *err);
     /* Cancels what is in flight, waits for every done(), joins threads, frees. */
     void (*close)(struct ps_source *s);
@@ -95,10 +102,11 @@ static inline void ps_source_close(struct ps_source *s)
 int ps_source_read(struct ps_source *s, const char *object, uint64_t offset, void *buf,
                    uint64_t bytes, const uint8_t *sha256, struct ps_err *err);
 
-/* The same for a range that also states etag, object_bytes or priority; done and user are overwritten. (proto/source.c) */
+/* The same for a range that also states etag, object_bytes or priority; done and user are
+ * overwritten. (proto/source.c) */
 int ps_source_read_range(struct ps_source *s, struct ps_range *r, struct ps_err *err);
 
-/* A relative object name from remote bytes: 1..255 bytes per part, 1024 in all, no empty, "." or ".." part, no leading '/', no
- * backslash, no control character, valid UTF-8. */
+/* A relative object name from remote bytes: 1..255 bytes per part, 1024 in all, no empty, "." or
+ * ".." part, no leading '/', no backslash, no control character, valid UTF-8. */
 bool ps_name_ok(const char *name, size_t len);
 #endif

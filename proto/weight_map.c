@@ -57,7 +57,8 @@ static int reserve_one(void **p, uint32_t *cap, uint32_t n, size_t each)
     return 0;
 }
 
-/* All texts with their NULs take less room than the JSON that quoted them, so the arena never grows and pointers into it stay. */
+/* All texts with their NULs take less room than the JSON that quoted them, so the arena never
+ * grows and pointers into it stay. */
 static const char *keep(struct reader *r, const struct ps_json_event *ev)
 {
     PS_ASSERT(r->names_cap - r->names_len > ev->len);

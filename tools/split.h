@@ -1,8 +1,10 @@
-/* `penstock split` without its command line: any model folder, near or far, becomes a tree of compressed, hashed shards.
+/* `penstock split` without its command line: any model folder, near or far, becomes a tree of
+ * compressed, hashed shards.
  *
- * Streams: ranges of the source are read in order of use, packed, and written behind each other; neither the model nor a
- * shard is ever held, and under 200 MB of memory are used. The same input gives the same tree on every machine. A run that
- * was killed is taken up by the next one: finished shards are kept as they are, and nothing temporary stays behind.
+ * Streams: ranges of the source are read in order of use, packed, and written behind each other;
+ * neither the model nor a shard is ever held, and under 200 MB of memory are used. The same input
+ * gives the same tree on every machine. A run that was killed is taken up by the next one:
+ * finished shards are kept as they are, and nothing temporary stays behind.
  *
  * Blocking; one call per destination at a time. Threads of its own hash and pack. */
 #ifndef PS_TOOLS_SPLIT_H
@@ -14,17 +16,21 @@
 #include "proto/source.h"
 
 struct ps_split_options {
-    const char *dst;      /* directory: made if missing; must be empty, a finished tree, or an interrupted split */
+    const char *dst; /* directory: made if missing; must be empty, a finished tree, or an interrupted split */
     enum ps_codec codec;
-    unsigned threads;     /* that hash and pack; 0 = one per CPU, at most 16 */
-    /* Called on the caller's thread, a few times a second at most and at the end of every shard; nullable. Bytes are those of
-     * the source's tensors. Shards count from 0. */
-    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, uint32_t shard, uint32_t n_shards);
+    unsigned threads; /* that hash and pack; 0 = one per CPU, at most 16 */
+    /* Called on the caller's thread, a few times a second at most and at the end of every shard;
+     * nullable. Bytes are those of the source's tensors. Shards count from 0. */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, uint32_t shard,
+                     uint32_t n_shards);
     void *user;
-    const char *source_label;          /* provenance kept in the manifest, e.g. "org/name@commit"; NULL or "" = none */
-    const volatile sig_atomic_t *stop; /* nullable: non-zero asks for an end; PS_EINTERRUPTED, the next run goes on from there */
+    const char *source_label; /* provenance kept in the manifest, e.g. "org/name@commit"; NULL or "" = none */
+    /* Nullable: non-zero asks for an end: PS_EINTERRUPTED, and the next run goes on from there. */
+    const volatile sig_atomic_t *stop;
 };
-/* Fills model_id (nullable) with the SHA-256 of the manifest written. Errors of the source as they come; PS_ENOSPC: no room,
- * temporary files are removed, finished shards stay; PS_EUSAGE: dst holds something else; PS_EUNSUPPORTED: src is pre-split. */
-int ps_split(struct ps_source *src, const struct ps_split_options *o, uint8_t model_id[32], struct ps_err *err);
+/* Fills model_id (nullable) with the SHA-256 of the manifest written. Errors of the source as they
+ * come; PS_ENOSPC: no room, temporary files are removed, finished shards stay; PS_EUSAGE: dst
+ * holds something else; PS_EUNSUPPORTED: src is pre-split. */
+int ps_split(struct ps_source *src, const struct ps_split_options *o, uint8_t model_id[32],
+             struct ps_err *err);
 #endif

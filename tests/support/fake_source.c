@@ -66,7 +66,8 @@ static void fill_info(const struct object *o, struct ps_object_info *info)
     snprintf(info->identity, sizeof(info->identity), "fake/%.200s|%u", o->name, o->version);
 }
 
-/* Copies [offset, offset + bytes) of an object, or of the page that stands in for it. *got is less where it ends earlier. */
+/* Copies [offset, offset + bytes) of an object, or of the page that stands in for it. *got is less
+ * where it ends earlier. */
 static int copy_out(struct fake *f, const char *name, uint64_t offset, void *buf, uint64_t bytes,
                     size_t *got, struct ps_object_info *info, struct ps_err *err)
 {

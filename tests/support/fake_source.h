@@ -1,5 +1,6 @@
-/* A source in memory for tests: objects are put in by name, faults are asked for by name. Ranges are delivered by one thread of its
- * own, as real sources do; get and head run on the caller's thread. Nothing here allocates per range through base/alloc.h. */
+/* A source in memory for tests: objects are put in by name, faults are asked for by name. Ranges
+ * are delivered by one thread of its own, as real sources do; get and head run on the caller's
+ * thread. Nothing here allocates per range through base/alloc.h. */
 #ifndef PS_TESTS_SUPPORT_FAKE_SOURCE_H
 #define PS_TESTS_SUPPORT_FAKE_SOURCE_H
 #include <stddef.h>
@@ -8,8 +9,8 @@
 #include "proto/source.h"
 
 struct ps_source *fake_source_new(void);
-/* Copies the bytes; an object of that name is replaced. identity and etag are made from the name and `version` (0: none of either,
- * and no size is told). */
+/* Copies the bytes; an object of that name is replaced. identity and etag are made from the name
+ * and `version` (0: none of either, and no size is told). */
 void fake_source_put(struct ps_source *s, const char *name, const void *bytes, size_t len,
                      unsigned version);
 void fake_source_remove(struct ps_source *s, const char *name);

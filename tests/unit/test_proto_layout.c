@@ -1,4 +1,5 @@
-/* Opening models: plain folders of one file and of many, pre-split trees, and everything that may stand in the way. */
+/* Opening models: plain folders of one file and of many, pre-split trees, and everything that may
+ * stand in the way. */
 #include <stdio.h>
 #include <string.h>
 

@@ -26,8 +26,8 @@ static void set_hash(uint8_t h[PS_SHA256_BYTES], int v)
     memset(h, v, PS_SHA256_BYTES);
 }
 
-/* Shard 0: an embedding of 300 rows of 1,024 bytes in two raw extents. Shard 1, layer 0: a norm, and a matrix of 600 rows of 1,024
- * bytes whose first extent (one block and a half) is lz4. */
+/* Shard 0: an embedding of 300 rows of 1,024 bytes in two raw extents. Shard 1, layer 0: a norm,
+ * and a matrix of 600 rows of 1,024 bytes whose first extent (one block and a half) is lz4. */
 static void sample_init(struct sample *s)
 {
     memset(s, 0, sizeof *s);
@@ -299,7 +299,8 @@ static void not_manifests(void **state)
     assert_null(m);
 }
 
-/* Each case spoils one thing of a good manifest; writer and reader share the check, so trying to write it is enough. */
+/* Each case spoils one thing of a good manifest; writer and reader share the check, so trying to
+ * write it is enough. */
 static void manifest_rules(void **state)
 {
     (void)state;
@@ -456,7 +457,8 @@ static void odd_orders_are_allowed(void **state)
     (void)state;
     struct sample s;
     sample_init(&s);
-    /* the second extent before the first, the norm last: the order in a shard is the order of use, not ours to guess */
+    /* the second extent before the first, the norm last: the order in a shard is the order of use,
+     * not ours to guess */
     s.extents[4].offset = 4096;
     s.extents[3].offset = 4096 + 216 * 1024;
     s.extents[2].offset = 4096 + 216 * 1024 + 132072;
