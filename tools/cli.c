@@ -1,0 +1,219 @@
+/* See cli.h. */
+#include "tools/cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/size.h"
+#include "tools/interrupt.h"
+#include "tools/pretty.h"
+#include "tools/progress.h"
+#include "tools/textio.h"
+
+int ps_cli_error(struct ps_err *err, const struct ps_error *e)
+{
+    int code = e->code < 0 ? e->code : PS_EFAIL;
+
+    if (ps_err_exit_status(code) != e->exit_status)
+        code = e->exit_status == 2     ? PS_EUSAGE
+               : e->exit_status == 3   ? PS_ENET
+               : e->exit_status == 4   ? PS_EDATA
+               : e->exit_status == 5   ? PS_EBUDGET
+               : e->exit_status == 130 ? PS_EINTERRUPTED
+                                       : PS_EFAIL;
+    return ps_err_set(err, code, "engine", "%s", e->text);
+}
+
+/* The CPU build has no memory of a GPU to give away: 0 is the only true answer. */
+static int check_vram(const struct ps_opts *o, struct ps_err *err)
+{
+    struct ps_size size;
+    int rc;
+
+    if (!o->vram)
+        return 0;
+    rc = ps_size_parse(&size, o->vram, "--vram", err);
+    if (rc < 0)
+        return rc;
+    if ((size.kind == PS_SIZE_BYTES && size.bytes == 0) ||
+        (size.kind == PS_SIZE_PERCENT && size.percent <= 0))
+        return 0;
+    return ps_err_set(err, PS_EUNSUPPORTED, "cli",
+                      "--vram %s: no CUDA in this build: give 0 or leave it out", o->vram);
+}
+
+int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
+{
+    memset(e, 0, sizeof *e);
+    e->struct_size = sizeof *e;
+    e->threads = (uint32_t)o->threads;
+    e->model = o->args[0];
+    e->cache_dir = o->cache;
+    e->disk = o->disk;
+    e->ram = o->ram;
+    e->min_free = o->min_free;
+    e->max_egress = o->max_egress;
+    e->http_version = o->http;
+    e->connections = (uint32_t)o->connections;
+    e->net_deadline_s = (uint32_t)o->net_deadline;
+    e->net_stall_s = (uint32_t)o->net_stall;
+    e->kv_type_k = o->cache_type_k;
+    e->kv_type_v = o->cache_type_v;
+    e->ctx_size = (uint32_t)o->ctx_size;
+    e->direct_io = strcmp(o->direct_io, "on") == 0 ? 1 : strcmp(o->direct_io, "off") == 0 ? 2 : 0;
+    e->progress = ps_progress_update;
+    return check_vram(o, err);
+}
+
+struct early {
+    void (*fn)(void *user);
+    void *user;
+};
+
+/* ps_engine_open has no handle yet that could be interrupted; a process that ends at any point costs the cache nothing. */
+static void end_while_opening(void *user, int signo)
+{
+    const struct early *early = user;
+
+    (void)signo;
+    ps_progress_stop();
+    if (early->fn)
+        early->fn(early->user);
+    fputs("penstock: interrupted\n", stderr);
+    _exit(PS_EXIT_INTERRUPTED);
+}
+
+static void interrupt_engine(void *user, int signo)
+{
+    (void)signo;
+    ps_engine_interrupt(user);
+}
+
+int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e,
+                       void (*early_fn)(void *user), void *user, struct ps_err *err)
+{
+    struct early early = {early_fn, user};
+    struct ps_error error = {0};
+    int rc;
+
+    ps_interrupt_set(end_while_opening, &early);
+    rc = ps_engine_open(out, e, &error);
+    ps_interrupt_set(rc < 0 ? NULL : interrupt_engine, rc < 0 ? NULL : *out);
+    return rc < 0 ? ps_cli_error(err, &error) : 0;
+}
+
+void ps_cli_engine_close(struct ps_engine *engine)
+{
+    ps_interrupt_set(NULL, NULL);
+    ps_engine_close(engine);
+}
+
+int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err)
+{
+    struct ps_size limit = {.kind = PS_SIZE_DEFAULT};
+    int rc = ps_size_parse(&limit, o->max_egress, "--max-egress", err);
+
+    if (rc < 0)
+        return rc;
+    if (limit.kind != PS_SIZE_DEFAULT && limit.kind != PS_SIZE_BYTES)
+        return ps_err_set(err, PS_EUSAGE, "cli", "--max-egress: '%s': give bytes here, such as 20G",
+                          o->max_egress);
+    memset(s, 0, sizeof *s);
+    s->connections = (unsigned)o->connections;
+    s->net_deadline_s = (unsigned)o->net_deadline;
+    s->net_stall_s = (unsigned)o->net_stall;
+    s->max_egress_bytes = limit.bytes;
+    s->http = strcmp(o->http, "h1") == 0   ? PS_HTTP_1
+              : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
+                                           : PS_HTTP_AUTO;
+    return 0;
+}
+
+int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err)
+{
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    struct ps_strbuf b;
+
+    ps_strbuf_init(&b, 1 << 16);
+    if (o->cache)
+        ps_strbuf_puts(&b, o->cache);
+    else if (xdg && *xdg == '/') /* the XDG specification: relative paths are to be ignored */
+        ps_strbuf_printf(&b, "%s/penstock", xdg);
+    else if (home && *home)
+        ps_strbuf_printf(&b, "%s/.cache/penstock", home);
+    else
+        return ps_err_set(err, PS_EUSAGE, "cli",
+                          "no cache folder: neither XDG_CACHE_HOME nor HOME is set: give --cache");
+    *out = ps_strbuf_take(&b, NULL);
+    return *out ? 0 : ps_err_set(err, PS_ENOMEM, "cli", "out of memory");
+}
+
+/* Of two that were given at different levels the option beats the variable; at the same level they contradict. */
+static int choose_text(const struct ps_opts *o, bool *prompt, bool *file, struct ps_err *err)
+{
+    enum ps_opt_origin p = ps_opts_origin(o, "prompt"), f = ps_opts_origin(o, "file");
+
+    if (p != PS_FROM_DEFAULT && p == f)
+        return ps_err_set(err, PS_EUSAGE, "cli", "--prompt and --file: give one of them");
+    *prompt = p > f;
+    *file = f > p;
+    return 0;
+}
+
+int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *word, struct ps_err *err)
+{
+    bool prompt = false, file = false;
+    int rc = choose_text(o, &prompt, &file, err);
+
+    if (rc < 0)
+        return rc;
+    if (word &&
+        (ps_opts_origin(o, "prompt") == PS_FROM_ARGV || ps_opts_origin(o, "file") == PS_FROM_ARGV))
+        return ps_err_set(err, PS_EUSAGE, "cli",
+                          "'%s': a text is given twice: give it as an argument, by -p or by -f",
+                          word);
+    if (word || prompt) {
+        *out = ps_strdup(word ? word : o->prompt);
+        *len = strlen(word ? word : o->prompt);
+        return *out ? 0 : ps_err_set(err, PS_ENOMEM, "cli", "out of memory");
+    }
+    if (!file && isatty(STDIN_FILENO))
+        return ps_err_set(err, PS_EUSAGE, "cli",
+                          "no text: give -p TEXT or -f FILE, or send it to stdin");
+    return ps_text_read(out, len, file ? o->file : NULL, err);
+}
+
+/* Short texts: no token is shorter than a byte, and a few are added. Long texts would reserve several times the KV that
+ * they need that way; two bytes to a token is more than enough for prose, code and most scripts, and a session that
+ * needs more than was planned makes a new plan. */
+uint32_t ps_cli_estimate_tokens(size_t text_bytes)
+{
+    size_t n = text_bytes <= 1024 ? text_bytes : 1024 + (text_bytes - 1024) / 2;
+
+    return n > (1u << 24) ? 1u << 24 : (uint32_t)n + 8;
+}
+
+int ps_cli_print_json(const struct ps_opts *o, const char *json, struct ps_err *err)
+{
+    struct ps_json *root = NULL;
+    struct ps_strbuf b;
+    int rc;
+
+    ps_progress_end();
+    if (!json)
+        return ps_err_set(err, PS_ENOMEM, "cli", "out of memory");
+    if (o->json)
+        return ps_out_line(json, err);
+    rc = ps_json_parse(&root, json, strlen(json), NULL, err);
+    if (rc < 0)
+        return rc;
+    ps_strbuf_init(&b, (size_t)1 << 30);
+    ps_pretty_write(&b, root);
+    rc = ps_out_strbuf(&b, err);
+    ps_strbuf_deinit(&b);
+    ps_json_free(root);
+    return rc;
+}

@@ -1,0 +1,218 @@
+/* `penstock cache`: what the disk cache holds, and upkeep. It speaks to the cache alone; no engine, no network. */
+#include "tools/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/size.h"
+#include "cache/cache.h"
+#include "tools/progress.h"
+#include "tools/textio.h"
+
+struct upkeep {
+    const struct ps_opts *o;
+    const char *verb;
+    char *dir;
+    struct ps_cache *cache; /* NULL: there is no cache yet */
+};
+
+/* Upkeep never shrinks a cache: its budget is no limit, and the smallest budget of the living processes governs. */
+static int open_cache(struct upkeep *u, bool writes, struct ps_err *err)
+{
+    struct ps_cache_options co = {.budget_bytes = UINT64_MAX, .read_only = !writes, .must_exist = true};
+    int rc = ps_cache_open(&u->cache, u->dir, &co, NULL, err);
+
+    if (rc == PS_ENOTFOUND) {
+        u->cache = NULL;
+        if (err)
+            memset(err, 0, sizeof *err);
+        return 0;
+    }
+    return rc;
+}
+
+static int describe(struct upkeep *u, struct ps_err *err)
+{
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    int rc = open_cache(u, false, err);
+
+    if (rc < 0)
+        return rc;
+    ps_strbuf_init(&b, (size_t)1 << 30);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kstring(&w, "dir", u->dir);
+    if (u->cache) {
+        rc = ps_cache_describe(u->cache, &w, err);
+    } else {
+        ps_jw_key(&w, "models");
+        ps_jw_array(&w);
+        ps_jw_array_end(&w);
+        ps_jw_kuint(&w, "budget_bytes", 0);
+        ps_jw_kuint(&w, "allocated_bytes", 0);
+    }
+    ps_jw_object_end(&w);
+    if (rc == 0)
+        rc = ps_cli_print_json(u->o, ps_strbuf_ok(&b) ? b.data : NULL, err);
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+static void verify_progress(void *user, uint64_t done, uint64_t total)
+{
+    ps_progress_update(user, "verify", done, total);
+}
+
+static int print_facts(const struct upkeep *u, struct ps_strbuf *b, struct ps_err *err)
+{
+    return ps_cli_print_json(u->o, ps_strbuf_ok(b) ? b->data : NULL, err);
+}
+
+static int verify(struct upkeep *u, struct ps_err *err)
+{
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    uint64_t checked = 0, bad = 0;
+    int rc = open_cache(u, u->o->repair, err);
+
+    if (rc == 0 && u->cache)
+        rc = ps_cache_verify(u->cache, true, u->o->repair, verify_progress, NULL, &checked, &bad,
+                             err);
+    if (rc < 0 && bad == 0)
+        return rc;
+    ps_strbuf_init(&b, 1 << 16);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kuint(&w, "extents_checked", checked);
+    ps_jw_kuint(&w, "extents_wrong", bad);
+    ps_jw_kuint(&w, "extents_dropped", u->o->repair ? bad : 0);
+    ps_jw_object_end(&w);
+    rc = print_facts(u, &b, err);
+    ps_strbuf_deinit(&b);
+    if (rc == 0 && bad > 0)
+        rc = ps_err_set(err, PS_EDATA, "cache", "%llu of %llu extents hold wrong bytes: %s: %s",
+                        (unsigned long long)bad, (unsigned long long)checked, u->dir,
+                        u->o->repair ? "dropped, they will be fetched again"
+                                     : "drop them with --repair");
+    return rc;
+}
+
+static int find_model(struct upkeep *u, const char *text, uint8_t id[PS_SHA256_BYTES],
+                      struct ps_err *err)
+{
+    if (!u->cache)
+        return ps_err_set(err, PS_ENOTFOUND, "cache", "%s: not in the cache: %s holds nothing",
+                          text, u->dir);
+    return ps_cache_find_model(u->cache, text, id, err);
+}
+
+static int evict(struct upkeep *u, struct ps_err *err)
+{
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    uint8_t id[PS_SHA256_BYTES];
+    uint64_t freed = 0;
+    bool one = u->o->n_args > 1;
+    int rc;
+
+    if (one == u->o->all)
+        return ps_err_set(err, PS_EUSAGE, "cache",
+                          "evict: name one model, or all of them with --all");
+    rc = open_cache(u, true, err);
+    if (rc == 0 && one)
+        rc = find_model(u, u->o->args[1], id, err);
+    if (rc == 0 && u->cache)
+        rc = ps_cache_evict(u->cache, one ? id : NULL, &freed, err);
+    if (rc < 0)
+        return rc;
+    ps_strbuf_init(&b, 1 << 16);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kuint(&w, "freed_bytes", freed);
+    ps_jw_object_end(&w);
+    rc = print_facts(u, &b, err);
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+static int pin(struct upkeep *u, bool pinned, struct ps_err *err)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    char hex[2 * PS_SHA256_BYTES + 1];
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    int rc;
+
+    if (u->o->n_args < 2)
+        return ps_err_set(err, PS_EUSAGE, "cache",
+                          "%s: the model is missing: penstock cache %s MODEL", u->verb, u->verb);
+    rc = open_cache(u, true, err);
+    if (rc == 0)
+        rc = find_model(u, u->o->args[1], id, err);
+    if (rc == 0)
+        rc = ps_cache_pin(u->cache, id, pinned, err);
+    if (rc < 0)
+        return rc;
+    ps_hex_encode(id, sizeof id, hex);
+    ps_strbuf_init(&b, 1 << 16);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kstring(&w, "model_id", hex);
+    ps_jw_kbool(&w, "pinned", pinned);
+    ps_jw_object_end(&w);
+    rc = print_facts(u, &b, err);
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+static int print_dir(const struct upkeep *u, struct ps_err *err)
+{
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    int rc;
+
+    if (!u->o->json)
+        return ps_out_line(u->dir, err);
+    ps_strbuf_init(&b, 1 << 20);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kstring(&w, "dir", u->dir);
+    ps_jw_object_end(&w);
+    rc = print_facts(u, &b, err);
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+static int act(struct upkeep *u, struct ps_err *err)
+{
+    bool takes_model = strcmp(u->verb, "evict") == 0 || strstr(u->verb, "pin");
+
+    if (u->o->n_args > 1 && !takes_model)
+        return ps_err_set(err, PS_EUSAGE, "cache", "%s: '%s' is one argument too many", u->verb,
+                          u->o->args[1]);
+    if (strcmp(u->verb, "dir") == 0)
+        return print_dir(u, err);
+    if (strcmp(u->verb, "verify") == 0)
+        return verify(u, err);
+    if (strcmp(u->verb, "evict") == 0)
+        return evict(u, err);
+    if (takes_model)
+        return pin(u, strcmp(u->verb, "pin") == 0, err);
+    return describe(u, err); /* ls, stat */
+}
+
+int ps_cmd_cache(const struct ps_opts *o, struct ps_err *err)
+{
+    struct upkeep u = {.o = o, .verb = o->args[0]};
+    int rc = ps_cli_cache_dir(&u.dir, o, err);
+
+    if (rc == 0)
+        rc = act(&u, err);
+    if (u.cache)
+        ps_cache_close(u.cache);
+    ps_free(u.dir);
+    return rc;
+}

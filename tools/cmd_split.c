@@ -1,0 +1,71 @@
+/* `penstock split`: opens the source, hands it to ps_split, says what came of it. */
+#include "tools/cli.h"
+
+#include <string.h>
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/strbuf.h"
+#include "tools/interrupt.h"
+#include "tools/progress.h"
+#include "tools/split.h"
+#include "tools/textio.h"
+
+static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes, uint32_t shard,
+                        uint32_t n_shards)
+{
+    (void)shard;
+    (void)n_shards;
+    ps_progress_update(user, "split", done_bytes, total_bytes);
+}
+
+/* ps_split polls ps_interrupt_seen; that was set before this is called. */
+static void stop_soon(void *user, int signo)
+{
+    (void)user;
+    (void)signo;
+}
+
+static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTES], struct ps_err *err)
+{
+    char hex[2 * PS_SHA256_BYTES + 1];
+    struct ps_json_writer w;
+    struct ps_strbuf b;
+    int rc;
+
+    ps_hex_encode(id, PS_SHA256_BYTES, hex);
+    ps_strbuf_init(&b, 1 << 20);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_kstring(&w, "model_id", hex);
+    ps_jw_kstring(&w, "dst", o->args[1]);
+    ps_jw_kstring(&w, "codec", o->codec);
+    ps_jw_object_end(&w);
+    rc = ps_cli_print_json(o, ps_strbuf_ok(&b) ? b.data : NULL, err);
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
+{
+    /* source_label: paths and hosts stay out of a manifest, so the same input gives the same tree everywhere */
+    struct ps_split_options so = {.dst = o->args[1],
+                                  .codec = strcmp(o->codec, "raw") == 0 ? PS_CODEC_RAW : PS_CODEC_LZ4,
+                                  .threads = (unsigned)o->threads,
+                                  .progress = on_progress,
+                                  .source_label = "",
+                                  .stop = &ps_interrupt_seen};
+    struct ps_store_options store;
+    struct ps_source *src = NULL;
+    uint8_t id[PS_SHA256_BYTES];
+    int rc = ps_cli_store_options(&store, o, err);
+
+    if (rc == 0)
+        rc = ps_store_open(&src, o->args[0], &store, err);
+    if (rc < 0)
+        return rc;
+    ps_interrupt_set(stop_soon, NULL);
+    rc = ps_split(src, &so, id, err);
+    ps_interrupt_set(NULL, NULL);
+    ps_source_close(src);
+    return rc < 0 ? rc : print_result(o, id, err);
+}

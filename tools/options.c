@@ -1,0 +1,271 @@
+/* Reading argv and the environment by the tables. See options.h.
+ *
+ * Options may stand anywhere, before or after the command and its arguments; "--" ends them. A value is the next
+ * argument whatever it begins with (`-p -hello`), as getopt does it. Flags take a value only as --flag=off, which lets an
+ * option overrule a variable. */
+#include "tools/options.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "base/alloc.h"
+
+struct reader {
+    struct ps_opts *o;
+    char **argv;
+    int argc, at; /* at: the argument being read */
+    struct ps_err *err;
+};
+
+/* The table's names nearest to an unknown one, or NULL where none is near: a third of the letters may be wrong. */
+static const char *nearest_option(const char *word)
+{
+    const struct ps_opt_spec *s;
+    const char *best = NULL;
+    unsigned bound = 1 + (unsigned)strlen(word) / 3, d;
+
+    for (size_t i = 0; (s = ps_option_at(i)); i++) {
+        const char *names[] = {s->help ? s->name : NULL, s->alias};
+
+        for (size_t k = 0; k < 2; k++)
+            if (names[k] && (d = ps_word_distance(word, names[k])) < bound) {
+                bound = d;
+                best = names[k];
+            }
+    }
+    return best;
+}
+
+static const char *nearest_command(const char *word)
+{
+    const struct ps_command_spec *c;
+    const char *best = NULL;
+    unsigned bound = 1 + (unsigned)strlen(word) / 3, d;
+
+    for (int i = 1; i < PS_CMD_COUNT; i++)
+        if ((c = ps_command_get((enum ps_command)i)) &&
+            (d = ps_word_distance(word, c->name)) < bound) {
+            bound = d;
+            best = c->name;
+        }
+    return best;
+}
+
+static int unknown_option(const char *arg, struct ps_err *err)
+{
+    char word[64];
+    const char *near;
+    size_t dashes = strspn(arg, "-"), n = strcspn(arg + dashes, "=");
+
+    snprintf(word, sizeof word, "%.*s", (int)(n < sizeof word ? n : sizeof word - 1), arg + dashes);
+    for (char *p = word; *p; p++)
+        *p = *p == '_' ? '-' : *p; /* --n_predict */
+    near = nearest_option(word);
+    if (near)
+        return ps_err_set(err, PS_EUSAGE, "options", "%.*s: unknown option: did you mean --%s?",
+                          (int)(dashes + n), arg, near);
+    return ps_err_set(err, PS_EUSAGE, "options", "%.*s: unknown option: see penstock --help",
+                      (int)(dashes + n), arg);
+}
+
+static int take_value(struct reader *r, int row, const char *spelled, const char *attached)
+{
+    const struct ps_opt_spec *s = ps_option_at((size_t)row);
+    const char *text = attached;
+
+    if (!text && s->kind == PS_OPT_FLAG)
+        text = "1";
+    else if (!text && r->at + 1 < r->argc)
+        text = r->argv[++r->at];
+    if (!text)
+        return ps_err_set(r->err, PS_EUSAGE, "options", "%s: its value is missing: give %s %s",
+                          spelled, spelled, s->arg);
+    r->o->origin[row] = PS_FROM_ARGV;
+    return ps_option_set(r->o, s, text, spelled, r->err);
+}
+
+/* `arg` begins with a dash and is more than one dash. */
+static int take_option(struct reader *r, char *arg)
+{
+    char spelled[80];
+    size_t n = strcspn(arg, "=");
+    int row;
+
+    if (arg[1] != '-') {
+        row = ps_option_find_letter(arg + 1);
+        return row < 0 ? unknown_option(arg, r->err) : take_value(r, row, arg, NULL);
+    }
+    row = ps_option_find_long(arg + 2, n - 2);
+    if (row < 0)
+        return unknown_option(arg, r->err);
+    if (!arg[n])
+        return take_value(r, row, arg, NULL);
+    snprintf(spelled, sizeof spelled, "%.*s", (int)n, arg);
+    return take_value(r, row, spelled, arg + n + 1);
+}
+
+static int find_command(struct reader *r)
+{
+    const char *word = r->o->args[0], *near;
+    const struct ps_command_spec *c = ps_command_find(word);
+
+    if (!c) {
+        near = nearest_command(word);
+        if (near)
+            return ps_err_set(r->err, PS_EUSAGE, "options",
+                              "%s: unknown command: did you mean `%s`?", word, near);
+        return ps_err_set(r->err, PS_EUSAGE, "options", "%s: unknown command: see penstock --help",
+                          word);
+    }
+    r->o->command = c->id;
+    r->o->n_args--;
+    memmove(r->o->args, r->o->args + 1, r->o->n_args * sizeof *r->o->args);
+    return 0;
+}
+
+/* The first pass: options take their values, everything else is put by in order. */
+static int read_arguments(struct reader *r)
+{
+    bool ended = false;
+    int rc = 0;
+
+    for (r->at = 1; r->at < r->argc && rc == 0; r->at++) {
+        char *arg = r->argv[r->at];
+
+        if (!ended && strcmp(arg, "--") == 0)
+            ended = true;
+        else if (!ended && arg[0] == '-' && arg[1])
+            rc = take_option(r, arg);
+        else
+            r->o->args[r->o->n_args++] = arg;
+    }
+    return rc;
+}
+
+/* An option that this command does not have is a mistake: it would be ignored silently. */
+static int check_applicable(const struct reader *r)
+{
+    const struct ps_command_spec *c = ps_command_get(r->o->command);
+    const struct ps_opt_spec *s;
+
+    for (size_t i = 0; (s = ps_option_at(i)); i++)
+        if (r->o->origin[i] == PS_FROM_ARGV && !(s->commands & PS_ON(c->id)))
+            return ps_err_set(r->err, PS_EUSAGE, "options",
+                              "--%s: not an option of `%s`: see penstock %s --help", s->name,
+                              c->name, c->name);
+    return 0;
+}
+
+/* An empty variable counts as unset. Only the options of the command that runs are read. */
+static int read_environment(struct ps_opts *o, const char *(*get_env)(const char *),
+                            struct ps_err *err)
+{
+    const struct ps_opt_spec *s;
+    const char *text;
+    char name[64];
+    int rc;
+
+    for (size_t i = 0; (s = ps_option_at(i)); i++) {
+        if (o->origin[i] != PS_FROM_DEFAULT || !(s->commands & PS_ON(o->command)) || !s->help ||
+            strcmp(s->name, "help") == 0)
+            continue;
+        text = get_env(ps_option_env_name(name, sizeof name, s));
+        if (!text || !*text)
+            continue;
+        rc = ps_option_set(o, s, text, name, err);
+        if (rc < 0)
+            return rc;
+        o->origin[i] = PS_FROM_ENV;
+    }
+    return 0;
+}
+
+static int set_defaults(struct ps_opts *o, struct ps_err *err)
+{
+    const struct ps_opt_spec *s;
+    int rc = 0;
+
+    memset(o, 0, sizeof *o);
+    o->layers.first = o->layers.last = -1;
+    for (size_t i = 0; rc == 0 && (s = ps_option_at(i)); i++)
+        if (s->dflt)
+            rc = ps_option_set(o, s, s->dflt, s->name, err);
+    return rc;
+}
+
+/* --model stands for the first argument; from the environment only where that argument is missing. */
+static void place_model(struct ps_opts *o, const struct ps_command_spec *c)
+{
+    enum ps_opt_origin from = ps_opts_origin(o, "model");
+
+    if (!c->takes_model || from == PS_FROM_DEFAULT ||
+        (from == PS_FROM_ENV && o->n_args >= c->min_args))
+        return;
+    memmove(o->args + 1, o->args, o->n_args * sizeof *o->args);
+    o->args[0] = o->model;
+    o->n_args++;
+}
+
+static int check_arguments(const struct ps_opts *o, const struct ps_command_spec *c,
+                           struct ps_err *err)
+{
+    if (o->n_args < c->min_args)
+        return ps_err_set(err, PS_EUSAGE, "options", "%s: %s is missing: usage: penstock %s %s",
+                          c->name, c->takes_model ? "MODEL" : "an argument", c->name, c->args);
+    if (o->n_args > c->max_args)
+        return ps_err_set(err, PS_EUSAGE, "options",
+                          "%s: '%s' is one argument too many: usage: penstock %s %s", c->name,
+                          o->args[c->max_args], c->name, c->args);
+    for (size_t i = 0; i < o->n_args && i < c->min_args; i++)
+        if (!*o->args[i])
+            return ps_err_set(err, PS_EUSAGE, "options",
+                              "%s: an argument is empty: usage: penstock %s %s", c->name, c->name,
+                              c->args);
+    if (c->words && !ps_choice_has(c->words, o->args[0]))
+        return ps_err_set(err, PS_EUSAGE, "options", "%s: '%s' is none of %s", c->name, o->args[0],
+                          c->words);
+    return 0;
+}
+
+int ps_opts_parse(struct ps_opts *o, int argc, char **argv,
+                  const char *(*get_env)(const char *name), struct ps_err *err)
+{
+    struct reader r = {.o = o, .argv = argv, .argc = argc, .err = err};
+    const struct ps_command_spec *c;
+    int rc = set_defaults(o, err);
+
+    if (rc < 0)
+        return rc;
+    o->args = ps_calloc((size_t)argc + 2, sizeof *o->args); /* + --model */
+    if (!o->args)
+        return ps_err_set(err, PS_ENOMEM, "options", "out of memory");
+    rc = read_arguments(&r);
+    if (rc == 0 && o->n_args > 0)
+        rc = find_command(&r);
+    if (rc < 0 || o->help || o->version || o->man)
+        return rc;
+    c = ps_command_get(o->command);
+    if (!c)
+        return 0; /* the caller prints the short usage */
+    rc = check_applicable(&r);
+    if (rc == 0)
+        rc = read_environment(o, get_env, err);
+    if (rc < 0)
+        return rc;
+    place_model(o, c);
+    return check_arguments(o, c, err);
+}
+
+void ps_opts_deinit(struct ps_opts *o)
+{
+    ps_free(o->args);
+    ps_free(o->stop.items);
+    o->args = NULL;
+    o->stop.items = NULL;
+}
+
+enum ps_opt_origin ps_opts_origin(const struct ps_opts *o, const char *name)
+{
+    int row = ps_option_find_long(name, strlen(name));
+
+    return row < 0 ? PS_FROM_DEFAULT : (enum ps_opt_origin)o->origin[row];
+}
