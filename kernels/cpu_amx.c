@@ -66,17 +66,6 @@ void ps_amx_thread_start(void)
 #define TILE_ROWS  16
 #define TILE_ACT   8 /* activation rows in a B tile */
 
-static size_t steps_of(size_t K)
-{
-    return ps_div_up(K, STEP);
-}
-
-/* Of one activation row: its share of the B tiles. */
-static size_t col_bytes(size_t K)
-{
-    return steps_of(K) * (TILE_BYTES / TILE_ACT);
-}
-
 /* Where the tile of row-tile `i` for the step at k is: in the panel if it is whole there, else in `pad`, copied and filled up
  * with zeros, because the panel may be the end of its buffer. */
 static const uint8_t *a_tile(const struct ps_micro *m, size_t i, size_t k, uint8_t *pad,
@@ -103,17 +92,24 @@ static void ahead(const struct ps_micro *m, size_t k)
         __builtin_prefetch(m->ahead + i * m->row_stride + 2 * k, 0, 2);
 }
 
-/* sums[tile row][tile column][row][column] of 1 or 2 row tiles times 1 or 2 B tiles. Tile numbers must be literals: sums
- * in 0-3, A in 4-5, B in 6-7. */
-static void tiles(const struct ps_micro *m, bool two_rows, bool two_cols, float sums[2][2][16][16])
+/* sums: the tiles of rows 0-15 times columns 0-7 and 8-15, then of rows 16-31, 256 floats each. `begun`: they hold the sums
+ * so far. Tile numbers must be literals: sums in 0-3, A in 4-5, B in 6-7. */
+static void tiles(const struct ps_micro *m, bool two_rows, bool two_cols, float *sums)
 {
     _Alignas(64) uint8_t pad[2][TILE_BYTES];
     size_t stride, b_step = two_cols ? 2 * TILE_BYTES : TILE_BYTES;
     const uint8_t *a, *b = m->a;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if (m->begun) {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + 256, 64);
+        _tile_loadd(2, sums + 512, 64);
+        _tile_loadd(3, sums + 768, 64);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
     for (size_t k = 0; k < m->K; k += STEP, b += b_step) {
         ahead(m, k);
         _tile_loadd(6, b, 64);
@@ -132,20 +128,22 @@ static void tiles(const struct ps_micro *m, bool two_rows, bool two_cols, float 
                 _tile_dpbf16ps(3, 5, 7);
         }
     }
-    _tile_stored(0, sums[0][0], 64);
-    _tile_stored(1, sums[0][1], 64);
-    _tile_stored(2, sums[1][0], 64);
-    _tile_stored(3, sums[1][1], 64);
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 256, 64);
+    _tile_stored(2, sums + 512, 64);
+    _tile_stored(3, sums + 768, 64);
 }
 
 static void run(const struct ps_micro *m)
 {
-    _Alignas(64) float sums[2][2][16][16];
+    _Alignas(64) float here[4 * 256];
+    float *sums = m->more || m->begun ? m->sums : here;
     tiles(m, m->rows > TILE_ROWS, m->cols > TILE_ACT, sums);
-    for (size_t t = 0; t < m->cols; t++) {
+    for (size_t t = 0; t < m->cols && !m->more; t++) {
         float *c = m->c + t * m->ldc;
         for (size_t r = 0; r < m->rows; r++) {
-            const float *two = &sums[r / TILE_ROWS][t / TILE_ACT][r % TILE_ROWS][t % TILE_ACT * 2];
+            size_t tile = r / TILE_ROWS * 2 + t / TILE_ACT;
+            const float *two = sums + tile * 256 + r % TILE_ROWS * 16 + t % TILE_ACT * 2;
             float sum = two[0] + two[1];
             c[r] = m->accumulate ? c[r] + sum : sum;
         }
@@ -156,14 +154,15 @@ static const struct ps_micro_set set = {
     .run = run,
     .rows = 2 * TILE_ROWS,
     .cols = 2 * TILE_ACT,
-    .packed = true,
+    .k_step = STEP,
+    .pad_cols = TILE_ACT,
+    .sum_floats = 2,
 };
 
 /* B tiles of one column block: for each step of K its one or two tiles; row p of a tile holds elements 2p and 2p + 1 of the
  * hi half of activation row 0, of its lo half, of the hi half of row 1, ... */
-static void pack_block(const struct ps_act *act, size_t t0, size_t t1)
+static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
 {
-    uint8_t *to = (uint8_t *)act->packed + t0 * col_bytes(act->K);
     for (size_t k0 = 0; k0 < act->K; k0 += STEP)
         for (size_t first = t0; first < t1; first += TILE_ACT, to += TILE_BYTES) {
             memset(to, 0, TILE_BYTES);
@@ -178,24 +177,17 @@ static void pack_block(const struct ps_act *act, size_t t0, size_t t1)
         }
 }
 
-static void pack_blocks(void *user, size_t begin, size_t end, unsigned thread)
-{
-    const struct ps_act *act = user;
-    (void)thread;
-    for (size_t b = begin; b < end; b++)
-        pack_block(act, ps_col_start(&set, act->T, b), ps_col_start(&set, act->T, b + 1));
-}
-
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return weights == PS_BF16 ? ps_round_up(T, TILE_ACT) * col_bytes(K) : 0;
+    return weights == PS_BF16 ? ps_packed_bytes(&set, T, K) : PLAIN.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
     if (act->weights == PS_BF16)
-        ps_fork_for(pool, ps_col_blocks(&set, act->T),
-                    ps_div_up(PS_FORK_MIN / 4, set.cols * act->K + 1), pack_blocks, (void *)act);
+        ps_drive_pack(pool, &set, act, pack_block);
+    else
+        PLAIN.act_pack(pool, act);
 }
 
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
@@ -206,7 +198,7 @@ static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W
         return;
     }
     struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
-    ps_drive_matmul(pool, &set, col_bytes(act->K), &job);
+    ps_drive_matmul(pool, &set, &job);
 }
 
 static void attention(struct ps_pool *pool, const struct ps_attn *a)

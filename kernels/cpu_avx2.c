@@ -34,6 +34,9 @@
         .rows_narrow = 4,                                                                          \
         .narrow = NARROW,                                                                          \
         .cols = MM_COLS,                                                                           \
+        .k_step = VW,                                                                              \
+        .pad_cols = 1,                                                                             \
+        .sum_floats = VW,                                                                          \
         .even = true,                                                                              \
     };
 
@@ -41,32 +44,33 @@ KERNELS(mm_f32, PS_F32)
 KERNELS(mm_f16, PS_F16)
 KERNELS(mm_bf16, PS_BF16)
 
-static size_t no_act_bytes(enum ps_dtype weights, size_t T, size_t K)
+static const struct ps_micro_set *set_of(enum ps_dtype weights)
 {
-    (void)weights, (void)T, (void)K;
-    return 0;
+    PS_ASSERT(weights == PS_F32 || weights == PS_F16 || weights == PS_BF16);
+    return weights == PS_F32 ? &mm_f32 : weights == PS_F16 ? &mm_f16 : &mm_bf16;
 }
 
-static void no_act_pack(struct ps_pool *pool, const struct ps_act *act)
+static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    (void)pool, (void)act;
+    return ps_packed_bytes(set_of(weights), T, K);
+}
+
+static void act_pack(struct ps_pool *pool, const struct ps_act *act)
+{
+    ps_drive_pack(pool, set_of(act->weights), act, mm_pack_block);
 }
 
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
                    size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate)
 {
-    PS_ASSERT(act->weights == PS_F32 || act->weights == PS_F16 || act->weights == PS_BF16);
-    const struct ps_micro_set *set = act->weights == PS_F32   ? &mm_f32
-                                     : act->weights == PS_F16 ? &mm_f16
-                                                              : &mm_bf16;
     struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
-    ps_drive_matmul(pool, set, act->K * sizeof(float), &job);
+    ps_drive_matmul(pool, set_of(act->weights), &job);
 }
 
 const struct ps_backend ps_cpu_avx2 = {
     .name = "avx2",
-    .act_bytes = no_act_bytes,
-    .act_pack = no_act_pack,
+    .act_bytes = act_bytes,
+    .act_pack = act_pack,
     .matmul = matmul,
     .attention = op_attention,
     .rmsnorm = op_rmsnorm,

@@ -7,7 +7,7 @@
  * the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The instruction treats
  * denormal inputs and results as zero, whatever MXCSR says.
  *
- * Packed activations: column blocks of ps_col_start; within one, for each 32 elements: per column 64 bytes hi, 64 lo. */
+ * Packed activations (matmul_drive.h): for each 32 elements, per column 64 bytes of hi halves, then 64 of lo halves. */
 #include "kernels/vec_avx512.h"
 
 #include "kernels/matmul_impl.h"
@@ -35,11 +35,6 @@ static inline void split(vf x, __m256i *hi, __m256i *lo)
     __m512i l = _mm512_maskz_mov_epi32(_knot_mask16(inf), round_bf16(_mm512_castps_si512(rest)));
     *hi = _mm512_cvtepi32_epi16(h);
     *lo = _mm512_cvtepi32_epi16(l);
-}
-
-static size_t col_bytes(size_t K)
-{
-    return ps_round_up(K, STEP) * 4;
 }
 
 static void pack_column(const float *a, size_t K, uint8_t *to, size_t stride)
@@ -76,11 +71,7 @@ MM_INLINE void dot(const struct ps_micro *m, int R, int C)
     __m512bh w[4];
     const uint8_t *a = m->a;
     size_t k = 0;
-#pragma GCC unroll 6
-    for (int c = 0; c < C; c++)
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++)
-            acc[c][r] = v_zero();
+    mm_begin(m, acc, R, C);
     for (; k + STEP <= m->K; k += STEP, a += C * 128) {
         mm_ahead(m, k * 2);
 #pragma GCC unroll 4
@@ -129,33 +120,29 @@ static const struct ps_micro_set set = {
     .run = run,
     .rows = 4,
     .cols = MM_COLS,
+    .k_step = STEP,
+    .pad_cols = 1,
+    .sum_floats = VW,
     .even = true,
-    .packed = true,
 };
 
-static void pack_blocks(void *user, size_t begin, size_t end, unsigned thread)
+static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
 {
-    const struct ps_act *act = user;
-    (void)thread;
-    for (size_t b = begin; b < end; b++) {
-        size_t t0 = ps_col_start(&set, act->T, b), t1 = ps_col_start(&set, act->T, b + 1);
-        uint8_t *to = (uint8_t *)act->packed + t0 * col_bytes(act->K);
-        for (size_t t = t0; t < t1; t++)
-            pack_column(act->a + t * act->lda, act->K, to + (t - t0) * 128, (t1 - t0) * 128);
-    }
+    for (size_t t = t0; t < t1; t++)
+        pack_column(act->a + t * act->lda, act->K, to + (t - t0) * 128, (t1 - t0) * 128);
 }
 
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return weights == PS_BF16 ? T * col_bytes(K) : 0;
+    return weights == PS_BF16 ? ps_packed_bytes(&set, T, K) : ps_cpu_avx512.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
-    if (act->weights != PS_BF16 || act->T == 0)
-        return;
-    ps_fork_for(pool, ps_col_blocks(&set, act->T), ps_div_up(PS_FORK_MIN, MM_COLS * act->K + 1),
-                pack_blocks, (void *)act);
+    if (act->weights == PS_BF16)
+        ps_drive_pack(pool, &set, act, pack_block);
+    else
+        ps_cpu_avx512.act_pack(pool, act);
 }
 
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
@@ -166,7 +153,7 @@ static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W
         return;
     }
     struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
-    ps_drive_matmul(pool, &set, col_bytes(act->K), &job);
+    ps_drive_matmul(pool, &set, &job);
 }
 
 /* All but the bf16 products is the plain AVX-512 backend's. */

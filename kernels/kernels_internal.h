@@ -26,6 +26,11 @@ static inline size_t ps_min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static inline size_t ps_max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline size_t ps_div_up(size_t a, size_t b)
 {
     return (a + b - 1) / b;

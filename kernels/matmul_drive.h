@@ -1,34 +1,40 @@
 /* How a matrix product is cut into micro-kernels: shared by avx2, avx512 and amx. A micro-kernel computes some rows times
- * some columns of C, each as one whole sum along K; the cut into rows, columns and threads is free, because every sum has
- * its own accumulator and order. "Column" here is a row of activations, a column of the product W x A^T. */
+ * some columns of C; the cut into rows, columns, stretches of K and threads is free, because every sum has its own
+ * accumulator and takes its terms in one order: between two stretches of K the accumulators rest in memory, unrounded and
+ * unreduced. "Column" here is a row of activations, a column of the product W x A^T.
+ *
+ * Packed activations: column blocks one after the other; within a block, for each k_step elements of K (the last one
+ * filled up with zeros), its columns side by side, four bytes per element: a float, or its hi and lo bf16 halves. */
 #ifndef PS_KERNELS_MATMUL_DRIVE_H
 #define PS_KERNELS_MATMUL_DRIVE_H
 #include "kernels/kernels_internal.h"
 
 /* One call of a micro-kernel. */
 struct ps_micro {
-    const uint8_t *w; /* first of the rows */
+    const uint8_t *w; /* first of the rows, at the first element */
     size_t row_stride, rows, cols, K;
-    const uint8_t *a; /* first column: f32 rows lda apart, or a packed column block */
-    size_t lda;       /* elements */
+    const uint8_t *a; /* the column block, at the first element */
     float *c;         /* c[col * ldc + row] */
     size_t ldc;
     bool accumulate;
+    bool more; /* not the last stretch of K: leave the sums in `sums`; K is then a multiple of k_step */
+    bool begun; /* not the first: they are there */
+    float *sums;
     const uint8_t *ahead; /* rows to prefetch meanwhile, row_stride apart */
     size_t n_ahead;
 };
 
 struct ps_micro_set {
-    void (*run)(const struct ps_micro *m); /* m->rows from 1 to rows(m->cols), m->cols from 1 to cols */
-    unsigned rows, rows_narrow;            /* of one call; rows_narrow where T <= narrow */
-    unsigned narrow;
-    unsigned cols;
+    void (*run)(const struct ps_micro *m); /* m->rows from 1 to rows, m->cols from 1 to cols */
+    unsigned rows, cols;
+    unsigned rows_narrow, narrow; /* rows of a call where T <= narrow */
+    unsigned k_step;              /* elements */
+    unsigned pad_cols;            /* column blocks are stored as a multiple of this */
+    unsigned sum_floats;          /* that `sums` takes per row and column */
     bool even; /* column blocks as even as they come (16 is 5 + 5 + 6); else all full but the last */
-    bool packed; /* columns come from act->packed, else from act->a */
 };
 
-/* Column block b, out of ps_col_blocks, holds rows [ps_col_start(b), ps_col_start(b + 1)) of A. The packed layout follows
- * the same cut: block b starts at ps_col_start(b) times the bytes of a column. */
+/* Column block b, out of ps_col_blocks, holds rows [ps_col_start(b), ps_col_start(b + 1)) of A. */
 static inline size_t ps_col_blocks(const struct ps_micro_set *set, size_t T)
 {
     return ps_div_up(T, set->cols);
@@ -39,7 +45,21 @@ static inline size_t ps_col_start(const struct ps_micro_set *set, size_t T, size
     return set->even ? T * b / ps_col_blocks(set, T) : ps_min_size(T, b * set->cols);
 }
 
-/* `col_bytes`: of one column of activations, as the micro-kernels read it. */
-void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set, size_t col_bytes,
+/* Bytes of one column of packed activations; block b starts at ps_col_start(b) times this. */
+static inline size_t ps_col_bytes(const struct ps_micro_set *set, size_t K)
+{
+    return ps_round_up(K, set->k_step) * 4;
+}
+
+static inline size_t ps_packed_bytes(const struct ps_micro_set *set, size_t T, size_t K)
+{
+    return ps_round_up(T, set->pad_cols) * ps_col_bytes(set, K);
+}
+
+/* Calls block(act, t0, t1, to) for every column block, on the pool where that pays. */
+void ps_drive_pack(struct ps_pool *pool, const struct ps_micro_set *set, const struct ps_act *act,
+                   void (*block)(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to));
+
+void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job);
 #endif

@@ -30,28 +30,42 @@ MM_INLINE void mm_ahead(const struct ps_micro *m, size_t byte)
         __builtin_prefetch(m->ahead + i * m->row_stride + byte, 0, 3);
 }
 
-MM_INLINE void mm_put(float *c, float sum, bool accumulate)
-{
-    *c = accumulate ? *c + sum : sum;
-}
-
-/* Sums of R rows of one column, to R neighbours in C. */
+/* Sums of R rows of one column: to R neighbours in C, or as they are to their resting place. */
 MM_INLINE void mm_finish(const struct ps_micro *m, const vf *acc, size_t col, int R)
 {
     float *c = m->c + col * m->ldc;
+    if (m->more) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            v_store(m->sums + (col * R + r) * VW, acc[r]);
+        return;
+    }
     if (R == 4) {
         __m128 s = v_sum4(acc[0], acc[1], acc[2], acc[3]);
         _mm_storeu_ps(c, m->accumulate ? _mm_add_ps(_mm_loadu_ps(c), s) : s);
-    } else
-        for (int r = 0; r < R; r++)
-            mm_put(c + r, v_sum(acc[r]), m->accumulate);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        float sum = v_sum(acc[r]);
+        c[r] = m->accumulate ? c[r] + sum : sum;
+    }
 }
 
-MM_INLINE void mm_step(vf (*acc)[4], const vf *w, const float *const *a, size_t k, int R, int C)
+MM_INLINE void mm_begin(const struct ps_micro *m, vf (*acc)[4], int R, int C)
+{
+#pragma GCC unroll 6
+    for (int c = 0; c < C; c++)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+            acc[c][r] = m->begun ? v_load(m->sums + (c * R + r) * VW) : v_zero();
+}
+
+MM_INLINE void mm_step(vf (*acc)[4], const vf *w, const float *a, int R, int C)
 {
 #pragma GCC unroll 6
     for (int c = 0; c < C; c++) {
-        vf x = v_load(a[c] + k);
+        vf x = v_load(a + c * VW);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++)
             acc[c][r] = v_fma(w[r], x, acc[c][r]);
@@ -62,46 +76,45 @@ MM_INLINE void mm_fma(const struct ps_micro *m, enum ps_dtype t, int R, int C)
 {
     const size_t size = t == PS_F32 ? 4 : 2, line = 64 / size; /* elements of a cache line */
     vf acc[MM_COLS][4], w[4];
-    const float *a[MM_COLS];
+    const float *a = (const float *)(const void *)m->a;
     size_t k = 0;
-#pragma GCC unroll 6
-    for (int c = 0; c < C; c++) {
-        a[c] = (const float *)(const void *)m->a + (size_t)c * m->lda;
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++)
-            acc[c][r] = v_zero();
-    }
+    mm_begin(m, acc, R, C);
     for (; k + line <= m->K; k += line) {
         mm_ahead(m, k * size);
 #pragma GCC unroll 4
-        for (size_t i = 0; i < line; i += VW) {
+        for (size_t i = 0; i < line; i += VW, a += C * VW) {
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
                 w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k + i);
-            mm_step(acc, w, a, k + i, R, C);
+            mm_step(acc, w, a, R, C);
         }
     }
-    for (; k + VW <= m->K; k += VW) {
+    for (; k + VW <= m->K; k += VW, a += C * VW) {
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++)
             w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k);
-        mm_step(acc, w, a, k, R, C);
+        mm_step(acc, w, a, R, C);
     }
     if (k < m->K) {
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++)
             w[r] = mm_load_n(m->w + (size_t)r * m->row_stride, t, k, m->K - k);
-#pragma GCC unroll 6
-        for (int c = 0; c < C; c++) {
-            vf x = v_load_n(a[c] + k, m->K - k);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++)
-                acc[c][r] = v_fma(w[r], x, acc[c][r]);
-        }
+        mm_step(acc, w, a, R, C);
     }
 #pragma GCC unroll 6
     for (int c = 0; c < C; c++)
         mm_finish(m, acc[c], (size_t)c, R);
+}
+
+/* Columns t0 to t1 as floats: see matmul_drive.h. */
+static inline void mm_pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
+{
+    for (size_t t = t0; t < t1; t++) {
+        const float *a = act->a + t * act->lda;
+        float *x = (float *)(void *)to + (t - t0) * VW;
+        for (size_t k = 0; k < act->K; k += VW, x += (t1 - t0) * VW)
+            v_store(x, v_load_n(a + k, ps_min_size(act->K - k, VW)));
+    }
 }
 
 #define MM_KERNEL(name, t, R, C)                                                                   \
@@ -123,6 +136,8 @@ MM_INLINE void mm_run(const struct ps_micro *m, size_t step, const mm_fn *many, 
     for (size_t r = 0; r < m->rows; r++, each.w += m->row_stride, each.c++) {
         one[m->cols](&each);
         each.n_ahead = 0;
+        if (each.sums)
+            each.sums += m->cols * VW;
     }
 }
 #endif

@@ -75,6 +75,22 @@ static void test_invariance(void **state)
     kt_matrix_free(&m);
 }
 
+/* Long rows and many columns: the sums rest in memory between stretches of K. */
+static void test_long_rows(void **state)
+{
+    enum { rows = 20, K = 4200, T = 24 };
+    struct kt_matrix m = kt_matrix_new(PS_BF16, rows, K, 0, 0, 1);
+    float *a = malloc((size_t)T * K * 4), want[T][rows], got[T][rows];
+    (void)state;
+    kt_fill(a, (size_t)T * K, 2);
+    for (size_t t = 0; t < T; t++)
+        kt_matmul(be, NULL, a + t * K, 1, K, &m, 0, rows, want[t], rows, 0, false);
+    kt_matmul(be, NULL, a, T, K, &m, 0, rows, got[0], rows, 0, false);
+    assert_memory_equal(got, want, sizeof want);
+    free(a);
+    kt_matrix_free(&m);
+}
+
 /* The model itself: a product worked out by hand, and denormals as zero. */
 static void test_model(void **state)
 {
@@ -103,6 +119,7 @@ int main(void)
         cmocka_unit_test(test_against_ref),
         cmocka_unit_test(test_precision),
         cmocka_unit_test(test_invariance),
+        cmocka_unit_test(test_long_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

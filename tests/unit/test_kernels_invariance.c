@@ -120,8 +120,36 @@ static void test_invariance(void **state)
             }
 }
 
+/* Where K and T are large, the sums rest in memory between stretches of K. */
+static void test_long_rows(void **state)
+{
+    enum { K = 8300, T = 50, rows = 70 };
+    const struct ps_backend *be[4];
+    size_t n = kt_backends(be);
+    float *a = malloc((size_t)T * K * 4), want[T][rows], got[T][rows];
+    (void)state;
+    kt_fill(a, (size_t)T * K, 3);
+    for (size_t b = 1; b < n; b++)
+        for (size_t t = 0; t < 3; t++) {
+            struct kt_matrix m = kt_matrix_new(types[t], rows, K, t, 0, K);
+            struct ps_pool *pool = kt_pool(2, be[b]);
+            for (size_t i = 0; i < T; i++)
+                kt_matmul(be[b], pool, a + i * K, 1, K, &m, 0, rows, want[i], rows, 0, false);
+            for (size_t i = 7; i <= T; i += i < 20 ? 5 : 9) {
+                memset(got, 0, sizeof got);
+                kt_matmul(be[b], pool, a, i, K, &m, 0, rows, got[0], rows, 0, false);
+                same(be[b], types[t], K, "T =", i, got[0], want[0], i * rows);
+                kt_matmul(be[b], pool, a, i, K, &m, 0, 41, got[0], rows, 0, false);
+                same(be[b], types[t], K, "T =", i, got[0], want[0], i * rows);
+            }
+            ps_pool_free(pool);
+            kt_matrix_free(&m);
+        }
+    free(a);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invariance)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invariance), cmocka_unit_test(test_long_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
