@@ -1,0 +1,225 @@
+/* Opening and closing a model: address in, a planned and running scheduler out. Each step is one call below, in
+ * the order in which bytes are needed. */
+#include "runtime/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "fetcher/store.h"
+
+static const char *const ORIGIN = "engine";
+
+const char *ps_version(void)
+{
+    return PENSTOCK_VERSION;
+}
+
+void ps_string_free(char *s)
+{
+    ps_free(s);
+}
+
+void ps_ids_free(uint32_t *ids)
+{
+    ps_free(ids);
+}
+
+int ps_engine_error(struct ps_error *out, int rc, const struct ps_err *err)
+{
+    if (rc >= 0 || !out)
+        return rc;
+    out->code = rc;
+    out->exit_status = ps_err_exit_status(rc);
+    const char *text = err && err->text[0] ? err->text : ps_err_name(rc);
+    size_t n = strlen(text) < sizeof out->text - 1 ? strlen(text) : sizeof out->text - 1;
+    memcpy(out->text, text, n);
+    out->text[n] = 0;
+    return rc;
+}
+
+static int copy_string(struct ps_engine *e, const char **field, unsigned slot, struct ps_err *err)
+{
+    if (!*field)
+        return 0;
+    e->strings[slot] = ps_strdup(*field);
+    if (!e->strings[slot])
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    *field = e->strings[slot];
+    return 0;
+}
+
+/* The caller's struct may be older (shorter) than ours: what it lacks is zero. */
+static int copy_options(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
+{
+    if (!o || o->struct_size < sizeof(uint32_t) || o->struct_size > sizeof e->o)
+        return ps_err_set(
+            err, PS_EUSAGE,
+            ORIGIN, "ps_engine_options.struct_size is wrong: was this program built for a newer libpenstock?");
+    memcpy(&e->o, o, o->struct_size);
+    const char **fields[] = {&e->o.model,    &e->o.cache_dir,  &e->o.disk,      &e->o.ram,
+                             &e->o.min_free, &e->o.max_egress, &e->o.kv_type_k, &e->o.kv_type_v};
+    for (unsigned i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        int rc = copy_string(e, fields[i], i, err);
+        if (rc < 0)
+            return rc;
+    }
+    if (!e->o.model || !*e->o.model)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "no model given: name a folder or an address such as http://host/model");
+    return 0;
+}
+
+/* $PENSTOCK_CACHE, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
+static int find_cache_dir(struct ps_engine *e, struct ps_err *err)
+{
+    struct ps_strbuf b;
+    ps_strbuf_init(&b, 4096);
+    const char *given = e->o.cache_dir && *e->o.cache_dir ? e->o.cache_dir : getenv("PENSTOCK_CACHE");
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (given && *given)
+        ps_strbuf_puts(&b, given);
+    else if (xdg && xdg[0] == '/')
+        ps_strbuf_printf(&b, "%s/penstock", xdg);
+    else
+        ps_strbuf_printf(&b, "%s/.cache/penstock", home && *home ? home : "");
+    bool ok = ps_strbuf_ok(&b);
+    e->cache_dir = ps_strbuf_take(&b, NULL);
+    ps_strbuf_deinit(&b);
+    return ok && e->cache_dir
+               ? 0
+               : ps_err_set(err, PS_EUSAGE, ORIGIN, "the name of the cache directory is too long");
+}
+
+static int http_version(enum ps_http_version *out, const char *text, struct ps_err *err)
+{
+    *out = PS_HTTP_AUTO;
+    if (!text || !*text || strcmp(text, "auto") == 0)
+        return 0;
+    if (strcmp(text, "h1") != 0 && strcmp(text, "h2") != 0)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "--http: unknown value \"%.20s\": use auto, h1 or h2", text);
+    *out = text[1] == '1' ? PS_HTTP_1 : PS_HTTP_2;
+    return 0;
+}
+
+static int open_source(struct ps_engine *e, struct ps_err *err)
+{
+    struct ps_size egress;
+    struct ps_store_options so = {
+        .connections = e->o.connections,
+        .net_deadline_s = e->o.net_deadline_s,
+        .net_stall_s = e->o.net_stall_s,
+        .direct_io = e->o.direct_io != 2,
+        .stats = &e->stats,
+    };
+    int rc = ps_size_parse(&egress, e->o.max_egress, "--max-egress", err);
+    if (rc == 0 && egress.kind != PS_SIZE_DEFAULT && egress.kind != PS_SIZE_BYTES)
+        rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--max-egress: give a size such as 20G");
+    if (rc == 0)
+        rc = http_version(&so.http, e->o.http_version, err);
+    so.max_egress_bytes = egress.kind == PS_SIZE_BYTES ? egress.bytes : 0;
+    return rc < 0 ? rc : ps_store_open(&e->source, e->o.model, &so, err);
+}
+
+static int open_model(struct ps_engine *e, struct ps_err *err)
+{
+    int rc;
+    if ((rc = open_source(e, err)) < 0 || (rc = ps_model_files_open(&e->files, e->source, err)) < 0)
+        return rc;
+    if ((rc = ps_arch_read(&e->arch, e->files.config, e->files.config_len, err)) < 0 ||
+        (rc = ps_weights_bind(&e->weights, e->files.map, e->arch, err)) < 0)
+        return rc;
+    return ps_weights_order(&e->order, &e->n_order, e->weights, e->files.map, err);
+}
+
+static int open_compute(struct ps_engine *e, struct ps_err *err)
+{
+    int rc = ps_backend_choose(&e->backend, err);
+    unsigned threads = e->o.threads ? e->o.threads : ps_host_cpus();
+    if (rc < 0)
+        return rc;
+    return ps_pool_new(&e->pool, threads, ps_backend_thread_start, (void *)(uintptr_t)e->backend,
+                       err);
+}
+
+static int open_all(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
+{
+    int rc;
+    enum ps_dtype v_type;
+    if ((rc = copy_options(e, o, err)) < 0 || (rc = find_cache_dir(e, err)) < 0)
+        return rc;
+    if ((rc = ps_kv_dtype_parse(&e->kv_type, e->o.kv_type_k, PS_F16, "-ctk", err)) < 0 ||
+        (rc = ps_kv_dtype_parse(&v_type, e->o.kv_type_v, e->kv_type, "-ctv", err)) < 0)
+        return rc;
+    if (v_type != e->kv_type)
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "-ctk and -ctv must be the same type in this version");
+    if ((rc = open_model(e, err)) < 0)
+        return rc;
+    if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
+        return rc;
+    ps_probes_load(&e->probes, e->cache_dir);
+    if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_budgets(e, err)) < 0)
+        return rc;
+    uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
+    rc = ps_engine_plan(e, ctx, e->o.max_rows ? e->o.max_rows : ctx, err);
+    if (rc == 0 && !e->o.headers_only) {
+        rc = ps_engine_start_sweep(e, err);
+        if (rc == 0)
+            ps_sweep_allow(e->sweep,
+                           1); /* the first extents are on their way while the tokenizer is still being read */
+    }
+    return rc;
+}
+
+int ps_engine_open(struct ps_engine **out, const struct ps_engine_options *options,
+                   struct ps_error *error)
+{
+    struct ps_err err = {0};
+    ps_log_init_from_env();
+    struct ps_engine *e = ps_calloc(1, sizeof *e);
+    if (!e)
+        return ps_engine_error(error, PS_ENOMEM, NULL);
+    e->opened_ns = ps_now_ns();
+    int rc = open_all(e, options, &err);
+    if (rc < 0) {
+        ps_engine_close(e);
+        return ps_engine_error(error, rc, &err);
+    }
+    *out = e;
+    return 0;
+}
+
+void ps_engine_close(struct ps_engine *e)
+{
+    if (!e)
+        return;
+    ps_engine_learn_rates(e);
+    ps_sweep_close(e->sweep);
+    if (e->tokenizer_started && !e->tokenizer_joined)
+        pthread_join(e->tokenizer_thread, NULL);
+    ps_tokenizer_close(e->tokenizer);
+    if (e->cache)
+        ps_cache_close(e->cache);
+    ps_source_close(e->source);
+    ps_pool_free(e->pool);
+    ps_plan_deinit(&e->plan);
+    ps_weights_free(e->weights);
+    ps_arch_free(e->arch);
+    ps_model_files_close(&e->files);
+    ps_free(e->order);
+    ps_free(e->tier);
+    ps_free(e->cache_dir);
+    for (size_t i = 0; i < sizeof e->strings / sizeof e->strings[0]; i++)
+        ps_free(e->strings[i]);
+    ps_free(e);
+}
+
+void ps_engine_interrupt(struct ps_engine *e)
+{
+    atomic_store(&e->interrupt, 1);
+}

@@ -1,0 +1,298 @@
+/* Budgets and the plan of one engine: what the user wrote, what the machine has, and what the model needs become
+ * the input of the pure planner. */
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "runtime/engine.h"
+
+static const char *const ORIGIN = "engine";
+#define MIB          (1ull << 20)
+#define GIB          (1ull << 30)
+#define RING_MIN     8u
+#define GATHER_SLOTS 2u
+/* Beside weights and rows: one transfer buffer a connection, tables of the map and index, the vocabulary's
+ * strings. The program text and its libraries are inside the 64 MiB that the contract grants over --ram. */
+#define NET_BUFFER_BYTES   (640u * 1024)
+#define EXTENT_TABLE_BYTES 200u
+#define TOKEN_BYTES        160u
+
+static bool dir_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static int disk_budget(struct ps_engine *e, uint64_t *out, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    uint64_t free_bytes, total;
+    int rc;
+    switch (e->disk.kind) {
+    case PS_SIZE_BYTES: *out = e->disk.bytes; return 0;
+    case PS_SIZE_PERCENT: {
+        double share = e->disk.percent / 100;
+        *out = e->disk.percent <= 0
+                   ? 0
+                   : ps_cache_budget_for((uint64_t)(share * (double)m->stored_bytes),
+                                         (uint64_t)(share * (double)m->n_extents) + 1);
+        return 0;
+    }
+    case PS_SIZE_ALL: *out = ps_cache_budget_for(m->stored_bytes, m->n_extents); return 0;
+    case PS_SIZE_MIN:
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "--disk: \"min\" is not a size: use 0, 20G or 25%%");
+    case PS_SIZE_DEFAULT: break;
+    }
+    if ((rc = ps_host_disk_free(e->cache_dir, &free_bytes, &total, err)) < 0)
+        return rc;
+    *out = free_bytes / 2 < 100 * GIB ? free_bytes / 2 : 100 * GIB;
+    return 0;
+}
+
+/* A cache that can't be used is no reason not to run: the model streams. A budget that the user gave and that
+ * can't work is one. */
+static int open_cache(struct ps_engine *e, struct ps_err *err)
+{
+    struct ps_cache_options co = {
+        .budget_bytes = e->disk_budget_bytes,
+        .min_free_bytes = e->min_free.kind == PS_SIZE_BYTES ? e->min_free.bytes : GIB,
+        .stats = &e->stats,
+    };
+    struct ps_err ce = {0};
+    uint64_t least = 0;
+    int rc = ps_cache_open(&e->cache, e->cache_dir, &co, &least, &ce);
+    if (rc == PS_EIO || rc == PS_ENOSPC) {
+        ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
+        return 0;
+    }
+    if (rc < 0) {
+        if (err)
+            *err = ce;
+        return rc;
+    }
+    return ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
+                               e->arch->n_layers, &e->cache_model, err);
+}
+
+int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
+{
+    int rc;
+    if ((rc = ps_size_parse(&e->disk, e->o.disk, "--disk", err)) < 0 ||
+        (rc = ps_size_parse(&e->ram, e->o.ram, "--ram", err)) < 0 ||
+        (rc = ps_size_parse(&e->min_free, e->o.min_free, "--min-free", err)) < 0)
+        return rc;
+    if (e->source->local)
+        return 0;
+    if ((rc = disk_budget(e, &e->disk_budget_bytes, err)) < 0)
+        return rc;
+    /* --disk 0 makes no index; a folder from an earlier run is opened all the same, because it has to shrink */
+    if (e->disk_budget_bytes == 0)
+        return dir_exists(e->cache_dir) ? ps_cache_clear(e->cache_dir, err) : 0;
+    return open_cache(e, err);
+}
+
+/* ---- the planner's input ---- */
+
+static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows)
+{
+    const struct ps_arch *a = e->arch;
+    uint64_t connections = e->o.connections ? e->o.connections : 8;
+    uint64_t n = ps_kv_bytes(a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->kv_type, e->kv_type);
+    n += ps_forward_bytes(a, e->weights, e->files.map, e->backend, rows, 0, ps_pool_threads(e->pool));
+    n += (uint64_t)a->vocab * (sizeof(float) + 16); /* logits, sampler */
+    n += e->o.without_tokenizer ? 0 : (uint64_t)a->vocab * TOKEN_BYTES;
+    n += (uint64_t)e->files.map->n_extents * EXTENT_TABLE_BYTES;
+    n += e->source->local ? 0 : connections * NET_BUFFER_BYTES;
+    return n;
+}
+
+static bool is_vector(const struct ps_map *m, uint32_t extent)
+{
+    const struct ps_tensor *t = &m->tensors[m->extents[extent].tensor];
+    return t->n_dims <= 1;
+}
+
+/* Extents in order of use, then those that are only gathered: the planner's index -> extent index in *which. */
+static uint32_t list_extents(const struct ps_engine *e, struct ps_plan_extent *list, uint32_t *which)
+{
+    const struct ps_map *m = e->files.map;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->n_order; i++) {
+        const struct ps_extent *x = &m->extents[e->order[i]];
+        which[n] = e->order[i];
+        list[n++] =
+            (struct ps_plan_extent){x->stored_bytes, x->raw_bytes, true, is_vector(m, e->order[i])};
+    }
+    if (e->weights->embed == e->weights->head)
+        return n;
+    const struct ps_tensor *t = &m->tensors[e->weights->embed];
+    for (uint32_t i = 0; i < t->n_extents; i++) {
+        const struct ps_extent *x = &m->extents[t->first_extent + i];
+        which[n] = t->first_extent + i;
+        list[n++] = (struct ps_plan_extent){x->stored_bytes, x->raw_bytes, false, false};
+    }
+    return n;
+}
+
+static struct ps_plan_rates rates_of(const struct ps_engine *e)
+{
+    const struct ps_probes *p = &e->probes;
+    return (struct ps_plan_rates){p->link_bytes_s, p->disk_bytes_s, p->ram_bytes_s, p->flops,
+                                  p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
+}
+
+/* --ram as bytes. The default is what helps, at most 80 % of what is free; a percentage is of the model's stored
+ * bytes, on top of what has to be there in any case. */
+static uint64_t ram_budget(const struct ps_engine *e, const struct ps_plan_input *in, uint64_t least)
+{
+    uint64_t all = least + (uint64_t)(in->ring_slots_want - in->ring_slots_min) * in->slot_bytes * 4;
+    for (uint32_t i = 0; i < in->n_extents; i++)
+        all += in->extents[i].raw_bytes + 4096;
+    uint64_t free80 = ps_host_free_memory_bytes() / 5 * 4;
+    switch (e->ram.kind) {
+    case PS_SIZE_BYTES: return e->ram.bytes;
+    case PS_SIZE_PERCENT:
+        return least + (uint64_t)(e->ram.percent / 100 * (double)e->files.map->raw_bytes);
+    case PS_SIZE_MIN: return least;
+    case PS_SIZE_ALL:
+    case PS_SIZE_DEFAULT: break;
+    }
+    return all < free80 ? all : free80 > least ? free80 : least;
+}
+
+static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    memset(e->tier, 0, m->n_extents);
+    for (uint32_t i = 0; i < n; i++)
+        e->tier[which[i]] = e->plan.tier[i];
+    if (!e->cache || ps_cache_is_read_only(e->cache))
+        return 0;
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)n * PS_SHA256_BYTES + 1);
+    if (!keys)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning");
+    size_t k = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (e->plan.tier[i] & PS_TIER_DISK)
+            memcpy(keys[k++], m->extents[which[i]].key, PS_SHA256_BYTES);
+    int rc =
+        ps_cache_set_plan(e->cache, e->cache_model, (const uint8_t(*)[PS_SHA256_BYTES])keys, k, err);
+    ps_free(keys);
+    return rc;
+}
+
+static uint32_t ring_want(uint64_t slot_bytes)
+{
+    uint64_t n = slot_bytes ? 128 * MIB / slot_bytes : RING_MIN;
+    return n < 16 ? 16 : n > 96 ? 96 : (uint32_t)n;
+}
+
+int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    struct ps_plan_extent *list = ps_calloc((size_t)m->n_extents + 1, sizeof *list);
+    uint32_t *which = ps_calloc((size_t)m->n_extents + 1, sizeof *which);
+    if (!e->tier)
+        e->tier = ps_calloc((size_t)m->n_extents + 1, 1);
+    int rc = 0;
+    if (!list || !which || !e->tier) {
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", m->n_extents);
+        goto out;
+    }
+    struct ps_plan_input in = {
+        .extents = list,
+        .n_extents = list_extents(e, list, which),
+        .local = e->source->local,
+        .disk_bytes = e->cache ? ps_cache_usable_bytes(e->cache, m->n_extents) : 0,
+        .fixed_bytes = fixed_bytes(e, ctx, rows),
+        .slot_bytes = ps_sweep_slot_bytes(m),
+        .ring_slots_min = RING_MIN,
+        .gather_bytes = GATHER_SLOTS * ps_sweep_gather_slot_bytes(m, e->weights->embed),
+        .gather_bytes_per_sweep = ps_sweep_gather_slot_bytes(m, e->weights->embed),
+        .rates = rates_of(e),
+    };
+    in.ring_slots_want = ring_want(in.slot_bytes);
+    ps_plan_deinit(&e->plan);
+    struct ps_plan probe; /* the least comes out of a plan without a budget */
+    rc = ps_plan_make(&probe, &in, NULL);
+    uint64_t least = probe.ram_min_bytes;
+    ps_plan_deinit(&probe);
+    if (rc < 0 && rc != PS_EBUDGET) {
+        ps_err_set(err, rc, ORIGIN, "out of memory: planning");
+        goto out;
+    }
+    in.ram_bytes = e->ram_budget_bytes = ram_budget(e, &in, least);
+    rc = ps_plan_make(&e->plan, &in, err);
+    if (rc == 0)
+        rc = publish_plan(e, which, in.n_extents, err);
+    e->planned = rc == 0;
+    e->planned_ctx = ctx;
+    e->planned_rows = rows;
+out:
+    ps_free(list);
+    ps_free(which);
+    return rc;
+}
+
+int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
+{
+    if (e->sweep)
+        return 0;
+    struct ps_sweep_options so = {
+        .map = e->files.map,
+        .source = e->source,
+        .cache = e->cache,
+        .cache_model = e->cache_model,
+        .order = e->order,
+        .n_order = e->n_order,
+        .tier = e->tier,
+        .ring_slots = e->plan.ring_slots,
+        .gather_tensor = e->weights->embed,
+        .gather_slots = GATHER_SLOTS,
+        .stats = &e->stats,
+        .interrupt = &e->interrupt,
+    };
+    return ps_sweep_open(&e->sweep, &so, err);
+}
+
+/* ---- the plan as facts ---- */
+
+void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w)
+{
+    const struct ps_map *m = e->files.map;
+    const struct ps_plan *p = &e->plan;
+    char id[2 * PS_SHA256_BYTES + 1];
+    ps_hex_encode(m->model_id, PS_SHA256_BYTES, id);
+    ps_jw_object(w);
+    ps_jw_kstring(w, "model_id", id);
+    ps_jw_kuint(w, "model_bytes", m->raw_bytes);
+    ps_jw_kuint(w, "stored_bytes", m->stored_bytes);
+    ps_jw_kuint(w, "layers", e->arch->n_layers);
+    ps_jw_kuint(w, "extents", m->n_extents);
+    ps_jw_kuint(w, "extent_bytes", m->extent_target_bytes);
+    ps_jw_kuint(w, "disk_bytes", p->disk_weight_bytes);
+    ps_jw_kuint(w, "disk_budget_bytes", e->disk_budget_bytes);
+    ps_jw_kuint(w, "ram_bytes", p->ram_weight_bytes);
+    ps_jw_kuint(w, "ram_budget_bytes", e->ram_budget_bytes);
+    ps_jw_kuint(w, "ram_min_bytes", p->ram_min_bytes);
+    ps_jw_kuint(w, "ring_slots", p->ring_slots);
+    ps_jw_kuint(w, "bytes_per_sweep", p->bytes_per_sweep);
+    ps_jw_kuint(w, "bytes_net_per_sweep", p->bytes_net_per_sweep);
+    ps_jw_kuint(w, "bytes_disk_per_sweep", p->bytes_disk_per_sweep);
+    ps_jw_key(w, "predicted_s_per_token");
+    if (p->predicted_s_per_token < 0)
+        ps_jw_null(w);
+    else
+        ps_jw_double(w, p->predicted_s_per_token);
+    ps_jw_kstring(w, "binds", p->binds);
+    ps_jw_key(w, "probe_age_s");
+    if (e->probes.wall_s)
+        ps_jw_double(w, rates_of(e).age_s);
+    else
+        ps_jw_null(w);
+    ps_jw_object_end(w);
+}

@@ -1,0 +1,191 @@
+/* Rates of this machine's links, measured and remembered: what the plan predicts with. Every run leaves what it
+ * saw; doctor measures on purpose. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/host.h"
+#include "base/json.h"
+#include "kernels/bench_gemv.h"
+#include "runtime/bench.h"
+#include "runtime/engine.h"
+
+static const char *const ORIGIN = "probe";
+static const char FILE_NAME[] = "probes.json";
+#define LEARN_MIN_BYTES (16ull << 20) /* less than this says more about latency than about a rate */
+#define LEARN_MIN_S     0.05
+
+static char *probe_path(const char *dir, const char *suffix)
+{
+    struct ps_strbuf b;
+    ps_strbuf_init(&b, 8192);
+    ps_strbuf_printf(&b, "%s/%s%s", dir, FILE_NAME, suffix);
+    char *p = ps_strbuf_take(&b, NULL);
+    ps_strbuf_deinit(&b);
+    return p;
+}
+
+void ps_probes_load(struct ps_probes *p, const char *dir)
+{
+    struct ps_probes v = {0};
+    struct ps_json *root = NULL;
+    char *text = NULL, *path = probe_path(dir, "");
+    size_t len;
+    int64_t wall = 0;
+    /* Figures are advice: a file that can't be read or believed is as good as none. */
+    if (path && ps_file_read(&text, &len, path, 65536, NULL) == 0 &&
+        ps_json_parse(&root, text, len, NULL, NULL) == 0 &&
+        ps_json_get_double(root, "link_bytes_s", 0, &v.link_bytes_s, NULL) == 0 &&
+        ps_json_get_double(root, "disk_read_bytes_s", 0, &v.disk_bytes_s, NULL) == 0 &&
+        ps_json_get_double(root, "ram_bytes_s", 0, &v.ram_bytes_s, NULL) == 0 &&
+        ps_json_get_int(root, "measured_at", 0, &wall, NULL) == 0 && wall >= 0) {
+        v.wall_s = (uint64_t)wall;
+        *p = v;
+    }
+    ps_json_free(root);
+    ps_free(text);
+    ps_free(path);
+}
+
+static void write_probes(struct ps_json_writer *w, const struct ps_probes *p)
+{
+    ps_jw_object(w);
+    ps_jw_kdouble(w, "link_bytes_s", p->link_bytes_s);
+    ps_jw_kdouble(w, "disk_read_bytes_s", p->disk_bytes_s);
+    ps_jw_kdouble(w, "ram_bytes_s", p->ram_bytes_s);
+    ps_jw_kuint(w, "measured_at", p->wall_s);
+    ps_jw_object_end(w);
+}
+
+void ps_probes_save(const struct ps_probes *p, const char *dir)
+{
+    struct ps_strbuf b;
+    struct ps_json_writer w;
+    ps_strbuf_init(&b, 4096);
+    ps_jw_init(&w, &b);
+    write_probes(&w, p);
+    char *tmp = probe_path(dir, ".tmp"), *path = probe_path(dir, "");
+    int fd = tmp && path && ps_strbuf_ok(&b)
+                 ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)
+                 : -1;
+    if (fd >= 0) {
+        bool ok = write(fd, b.data, b.len) == (ssize_t)b.len;
+        close(fd);
+        if (!ok || rename(tmp, path) != 0)
+            unlink(tmp);
+    }
+    ps_free(tmp);
+    ps_free(path);
+    ps_strbuf_deinit(&b);
+}
+
+void ps_engine_learn_rates(struct ps_engine *e)
+{
+    uint64_t net = ps_stat_get(&e->stats.bytes_net);
+    double busy_s = (double)ps_stat_get(&e->stats.link_busy_ns) / 1e9;
+    if (!e->source || e->source->local || !e->cache || ps_cache_is_read_only(e->cache) ||
+        net < LEARN_MIN_BYTES || busy_s < LEARN_MIN_S)
+        return;
+    e->probes.link_bytes_s = (double)net / busy_s;
+    e->probes.wall_s = ps_wall_s();
+    ps_probes_save(&e->probes, e->cache_dir);
+}
+
+/* ---- on purpose: doctor, plan --probe ---- */
+
+static void probe_progress(void *user, uint64_t done, uint64_t total)
+{
+    struct ps_engine *e = user;
+    if (e->o.progress)
+        e->o.progress(e->o.progress_user, "fetch", done, total);
+}
+
+/* The first extents of the model until the time is up, through the scheduler's own path but past the cache. */
+static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    uint64_t net0 = ps_stat_get(&e->stats.bytes_net), busy0 = ps_stat_get(&e->stats.link_busy_ns),
+             t0 = ps_now_ns();
+    uint32_t at = 0, batch = 16;
+    uint8_t *none = ps_calloc((size_t)m->n_extents + 1, 1);
+    struct ps_sweep *s = NULL;
+    struct ps_sweep_options so = {.map = m,
+                                  .source = e->source,
+                                  .order = e->order,
+                                  .n_order = e->n_order,
+                                  .tier = none,
+                                  .ring_slots = 16,
+                                  .gather_tensor = e->weights->embed,
+                                  .gather_slots = 1,
+                                  .stats = &e->stats,
+                                  .interrupt = &e->interrupt};
+    int rc = none ? ps_sweep_open(&s, &so, err) : PS_ENOMEM;
+    while (rc == 0 && at < e->n_order && ps_seconds_since(t0) < seconds) {
+        uint32_t n = e->n_order - at < batch ? e->n_order - at : batch;
+        rc = ps_sweep_fetch(s, e->order + at, n, NULL, NULL, err);
+        at += n;
+        probe_progress(e, at, e->n_order);
+    }
+    ps_sweep_close(s);
+    ps_free(none);
+    double busy_s = (double)(ps_stat_get(&e->stats.link_busy_ns) - busy0) / 1e9;
+    if (rc == 0 && busy_s > 0)
+        e->probes.link_bytes_s = (double)(ps_stat_get(&e->stats.bytes_net) - net0) / busy_s;
+    return rc;
+}
+
+static void probe_memory(struct ps_engine *e)
+{
+    double gb_s = 0;
+    if (ps_bench_read_bandwidth(&gb_s, ps_pool_threads(e->pool), NULL) == 0)
+        e->probes.ram_bytes_s = gb_s * 1e9;
+}
+
+static int probe_disk(struct ps_engine *e, struct ps_err *err)
+{
+    double read_bytes_s = 0, write_bytes_s = 0;
+    int rc = ps_bench_disk(&read_bytes_s, &write_bytes_s, e->cache_dir, 64u << 20, err);
+    if (rc == 0)
+        e->probes.disk_bytes_s = read_bytes_s;
+    return rc;
+}
+
+int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct ps_error *error)
+{
+    struct ps_err err = {0};
+    struct ps_strbuf b;
+    struct ps_json_writer w;
+    int rc = 0;
+    if (!e->source->local)
+        rc = probe_link(e, seconds > 0 ? seconds : 2, &err);
+    if (rc == 0 && e->cache)
+        rc = probe_disk(e, &err);
+    if (rc == 0)
+        probe_memory(e);
+    e->probes.wall_s = ps_wall_s();
+    if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
+        ps_probes_save(&e->probes, e->cache_dir);
+    if (rc == 0)
+        rc = ps_engine_plan(e, e->planned_ctx, e->planned_rows, &err);
+    if (rc < 0)
+        return ps_engine_error(error, rc, &err);
+    ps_strbuf_init(&b, 1u << 20);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    ps_jw_key(&w, "probes");
+    write_probes(&w, &e->probes);
+    ps_jw_key(&w, "plan");
+    ps_engine_write_plan(e, &w);
+    ps_jw_kstring(&w, "binds", e->plan.binds);
+    ps_jw_kstring(&w, "backend", e->backend->name);
+    ps_jw_kuint(&w, "threads", ps_pool_threads(e->pool));
+    ps_jw_kuint(&w, "free_memory_bytes", ps_host_free_memory_bytes());
+    ps_jw_object_end(&w);
+    *out = ps_strbuf_take(&b, NULL);
+    ps_strbuf_deinit(&b);
+    return *out ? 0
+                : ps_engine_error(error, ps_err_set(&err, PS_ENOMEM, ORIGIN, "out of memory"), &err);
+}

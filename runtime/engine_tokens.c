@@ -1,0 +1,127 @@
+/* The tokenizer of an engine: read on a thread of its own while the first weights are on their way. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "fetcher/store.h"
+#include "runtime/engine.h"
+
+static const char *const ORIGIN = "tokenizer";
+#define TOKENIZER_MAX_BYTES (128ull << 20)
+#define SMALL_MAX_BYTES     (4ull << 20)
+
+/* Nullable small file: absent is fine, unreadable is not. */
+static int small_file(char **out, size_t *len, const struct ps_model_files *f,
+                      struct ps_source *src, const char *name, struct ps_err *err)
+{
+    int rc = f ? ps_model_files_get(out, len, f, src, name, SMALL_MAX_BYTES, err)
+               : ps_source_get(src, name, SMALL_MAX_BYTES, out, len, NULL, err);
+    if (rc == PS_ENOTFOUND || rc == PS_EREFUSED) {
+        *out = NULL;
+        *len = 0;
+        return 0;
+    }
+    return rc;
+}
+
+int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_model_files *files,
+                             struct ps_source *src, struct ps_err *err)
+{
+    enum { JSON, CONFIG, GENERATION, SPECIAL, MODEL, N };
+    static const char *const NAMES[N] = {"tokenizer.json", "tokenizer_config.json",
+                                         "generation_config.json", "special_tokens_map.json",
+                                         "config.json"};
+    char *text[N] = {0};
+    size_t len[N] = {0};
+    int rc = files ? ps_model_files_get(&text[JSON], &len[JSON], files, src, NAMES[JSON],
+                                        TOKENIZER_MAX_BYTES, err)
+                   : ps_source_get(src, NAMES[JSON], TOKENIZER_MAX_BYTES, &text[JSON], &len[JSON],
+                                   NULL, err);
+    if (rc == PS_ENOTFOUND)
+        ps_err_set(err, rc, ORIGIN,
+                   "no tokenizer.json: %s: add the file, or give token ids (logits --tokens)",
+                   src->label);
+    for (int i = CONFIG; rc == 0 && i < N; i++)
+        rc = small_file(&text[i], &len[i], files, src, NAMES[i], err);
+    if (rc == 0) {
+        struct ps_tokenizer_files tf = {
+            text[JSON],      len[JSON],     text[CONFIG], len[CONFIG], text[GENERATION],
+            len[GENERATION], text[SPECIAL], len[SPECIAL], text[MODEL], len[MODEL],
+        };
+        rc = ps_tokenizer_open(out, &tf, err);
+    }
+    for (int i = 0; i < N; i++)
+        ps_free(text[i]);
+    return rc;
+}
+
+static void *tokenizer_main(void *engine)
+{
+    struct ps_engine *e = engine;
+    e->tokenizer_rc =
+        ps_tokenizer_from_source(&e->tokenizer, &e->files, e->source, &e->tokenizer_err);
+    return NULL;
+}
+
+int ps_engine_start_tokenizer(struct ps_engine *e, struct ps_err *err)
+{
+    if (pthread_create(&e->tokenizer_thread, NULL, tokenizer_main, e) != 0)
+        return ps_err_set(err, PS_EFAIL, ORIGIN,
+                          "can't start a thread: check the limit on processes");
+    e->tokenizer_started = true;
+    return 0;
+}
+
+int ps_engine_need_tokenizer(struct ps_engine *e, struct ps_err *err)
+{
+    if (!e->tokenizer_started)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "the engine was opened without a tokenizer");
+    if (!e->tokenizer_joined)
+        pthread_join(e->tokenizer_thread, NULL);
+    e->tokenizer_joined = true;
+    if (e->tokenizer_rc < 0 && err)
+        *err = e->tokenizer_err;
+    return e->tokenizer_rc;
+}
+
+int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32_t flags,
+                       uint32_t **ids, size_t *n, struct ps_error *error)
+{
+    struct ps_err err = {0};
+    uint32_t *list = NULL;
+    size_t count = 0;
+    int rc = ps_engine_need_tokenizer(e, &err);
+    if (rc == 0)
+        rc = ps_tokenize(e->tokenizer, text, len, flags, &list, &count, &err);
+    if (rc < 0) {
+        ps_free(list);
+        return ps_engine_error(error, rc, &err);
+    }
+    *ids = list;
+    *n = count;
+    return 0;
+}
+
+int ps_tokenize_only(const char *model, const char *text, size_t len, uint32_t flags,
+                     uint32_t **ids, size_t *n, struct ps_error *error)
+{
+    struct ps_err err = {0};
+    struct ps_store_options so = {0};
+    struct ps_source *src = NULL;
+    struct ps_tokenizer *t = NULL;
+    uint32_t *list = NULL;
+    size_t count = 0;
+    int rc = ps_store_open(&src, model, &so, &err);
+    if (rc == 0)
+        rc = ps_tokenizer_from_source(&t, NULL, src, &err);
+    if (rc == 0)
+        rc = ps_tokenize(t, text, len, flags, &list, &count, &err);
+    ps_tokenizer_close(t);
+    ps_source_close(src);
+    if (rc < 0) {
+        ps_free(list);
+        return ps_engine_error(error, rc, &err);
+    }
+    *ids = list;
+    *n = count;
+    return 0;
+}

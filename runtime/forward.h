@@ -1,0 +1,41 @@
+/* The forward pass: one sweep over all layers with T rows, driven by the descriptor. Rows of weights come in as
+ * panels from the scheduler, in the order of weights.c; logits go out. Prefill is layer-major: all T rows pass
+ * through a panel before the next one arrives, so a prompt of any length costs one sweep.
+ *
+ * One thread at a time; the pool's threads work inside. No allocation after init. */
+#ifndef PS_RUNTIME_FORWARD_H
+#define PS_RUNTIME_FORWARD_H
+#include <stdatomic.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "base/pool.h"
+#include "kernels/kernels.h"
+#include "runtime/arch.h"
+#include "runtime/kv.h"
+#include "runtime/sweep.h"
+#include "runtime/weights.h"
+
+struct ps_forward;
+struct ps_forward_options {
+    const struct ps_arch *arch;
+    const struct ps_weights *weights;
+    const struct ps_map *map;
+    const struct ps_backend *backend;
+    struct ps_pool *pool;
+    struct ps_sweep *sweep;
+    uint32_t max_rows; /* most T of a call */
+    uint32_t ubatch;   /* rows per kernel call; 0 = 512 */
+    const atomic_int *interrupt;
+};
+/* Bytes of activations and scratch that ps_forward_new allocates. Pure. */
+uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_weights *w,
+                          const struct ps_map *m, const struct ps_backend *b, uint32_t max_rows,
+                          uint32_t ubatch, unsigned threads);
+int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, struct ps_err *err);
+void ps_forward_free(struct ps_forward *f);
+
+/* One sweep: ids[T] at positions pos0.., appended to kv. logits: [vocab] of the last row, or [T][vocab] when
+ * `all`. T <= max_rows. */
+int ps_forward_sweep(struct ps_forward *f, struct ps_kv *kv, const uint32_t *ids, size_t T,
+                     uint32_t pos0, float *logits, bool all, struct ps_err *err);
+#endif

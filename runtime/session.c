@@ -1,0 +1,335 @@
+/* One text being written: prompt in, tokens out, one sweep of the weights per step. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "runtime/engine.h"
+#include "runtime/sampler.h"
+
+static const char *const ORIGIN = "session";
+#define MAX_STOPS  64
+#define STOP_BYTES 4096
+
+struct ps_session {
+    struct ps_engine *e;
+    uint32_t ctx, ubatch;
+    struct ps_kv kv;
+    struct ps_forward *forward;
+    uint32_t forward_rows;
+    uint32_t *history; /* [ctx] ids so far */
+    uint32_t length;
+    float *logits; /* [vocab] */
+};
+
+/* The plan was made for an estimate; what is really needed may be more. What lies in RAM is then planned anew, and
+ * the disk keeps what it has. */
+static int fit_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_err *err)
+{
+    int rc = 0;
+    if (ctx > e->planned_ctx || rows > e->planned_rows || !e->planned) {
+        ps_sweep_close(e->sweep);
+        e->sweep = NULL;
+        rc = ps_engine_plan(e, ctx > e->planned_ctx ? ctx : e->planned_ctx,
+                            rows > e->planned_rows ? rows : e->planned_rows, err);
+    }
+    return rc < 0 ? rc : ps_engine_start_sweep(e, err);
+}
+
+static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx, uint32_t ubatch,
+                        enum ps_dtype kv_type, struct ps_err *err)
+{
+    const struct ps_arch *a = e->arch;
+    s->e = e;
+    s->ctx = ctx;
+    s->ubatch = ubatch;
+    int rc = fit_plan(e, ctx, 1, err);
+    if (rc == 0)
+        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, kv_type, kv_type, err);
+    if (rc < 0)
+        return rc;
+    s->history = ps_calloc((size_t)ctx + 1, sizeof *s->history);
+    s->logits = ps_calloc(a->vocab, sizeof *s->logits);
+    return s->history && s->logits ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps_session_options *o,
+                   struct ps_error *error)
+{
+    struct ps_err err = {0};
+    uint32_t ctx = o && o->ctx_size ? o->ctx_size : e->planned_ctx;
+    struct ps_session *s = ps_calloc(1, sizeof *s);
+    if (!s)
+        return ps_engine_error(error, PS_ENOMEM, NULL);
+    int rc = session_init(s, e, ctx, o ? o->ubatch : 0, e->kv_type, &err);
+    if (rc < 0) {
+        ps_session_free(s);
+        return ps_engine_error(error, rc, &err);
+    }
+    *out = s;
+    return 0;
+}
+
+void ps_session_free(struct ps_session *s)
+{
+    if (!s)
+        return;
+    ps_forward_free(s->forward);
+    ps_kv_deinit(&s->kv);
+    ps_free(s->history);
+    ps_free(s->logits);
+    ps_free(s);
+}
+
+static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
+{
+    struct ps_engine *e = s->e;
+    if (s->forward && s->forward_rows >= rows)
+        return 0;
+    ps_forward_free(s->forward);
+    s->forward = NULL;
+    int rc = fit_plan(e, s->ctx, rows, err);
+    if (rc < 0)
+        return rc;
+    struct ps_forward_options fo = {e->arch,  e->weights, e->files.map, e->backend,   e->pool,
+                                    e->sweep, rows,       s->ubatch,    &e->interrupt};
+    s->forward_rows = rows;
+    return ps_forward_new(&s->forward, &fo, err);
+}
+
+static int sweep(struct ps_session *s, const uint32_t *ids, size_t n, float *logits, bool all,
+                 struct ps_err *err)
+{
+    struct ps_engine *e = s->e;
+    uint64_t t0 = ps_now_ns();
+    int rc = ps_forward_sweep(s->forward, &s->kv, ids, n, s->length, logits, all, err);
+    ps_stat_add(&e->stats.sweep_ns, ps_now_ns() - t0);
+    if (rc < 0)
+        return rc;
+    e->run.sweeps++;
+    memcpy(s->history + s->length, ids, n * sizeof *ids);
+    s->length += (uint32_t)n;
+    return 0;
+}
+
+/* ---- text on its way out: stop strings hold back what might become one ---- */
+
+struct writer {
+    const struct ps_generate_options *o;
+    ps_token_fn on_token;
+    void *user;
+    struct ps_detok *detok; /* NULL: ids only */
+    struct ps_strbuf held;  /* text not yet shown */
+    bool stopped;
+};
+
+/* Length of the longest tail of text that is a head of a stop string. */
+static size_t partial_stop(const struct ps_generate_options *o, const char *text, size_t len)
+{
+    size_t most = 0;
+    for (uint32_t i = 0; i < o->n_stop; i++) {
+        size_t n = strlen(o->stop[i]);
+        for (size_t k = n < len ? n : len; k > most; k--) {
+            if (memcmp(text + len - k, o->stop[i], k) == 0) {
+                most = k;
+                break;
+            }
+        }
+    }
+    return most;
+}
+
+/* Offset of the first stop string in text, or len. */
+static size_t find_stop(const struct ps_generate_options *o, const char *text, size_t len)
+{
+    size_t first = len;
+    for (uint32_t i = 0; i < o->n_stop; i++) {
+        size_t n = strlen(o->stop[i]);
+        const char *at = n ? memmem(text, len, o->stop[i], n) : NULL;
+        if (at && (size_t)(at - text) < first)
+            first = (size_t)(at - text);
+    }
+    return first;
+}
+
+/* Shows the first n held bytes. */
+static int show(struct writer *w, size_t n, uint32_t id)
+{
+    int rc = w->on_token ? w->on_token(w->user, w->held.data, n, id) : 0;
+    memmove(w->held.data, w->held.data + n, w->held.len - n);
+    w->held.len -= n;
+    return rc;
+}
+
+static int emit(struct writer *w, uint32_t id, bool last)
+{
+    if (!w->detok)
+        return w->on_token ? w->on_token(w->user, "", 0, id) : 0;
+    if (last)
+        ps_detok_finish(w->detok, &w->held);
+    size_t stop = find_stop(w->o, w->held.data, w->held.len);
+    if (stop < w->held.len) {
+        w->stopped = true;
+        return show(w, stop, id);
+    }
+    size_t keep = last ? 0 : partial_stop(w->o, w->held.data, w->held.len);
+    if (w->held.len == 0 && !w->on_token)
+        return 0;
+    return w->held.len ? show(w, w->held.len - keep, id) : w->on_token(w->user, "", 0, id);
+}
+
+static int writer_init(struct writer *w, struct ps_session *s, const struct ps_generate_options *o,
+                       ps_token_fn fn, void *user, struct ps_err *err)
+{
+    *w = (struct writer){.o = o, .on_token = fn, .user = user};
+    ps_strbuf_init(&w->held, 16u << 20);
+    if (o->n_stop > MAX_STOPS)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "more than %d stop strings", MAX_STOPS);
+    for (uint32_t i = 0; i < o->n_stop; i++)
+        if (strlen(o->stop[i]) > STOP_BYTES)
+            return ps_err_set(err, PS_EUSAGE, ORIGIN, "a stop string is longer than %d bytes",
+                              STOP_BYTES);
+    if (s->e->o.without_tokenizer)
+        return 0;
+    int rc = ps_engine_need_tokenizer(s->e, err);
+    if (rc == 0)
+        rc = ps_detok_new(&w->detok, s->e->tokenizer, o->special != 0);
+    return rc;
+}
+
+static void writer_deinit(struct writer *w)
+{
+    ps_detok_free(w->detok);
+    ps_strbuf_deinit(&w->held);
+}
+
+/* ---- generation ---- */
+
+static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n,
+                        const struct ps_generate_options *o, struct ps_err *err)
+{
+    if (n == 0)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "the prompt is empty and the model has no BOS token: give some text");
+    for (size_t i = 0; i < n; i++)
+        if (prompt[i] >= s->e->arch->vocab)
+            return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                              "token id %u is out of range: the vocabulary has %u", prompt[i],
+                              s->e->arch->vocab);
+    if (n + s->length > s->ctx)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "the prompt has %zu tokens but the context holds %u: use a larger -c", n,
+                          s->ctx - s->length);
+    (void)o;
+    return 0;
+}
+
+/* Sweeps still possible after this one: the look-ahead wraps into them. */
+static uint64_t sweeps_left(const struct ps_session *s, const struct ps_generate_options *o,
+                            uint64_t made, size_t pending)
+{
+    uint64_t by_ctx = s->ctx - s->length - pending,
+             by_n = o->n_predict > made ? o->n_predict - made : 0;
+    return by_ctx < by_n ? by_ctx : by_n;
+}
+
+static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,
+                    const struct ps_generate_options *o, struct writer *w,
+                    struct ps_sampler *sampler, struct ps_err *err)
+{
+    struct ps_engine *e = s->e;
+    uint64_t made = 0, first_ns = 0;
+    uint32_t id = 0;
+    const uint32_t *next = prompt;
+    size_t n = n_prompt;
+    int rc = 0;
+    while (made < o->n_predict) {
+        /* one more sweep for each token that may follow this step's, so that layer 0 is fetched while the last
+         * layer computes */
+        ps_sweep_allow(e->sweep, 1 + (sweeps_left(s, o, made + 1, n) ? 1 : 0));
+        if ((rc = sweep(s, next, n, s->logits, false, err)) < 0)
+            return rc;
+        id = ps_sampler_pick(sampler, s->logits, s->history, s->length, s->length);
+        made++;
+        e->run.tokens_generated = made;
+        if (made == 1) {
+            first_ns = ps_now_ns();
+            e->run.ttft_s = ps_seconds_since(e->opened_ns);
+        } else {
+            e->run.decode_s = ps_seconds_since(first_ns);
+        }
+        bool eos = e->tokenizer && ps_tokenizer_is_eos(e->tokenizer, id) && !o->ignore_eos;
+        if (w->detok && (!eos || o->special))
+            ps_detok_put(w->detok, id, &w->held);
+        bool last = eos || made >= o->n_predict || s->length >= s->ctx;
+        if (emit(w, id, last) != 0 || w->stopped || last)
+            break;
+        next = &id;
+        n = 1;
+    }
+    return rc;
+}
+
+int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,
+                        const struct ps_generate_options *options, ps_token_fn on_token, void *user,
+                        struct ps_error *error)
+{
+    struct ps_err err = {0};
+    struct ps_generate_options o = {0};
+    struct writer w = {0};
+    struct ps_sampler *sampler = NULL;
+    int rc = 0;
+    if (!options || options->struct_size < sizeof(uint32_t) || options->struct_size > sizeof o)
+        rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "ps_generate_options.struct_size is wrong");
+    else
+        memcpy(&o, options, options->struct_size);
+    s->e->run = (struct ps_run_facts){.tokens_prompt = n_prompt};
+    struct ps_sampler_options so = {o.temp,           o.top_k,         o.top_p, o.min_p,
+                                    o.repeat_penalty, o.repeat_last_n, o.seed};
+    if (rc == 0)
+        rc = check_prompt(s, prompt, n_prompt, &o, &err);
+    if (rc == 0)
+        rc = need_forward(s, (uint32_t)n_prompt, &err);
+    if (rc == 0)
+        rc = ps_sampler_new(&sampler, &so, s->e->arch->vocab, &err);
+    if (rc == 0)
+        rc = writer_init(&w, s, &o, on_token, user, &err);
+    if (rc == 0 && w.detok)
+        rc = ps_detok_prime(w.detok, prompt, n_prompt);
+    if (rc == 0)
+        rc = generate(s, prompt, n_prompt, &o, &w, sampler, &err);
+    writer_deinit(&w);
+    ps_sampler_free(sampler);
+    s->e->run.error = err;
+    ps_engine_learn_rates(s->e);
+    return ps_engine_error(error, rc, &err);
+}
+
+int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *out,
+                     size_t out_count, uint32_t *vocab, struct ps_error *error)
+{
+    struct ps_err err = {0};
+    struct ps_session s = {0};
+    struct ps_generate_options none = {0};
+    enum ps_dtype kv_type = e->kv_type;
+    *vocab = e->arch->vocab;
+    if (!out)
+        return 0;
+    int rc = 0;
+    if (n == 0 || out_count / e->arch->vocab < n)
+        rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "logits: no token ids, or the output is too small");
+    if (rc == 0)
+        rc = session_init(&s, e, (uint32_t)n, 0, kv_type, &err);
+    if (rc == 0)
+        rc = check_prompt(&s, ids, n, &none, &err);
+    if (rc == 0)
+        rc = need_forward(&s, (uint32_t)n, &err);
+    if (rc == 0) {
+        ps_sweep_allow(e->sweep, 1);
+        rc = sweep(&s, ids, n, out, true, &err);
+    }
+    ps_forward_free(s.forward);
+    ps_kv_deinit(&s.kv);
+    ps_free(s.history);
+    ps_free(s.logits);
+    return ps_engine_error(error, rc, &err);
+}

@@ -1,0 +1,618 @@
+/* Order, look-ahead, waiting. Where the bytes come from is sweep_load.c's business. */
+#include "runtime/sweep.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "kernels/kernels.h"
+#include "runtime/plan.h"
+#include "runtime/sweep_internal.h"
+
+static const char *const ORIGIN = "sweep";
+#define PAGE 4096ull
+/* Extents on their way straight into the arena need no ring slot; this bounds how many there are at once. */
+#define ARENA_LOADS 16u
+
+static uint64_t pages(uint64_t bytes)
+{
+    return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+static bool has_codec(const struct ps_map *m)
+{
+    return m->n_blocks > 0;
+}
+
+uint64_t ps_sweep_slot_bytes(const struct ps_map *m)
+{
+    return pages(m->max_stored_bytes) + (has_codec(m) ? pages(m->max_raw_bytes) : 0);
+}
+
+uint64_t ps_sweep_gather_slot_bytes(const struct ps_map *m, uint32_t tensor)
+{
+    uint64_t stored = 0, raw = 0;
+    const struct ps_tensor *t = &m->tensors[tensor];
+    for (uint32_t i = 0; i < t->n_extents; i++) {
+        const struct ps_extent *e = &m->extents[t->first_extent + i];
+        stored = e->stored_bytes > stored ? e->stored_bytes : stored;
+        raw = e->raw_bytes > raw ? e->raw_bytes : raw;
+    }
+    return pages(stored) + (has_codec(m) ? pages(raw) : 0);
+}
+
+/* ---- items ---- */
+
+struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum slot_kind kind)
+{
+    const struct ps_extent *e = &s->o.map->extents[extent];
+    bool to_arena = (s->o.tier[extent] & PS_TIER_RAM) && s->resident[extent] == RESIDENT_NO;
+    struct item *it = s->free_items;
+    if (!it)
+        return NULL;
+    /* extents that wait in the arena for the consumer hold an item each: a gather, which the consumer itself waits
+     * for, must find one */
+    if (kind == SLOT_RING && s->n_items - s->n_busy <= s->o.gather_slots)
+        return NULL;
+    if (to_arena && e->codec == PS_CODEC_RAW)
+        kind = SLOT_NONE;
+    if ((kind == SLOT_RING && !s->n_free_ring) || (kind == SLOT_GATHER && !s->n_free_gather))
+        return NULL;
+    s->free_items = it->next_free;
+    s->n_busy++;
+    memset(it, 0, sizeof *it);
+    it->sweep = s;
+    it->state = ITEM_LOADING;
+    it->refs = 2;
+    it->extent = extent;
+    it->slot_kind = kind;
+    if (kind == SLOT_RING)
+        it->slot = s->free_ring[--s->n_free_ring];
+    else if (kind == SLOT_GATHER)
+        it->slot = s->free_gather[--s->n_free_gather];
+    uint8_t *home = to_arena ? s->arena + s->arena_offset[extent] : NULL;
+    it->stored = it->slot ? it->slot : home;
+    it->stored_cap = pages(e->stored_bytes);
+    it->raw = home                       ? home
+              : e->codec == PS_CODEC_RAW ? it->stored
+                                         : it->slot + pages(e->stored_bytes);
+    if (to_arena)
+        s->resident[extent] = RESIDENT_LOADING;
+    return it;
+}
+
+void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it)
+{
+    PS_ASSERT(it->refs > 0);
+    if (--it->refs)
+        return;
+    if (it->slot_kind == SLOT_RING)
+        s->free_ring[s->n_free_ring++] = it->slot;
+    else if (it->slot_kind == SLOT_GATHER)
+        s->free_gather[s->n_free_gather++] = it->slot;
+    it->state = ITEM_FREE;
+    it->next_free = s->free_items;
+    s->free_items = it;
+    s->n_busy--;
+    pthread_cond_broadcast(&s->changed);
+}
+
+static void issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
+{
+    it->range.priority = priority;
+    PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
+}
+
+void ps_sweep_pump_locked(struct ps_sweep *s)
+{
+    /* Never a whole lap ahead: an extent that is being written to the cache or into the arena must not be asked
+     * for a second time. */
+    while (!s->cancelling && s->issue_seq < s->limit_seq &&
+           s->issue_seq < s->consume_seq + s->o.n_order) {
+        uint32_t position = (uint32_t)(s->issue_seq % s->o.n_order), extent = s->o.order[position];
+        if (s->resident[extent] == RESIDENT_YES) {
+            s->issue_seq++;
+            continue;
+        }
+        if (s->resident[extent] == RESIDENT_LOADING)
+            return; /* a gather brings it; finish() will have us called again */
+        struct item *it = ps_sweep_take_item_locked(s, extent, SLOT_RING);
+        if (!it)
+            return;
+        PS_ASSERT(!s->by_position[position]);
+        s->by_position[position] = it;
+        issue_locked(s, it, s->issue_seq + 1);
+        s->issue_seq++;
+    }
+}
+
+/* ---- life ---- */
+
+static int alloc_tables(struct ps_sweep *s)
+{
+    const struct ps_map *m = s->o.map;
+    size_t n = (size_t)m->n_extents + 1;
+    s->n_items = s->o.ring_slots + s->o.gather_slots + ARENA_LOADS;
+    s->arena_offset = ps_calloc(n, sizeof *s->arena_offset);
+    s->position = ps_malloc(n * sizeof *s->position);
+    s->held = ps_calloc(n, 1);
+    s->resident = ps_calloc(n, 1);
+    s->items = ps_calloc(s->n_items, sizeof *s->items);
+    s->free_ring = ps_calloc(s->o.ring_slots + 1, sizeof *s->free_ring);
+    s->free_gather = ps_calloc(s->o.gather_slots + 1, sizeof *s->free_gather);
+    s->by_position = ps_calloc((size_t)s->o.n_order + 1, sizeof *s->by_position);
+    s->io = ps_calloc(s->o.io_threads, sizeof *s->io);
+    if (!s->arena_offset || !s->position || !s->held || !s->resident || !s->items ||
+        !s->free_ring || !s->free_gather || !s->by_position || !s->io)
+        return PS_ENOMEM;
+    memset(s->position, 0xff, n * sizeof *s->position);
+    for (uint32_t i = 0; i < s->o.n_order; i++)
+        s->position[s->o.order[i]] = i;
+    for (uint32_t i = 0; i < m->n_extents; i++) {
+        if (!(s->o.tier[i] & PS_TIER_RAM))
+            continue;
+        s->arena_offset[i] = s->arena_bytes;
+        s->arena_bytes += pages(m->extents[i].raw_bytes);
+    }
+    for (uint32_t i = 0; i < s->n_items; i++) {
+        s->items[i].next_free = s->free_items;
+        s->free_items = &s->items[i];
+    }
+    return ps_queue_new(&s->io_queue, s->n_items + 1);
+}
+
+/* Reserved as address space only: pages count when bytes land in them. Huge pages save the TLB when whole matrices
+ * are read per token. */
+static int alloc_memory(struct ps_sweep *s)
+{
+    if (s->arena_bytes) {
+        s->arena = ps_alloc_pages(s->arena_bytes, 2u << 20);
+        if (!s->arena)
+            return PS_ENOMEM;
+        madvise(s->arena, s->arena_bytes, MADV_HUGEPAGE);
+    }
+    s->slots_bytes = s->slot_bytes * s->o.ring_slots + s->gather_slot_bytes * s->o.gather_slots;
+    s->slots = ps_alloc_pages(s->slots_bytes ? s->slots_bytes : PAGE, PAGE);
+    if (!s->slots)
+        return PS_ENOMEM;
+    uint8_t *p = s->slots;
+    for (uint32_t i = 0; i < s->o.ring_slots; i++, p += s->slot_bytes)
+        s->free_ring[s->n_free_ring++] = p;
+    for (uint32_t i = 0; i < s->o.gather_slots; i++, p += s->gather_slot_bytes)
+        s->free_gather[s->n_free_gather++] = p;
+    return 0;
+}
+
+/* One batch of look-ups at the start; later changes are our own writes, or an eviction by another process, which a
+ * failed read tells. */
+static int learn_held(struct ps_sweep *s, struct ps_err *err)
+{
+    const struct ps_map *m = s->o.map;
+    if (!s->o.cache)
+        return 0;
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)m->n_extents * PS_SHA256_BYTES + 1);
+    uint8_t *bits = ps_calloc(m->n_extents / 8 + 1, 1);
+    int rc = keys && bits ? 0
+                          : ps_err_set(err, PS_ENOMEM, ORIGIN,
+                                       "out of memory: looking up %u extents", m->n_extents);
+    for (uint32_t i = 0; rc == 0 && i < m->n_extents; i++)
+        memcpy(keys[i], m->extents[i].key, PS_SHA256_BYTES);
+    if (rc == 0)
+        rc = ps_cache_lookup(s->o.cache, keys, m->n_extents, bits, err);
+    for (uint32_t i = 0; rc == 0 && i < m->n_extents; i++)
+        atomic_store(&s->held[i], bits[i / 8] >> (i % 8) & 1);
+    ps_free(keys);
+    ps_free(bits);
+    return rc;
+}
+
+int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struct ps_err *err)
+{
+    struct ps_sweep *s = ps_calloc(1, sizeof *s);
+    if (!s)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    s->o = *o;
+    if (!s->o.io_threads)
+        s->o.io_threads = 4;
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    s->slot_bytes = ps_sweep_slot_bytes(o->map);
+    s->gather_slot_bytes = ps_sweep_gather_slot_bytes(o->map, o->gather_tensor);
+    int rc = alloc_tables(s);
+    if (rc == 0)
+        rc = alloc_memory(s);
+    if (rc < 0) {
+        ps_err_set(err, rc, ORIGIN, "out of memory: %u ring slots of %llu bytes: use a smaller --ram",
+                   o->ring_slots, (unsigned long long)s->slot_bytes);
+        goto out;
+    }
+    if ((rc = learn_held(s, err)) < 0)
+        goto out;
+    for (; s->n_io < s->o.io_threads; s->n_io++) {
+        if (pthread_create(&s->io[s->n_io], NULL, ps_sweep_io_main, s) != 0) {
+            rc = ps_err_set(err, PS_EFAIL, ORIGIN,
+                            "can't start an I/O thread: check the limit on processes");
+            goto out;
+        }
+    }
+    *out = s;
+    s = NULL;
+out:
+    ps_sweep_close(s);
+    return rc;
+}
+
+/* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. */
+static void drain_locked(struct ps_sweep *s)
+{
+    s->cancelling = true;
+    for (uint32_t i = 0; i < s->n_items; i++) {
+        struct item *it = &s->items[i];
+        if (it->state == ITEM_FREE || !it->in_net)
+            continue;
+        it->refs++;
+        pthread_mutex_unlock(&s->mutex);
+        ps_source_cancel(s->o.source, &it->range);
+        pthread_mutex_lock(&s->mutex);
+        ps_sweep_unref_locked(s, it);
+    }
+    for (uint32_t i = 0; i < s->o.n_order; i++) {
+        if (s->by_position[i])
+            ps_sweep_unref_locked(s, s->by_position[i]);
+        s->by_position[i] = NULL;
+    }
+    while (s->n_busy)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    s->cancelling = false;
+}
+
+void ps_sweep_close(struct ps_sweep *s)
+{
+    if (!s)
+        return;
+    if (s->n_io) {
+        pthread_mutex_lock(&s->mutex);
+        drain_locked(s);
+        pthread_mutex_unlock(&s->mutex);
+        ps_queue_close(s->io_queue);
+        for (unsigned i = 0; i < s->n_io; i++)
+            pthread_join(s->io[i], NULL);
+    }
+    ps_queue_free(s->io_queue);
+    if (s->arena)
+        ps_free_pages(s->arena, s->arena_bytes);
+    if (s->slots)
+        ps_free_pages(s->slots, s->slots_bytes ? s->slots_bytes : PAGE);
+    ps_free(s->arena_offset);
+    ps_free(s->position);
+    ps_free((void *)s->held);
+    ps_free(s->resident);
+    ps_free(s->items);
+    ps_free(s->free_ring);
+    ps_free(s->free_gather);
+    ps_free(s->by_position);
+    ps_free(s->io);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->mutex);
+    ps_free(s);
+}
+
+/* ---- the consumer's side ---- */
+
+void ps_sweep_allow(struct ps_sweep *s, uint64_t n)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint64_t whole = (s->consume_seq + s->o.n_order - 1) / s->o.n_order + n;
+    s->limit_seq = whole * s->o.n_order;
+    if (s->limit_seq < s->issue_seq)
+        s->limit_seq = s->issue_seq;
+    ps_sweep_pump_locked(s);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+int ps_sweep_begin(struct ps_sweep *s, struct ps_err *err)
+{
+    (void)err;
+    pthread_mutex_lock(&s->mutex);
+    if (s->consume_seq % s->o.n_order) {
+        drain_locked(s);
+        s->consume_seq = s->issue_seq = (s->consume_seq / s->o.n_order + 1) * s->o.n_order;
+    }
+    if (s->limit_seq < s->consume_seq + s->o.n_order)
+        s->limit_seq = s->consume_seq + s->o.n_order;
+    ps_sweep_pump_locked(s);
+    pthread_mutex_unlock(&s->mutex);
+    return 0;
+}
+
+/* Waits for a change; wakes every 100 ms because an interrupt comes from a signal handler, which can't signal a
+ * condition. */
+static int wait_changed_locked(struct ps_sweep *s, struct ps_err *err)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += 100 * 1000 * 1000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    pthread_cond_timedwait(&s->changed, &s->mutex, &t);
+    if (s->o.interrupt && atomic_load(s->o.interrupt))
+        return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
+    return 0;
+}
+
+static int await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
+{
+    if (it->state == ITEM_LOADING) {
+        uint64_t t0 = ps_now_ns();
+        int rc = 0;
+        while (it->state == ITEM_LOADING && rc == 0)
+            rc = wait_changed_locked(s, err);
+        ps_stat_add(&s->o.stats->stall_ns, ps_now_ns() - t0);
+        if (rc < 0)
+            return rc;
+    }
+    if (it->state == ITEM_FAILED) {
+        if (err)
+            *err = it->err;
+        return it->rc;
+    }
+    return 0;
+}
+
+int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err)
+{
+    const struct ps_extent *e = &s->o.map->extents[extent];
+    int rc = 0;
+    pthread_mutex_lock(&s->mutex);
+    uint32_t position = (uint32_t)(s->consume_seq % s->o.n_order);
+    PS_ASSERT(s->o.order[position] == extent);
+    struct item *it;
+    ps_sweep_pump_locked(s);
+    while (!(it = s->by_position[position]) && s->resident[extent] != RESIDENT_YES && rc == 0) {
+        rc = wait_changed_locked(s, err); /* every slot is still held by a write */
+        ps_sweep_pump_locked(s);
+    }
+    if (rc == 0 && it)
+        rc = await_locked(s, it, err);
+    if (rc == 0) {
+        out->data = it ? it->raw : s->arena + s->arena_offset[extent];
+        out->extent = e;
+        out->item = it;
+        ps_stat_add(&s->o.stats->extents_used, 1);
+        if (!it) {
+            ps_stat_add(&s->o.stats->bytes_ram_hit, e->stored_bytes);
+            ps_stat_add(&s->o.stats->extents_from_ram, 1);
+        }
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return rc;
+}
+
+void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint32_t position = (uint32_t)(s->consume_seq % s->o.n_order);
+    s->consume_seq++;
+    if (p->item) {
+        s->by_position[position] = NULL;
+        ps_sweep_unref_locked(s, p->item);
+    }
+    ps_sweep_pump_locked(s);
+    pthread_mutex_unlock(&s->mutex);
+    *p = (struct ps_panel){0};
+}
+
+/* ---- gather ---- */
+
+struct wanted {
+    uint32_t extent;
+    size_t first, n; /* run in the sorted row list */
+    struct item *item;
+    bool shared; /* the item belongs to the ring: it was on its way anyway */
+};
+
+struct gather {
+    struct ps_sweep *s;
+    const uint32_t *rows;
+    uint32_t *by_row; /* indices into rows, sorted by row */
+    struct wanted *wanted;
+    size_t n_wanted;
+};
+
+/* Starts w, or finds that nothing is to be started. False: no room now. */
+static bool gather_start_locked(struct ps_sweep *s, struct wanted *w)
+{
+    if (w->item || s->resident[w->extent] == RESIDENT_YES)
+        return true;
+    uint32_t position = s->position[w->extent];
+    if (position != UINT32_MAX && s->by_position[position]) {
+        w->item = s->by_position[position];
+        w->item->refs++;
+        w->shared = true;
+        return true;
+    }
+    w->item = ps_sweep_take_item_locked(s, w->extent, SLOT_GATHER);
+    if (w->item)
+        issue_locked(s, w->item, 0);
+    return w->item != NULL;
+}
+
+static int gather_rows(struct gather *g, const struct wanted *w, const uint8_t *data, float *out,
+                       size_t ld)
+{
+    const struct ps_map *m = g->s->o.map;
+    const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
+    const struct ps_extent *e = &m->extents[w->extent];
+    for (size_t i = w->first; i < w->first + w->n; i++) {
+        uint32_t at = g->by_row[i];
+        int rc = ps_to_f32(out + at * ld, data + (g->rows[at] - e->row0) * t->row_bytes, t->dtype,
+                           t->cols);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int gather_run(struct gather *g, float *out, size_t ld, struct ps_err *err)
+{
+    struct ps_sweep *s = g->s;
+    int rc = 0;
+    size_t started = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (size_t i = 0; i < g->n_wanted && rc == 0; i++) {
+        struct wanted *w = &g->wanted[i];
+        while (started < g->n_wanted && gather_start_locked(s, &g->wanted[started]))
+            started++;
+        while (started <= i && rc == 0) {
+            rc = wait_changed_locked(s, err);
+            if (rc == 0 && gather_start_locked(s, w))
+                started = i + 1;
+        }
+        if (rc == 0 && w->item)
+            rc = await_locked(s, w->item, err);
+        if (rc < 0)
+            break;
+        const uint8_t *data = w->item ? w->item->raw : s->arena + s->arena_offset[w->extent];
+        pthread_mutex_unlock(&s->mutex);
+        rc = gather_rows(g, w, data, out, ld);
+        pthread_mutex_lock(&s->mutex);
+        if (w->item)
+            ps_sweep_unref_locked(s, w->item);
+        w->item = NULL;
+    }
+    for (size_t i = 0; i < started; i++)
+        if (g->wanted[i].item)
+            ps_sweep_unref_locked(s, g->wanted[i].item);
+    ps_sweep_pump_locked(s);
+    pthread_mutex_unlock(&s->mutex);
+    return rc;
+}
+
+/* Rows sorted by a plain merge of a small key list: T is at most a prompt. */
+static void sort_rows(uint32_t *by_row, uint32_t *tmp, const uint32_t *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        by_row[i] = (uint32_t)i;
+    for (size_t width = 1; width < n; width *= 2) {
+        for (size_t lo = 0; lo < n; lo += 2 * width) {
+            size_t mid = lo + width < n ? lo + width : n,
+                   hi = lo + 2 * width < n ? lo + 2 * width : n;
+            size_t a = lo, b = mid;
+            for (size_t k = lo; k < hi; k++)
+                tmp[k] = b >= hi || (a < mid && rows[by_row[a]] <= rows[by_row[b]]) ? by_row[a++]
+                                                                                    : by_row[b++];
+        }
+        memcpy(by_row, tmp, n * sizeof *tmp);
+    }
+}
+
+static void list_wanted(struct gather *g, size_t n)
+{
+    const struct ps_map *m = g->s->o.map;
+    const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
+    uint32_t rows_each =
+        m->extents[t->first_extent].n_rows; /* all but the last extent of a tensor are equal */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t x = t->first_extent + g->rows[g->by_row[i]] / rows_each;
+        struct wanted *last = g->n_wanted ? &g->wanted[g->n_wanted - 1] : NULL;
+        if (last && last->extent == x)
+            last->n++;
+        else
+            g->wanted[g->n_wanted++] = (struct wanted){.extent = x, .first = i, .n = 1};
+    }
+}
+
+int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *out, size_t ld,
+                    struct ps_err *err)
+{
+    struct gather g = {.s = s, .rows = rows};
+    uint32_t *tmp = ps_malloc(n * sizeof *tmp + 1);
+    g.by_row = ps_malloc(n * sizeof *g.by_row + 1);
+    g.wanted = ps_calloc(n + 1, sizeof *g.wanted);
+    int rc;
+    if (!tmp || !g.by_row || !g.wanted) {
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: gathering %zu rows", n);
+    } else {
+        sort_rows(g.by_row, tmp, rows, n);
+        list_wanted(&g, n);
+        rc = gather_run(&g, out, ld, err);
+    }
+    ps_free(tmp);
+    ps_free(g.by_row);
+    ps_free(g.wanted);
+    return rc;
+}
+
+/* ---- fetching past the consumer ---- */
+
+struct flight {
+    struct item **item; /* [n_items], oldest first from head to tail, modulo n_items */
+    uint32_t head, tail;
+};
+
+static void launch_locked(struct ps_sweep *s, struct flight *f, const uint32_t *extents, uint32_t n,
+                          uint32_t *next)
+{
+    while (*next < n && f->tail - f->head < s->n_items) {
+        struct item *it = ps_sweep_take_item_locked(s, extents[*next], SLOT_RING);
+        if (!it)
+            return;
+        issue_locked(s, it, *next + 1);
+        f->item[f->tail++ % s->n_items] = it;
+        ++*next;
+    }
+}
+
+int ps_sweep_fetch(struct ps_sweep *s, const uint32_t *extents, uint32_t n,
+                   void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                   struct ps_err *err)
+{
+    uint64_t total = 0, done = 0;
+    struct flight f = {.item = ps_calloc(s->n_items, sizeof *f.item)};
+    uint32_t next = 0;
+    int rc = f.item ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: fetching %u extents", n);
+    for (uint32_t i = 0; i < n; i++)
+        total += s->o.map->extents[extents[i]].stored_bytes;
+    pthread_mutex_lock(&s->mutex);
+    while (rc == 0 && (next < n || f.head != f.tail)) {
+        launch_locked(s, &f, extents, n, &next);
+        if (f.head == f.tail) {
+            rc = wait_changed_locked(s, err); /* slots are still held by writes */
+            continue;
+        }
+        struct item *it = f.item[f.head % s->n_items];
+        if ((rc = await_locked(s, it, err)) < 0)
+            break;
+        f.head++;
+        done += s->o.map->extents[it->extent].stored_bytes;
+        ps_sweep_unref_locked(s, it);
+        if (progress) {
+            pthread_mutex_unlock(&s->mutex);
+            progress(user, done, total);
+            pthread_mutex_lock(&s->mutex);
+        }
+    }
+    for (; f.head != f.tail; f.head++)
+        ps_sweep_unref_locked(s, f.item[f.head % s->n_items]);
+    if (rc < 0)
+        drain_locked(s);
+    while (s->n_busy)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    pthread_mutex_unlock(&s->mutex);
+    ps_free(f.item);
+    return rc;
+}
+
+bool ps_sweep_is_held(const struct ps_sweep *s, uint32_t extent)
+{
+    return atomic_load(&s->held[extent]);
+}

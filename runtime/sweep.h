@@ -1,0 +1,77 @@
+/* The sweep scheduler: delivers the extents of a model in their order of use, again and again, from whichever
+ * tier holds each one.
+ *
+ *     order of use --look-ahead--> {RAM arena | cache | source} --> ring of aligned slots --panels--> forward pass
+ *
+ * The order is known before a sweep starts, so nothing is guessed: free slots are filled with the next extents in
+ * line, the earliest first, over the end of a sweep into the next one (layer 0 is on its way while the last layer
+ * computes). A slot is taken before anything is asked for. No whole layer is ever held. What the plan keeps on disk
+ * is written on its way through; what it keeps in RAM lands in the arena and is never read again.
+ *
+ * Threads: one consumer (the forward pass) calls everything here. I/O threads inside read the cache, decode and
+ * write; the source's threads call back. */
+#ifndef PS_RUNTIME_SWEEP_H
+#define PS_RUNTIME_SWEEP_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "base/stats.h"
+#include "cache/cache.h"
+#include "proto/map.h"
+#include "proto/source.h"
+
+struct ps_sweep;
+
+struct ps_sweep_options {
+    const struct ps_map *map;
+    struct ps_source *source;
+    struct ps_cache *cache; /* nullable */
+    uint32_t cache_model;
+    const uint32_t *order; /* [n_order], borrowed */
+    uint32_t n_order;
+    const uint8_t *tier; /* [map->n_extents]: bits of enum ps_tier, borrowed */
+    uint32_t ring_slots;
+    uint32_t gather_tensor;
+    uint32_t gather_slots;
+    unsigned io_threads; /* 0 = 4 */
+    struct ps_stats *stats;
+    const atomic_int *interrupt; /* non-zero: waits end with PS_EINTERRUPTED */
+};
+
+/* Bytes of one ring slot for this map: stored bytes, and room to decode where extents are compressed. */
+uint64_t ps_sweep_slot_bytes(const struct ps_map *map);
+/* Bytes of one gather slot for the gathered tensor. */
+uint64_t ps_sweep_gather_slot_bytes(const struct ps_map *map, uint32_t tensor);
+
+int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struct ps_err *err);
+void ps_sweep_close(struct ps_sweep *s); /* nullable; cancels what is under way */
+
+/* Look-ahead may run to the end of the `n`-th sweep from the one that comes next (n = 0: only what has begun).
+ * Starts asking at once. */
+void ps_sweep_allow(struct ps_sweep *s, uint64_t n);
+/* Puts the consumer at the start of a sweep; after an abandoned sweep, what was on its way is cancelled and dropped. */
+int ps_sweep_begin(struct ps_sweep *s, struct ps_err *err);
+
+struct ps_panel {
+    const uint8_t *data; /* n_rows rows, row_bytes apart, at any alignment; valid until released */
+    const struct ps_extent *extent;
+    void *item;
+};
+/* The next extent in line, which must be `extent`. Blocks. Release before the next call. */
+int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err);
+void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p);
+
+/* Rows of the gathered tensor as float32: out[i] = row rows[i], `ld` floats apart. Every extent is asked for once,
+ * whatever the number of its rows. */
+int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *out, size_t ld,
+                    struct ps_err *err);
+
+/* Fetches `extents`, which the cache is not known to hold, past the consumer: into the cache where the plan keeps
+ * them there (warm), else to nowhere (probing the link). Blocks until all have arrived and all writes are made.
+ * progress (nullable): done and total bytes. */
+int ps_sweep_fetch(struct ps_sweep *s, const uint32_t *extents, uint32_t n,
+                   void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                   struct ps_err *err);
+bool ps_sweep_is_held(const struct ps_sweep *s, uint32_t extent); /* on disk, as far as known */
+#endif

@@ -1,0 +1,70 @@
+/* Parts shared by sweep.c (order and waiting) and sweep_load.c (where bytes come from). */
+#ifndef PS_RUNTIME_SWEEP_INTERNAL_H
+#define PS_RUNTIME_SWEEP_INTERNAL_H
+#include <pthread.h>
+
+#include "base/queue.h"
+#include "runtime/sweep.h"
+
+enum item_state { ITEM_FREE, ITEM_LOADING, ITEM_READY, ITEM_FAILED };
+enum slot_kind { SLOT_NONE, SLOT_RING, SLOT_GATHER };
+
+/* One extent on its way. Fields after `state` are written by the loading thread until the state leaves
+ * ITEM_LOADING (under the mutex). */
+struct item {
+    struct ps_sweep *sweep;
+    enum item_state state; /* mutex */
+    unsigned refs;         /* mutex: consumer, loader */
+    bool in_net;           /* mutex: a range of it is with the source */
+    bool net_done;         /* set by the source's callback before it queues the item again */
+    uint32_t extent;
+    enum slot_kind slot_kind;
+    uint8_t *slot; /* NULL when it loads straight into the arena */
+    uint8_t *stored,
+        *raw; /* where stored bytes land; where decoded rows end up (equal when not compressed) */
+    size_t stored_cap;
+    struct ps_cache_ticket *ticket;
+    struct ps_range range;
+    int rc;
+    struct ps_err err;
+    struct item *next_free;
+};
+
+enum resident_state { RESIDENT_NO, RESIDENT_LOADING, RESIDENT_YES };
+
+struct ps_sweep {
+    struct ps_sweep_options o;
+    uint64_t slot_bytes, gather_slot_bytes;
+    uint8_t *slots; /* ring, then gather slots */
+    size_t slots_bytes;
+    uint8_t *arena; /* resident extents, one after another */
+    size_t arena_bytes;
+    uint64_t *arena_offset; /* [n_extents]; only where the plan says RAM */
+    uint32_t *position;     /* [n_extents]: place in the order, UINT32_MAX if gathered only */
+    _Atomic uint8_t *held;  /* [n_extents]: the cache has it */
+    struct ps_queue *io_queue;
+    pthread_t *io;
+    unsigned n_io;
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* any item left ITEM_LOADING, or was freed */
+    /* under the mutex: */
+    uint8_t *resident; /* [n_extents] enum resident_state */
+    struct item *items, *free_items;
+    uint32_t n_items, n_busy;
+    uint8_t **free_ring, **free_gather;
+    uint32_t n_free_ring, n_free_gather;
+    struct item **by_position; /* [n_order]: look-ahead never laps, so one per position */
+    uint64_t issue_seq, consume_seq, limit_seq;
+    bool cancelling;
+    bool no_cache_logged;
+};
+
+void *ps_sweep_io_main(void *sweep);
+/* Under the mutex: drops one reference; the last one frees the item and its slot. */
+void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
+/* Under the mutex: issues what the free slots allow. */
+void ps_sweep_pump_locked(struct ps_sweep *s);
+/* Under the mutex: an item for `extent` with a place for its bytes, or NULL if there is no room now. */
+struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum slot_kind kind);
+#endif

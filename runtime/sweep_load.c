@@ -1,0 +1,207 @@
+/* Where an extent's bytes come from: cache, else source; decoded where compressed; written to the cache where the
+ * plan says so. Runs on I/O threads and touches the scheduler's order only through the item's state. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "kernels/codec/codec.h"
+#include "runtime/plan.h"
+#include "runtime/sweep_internal.h"
+
+static void finish(struct item *it, int rc)
+{
+    struct ps_sweep *s = it->sweep;
+    pthread_mutex_lock(&s->mutex);
+    it->rc = rc;
+    it->state = rc < 0 ? ITEM_FAILED : ITEM_READY;
+    uint8_t *r = &s->resident[it->extent];
+    if (*r == RESIDENT_LOADING)
+        *r = rc < 0 ? RESIDENT_NO : RESIDENT_YES;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void let_go(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    pthread_mutex_lock(&s->mutex);
+    ps_sweep_unref_locked(s, it);
+    ps_sweep_pump_locked(s);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void fail(struct item *it, int rc)
+{
+    if (it->ticket) {
+        ps_cache_abort(it->ticket);
+        it->ticket = NULL;
+    }
+    finish(it, rc);
+    let_go(it);
+}
+
+/* Blocks are decoded one by one; a codec that fails on checked bytes means a wrong index, not a wrong disk. */
+static int decode(struct item *it)
+{
+    const struct ps_map *m = it->sweep->o.map;
+    const struct ps_extent *e = &m->extents[it->extent];
+    if (e->codec == PS_CODEC_RAW)
+        return 0;
+    const struct ps_tensor *t = &m->tensors[e->tensor];
+    const uint8_t *in = it->stored;
+    uint8_t *out = it->raw;
+    uint64_t rows_left = e->n_rows;
+    for (uint32_t b = 0; b < e->n_blocks; b++) {
+        uint64_t rows = rows_left < t->block_rows ? rows_left : t->block_rows;
+        uint32_t in_bytes = m->block_bytes[e->first_block + b];
+        int rc = ps_codec_decode((enum ps_codec)e->codec, in, in_bytes, out, rows * t->row_bytes,
+                                 &it->err);
+        if (rc < 0)
+            return ps_err_prefix(&it->err, "%s: extent %u", t->name, it->extent);
+        in += in_bytes;
+        out += rows * t->row_bytes;
+        rows_left -= rows;
+    }
+    return 0;
+}
+
+static void note_uncached(struct ps_sweep *s, int rc, const struct ps_err *e)
+{
+    if (rc == PS_EAGAIN || rc == PS_EBUDGET)
+        return; /* another process fetches it, or the plan outgrew the room: stream on */
+    pthread_mutex_lock(&s->mutex);
+    bool first = !s->no_cache_logged;
+    s->no_cache_logged = true;
+    pthread_mutex_unlock(&s->mutex);
+    if (first)
+        ps_log(PS_LOG_WARN, "cache", "going on without caching: %s", e->text);
+}
+
+static void write_to_cache(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    struct ps_err e = {0};
+    int rc = ps_cache_put(it->ticket, it->stored, s->o.map->extents[it->extent].stored_bytes, &e);
+    it->ticket = NULL;
+    if (rc < 0)
+        note_uncached(s, rc, &e);
+    else
+        atomic_store(&s->held[it->extent], 1);
+}
+
+static void arrived(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    if (it->rc < 0) {
+        fail(it, it->rc);
+        return;
+    }
+    ps_stat_add(s->o.source->local ? &s->o.stats->extents_from_disk : &s->o.stats->extents_from_net,
+                1);
+    int rc = decode(it);
+    if (rc < 0) {
+        fail(it, rc);
+        return;
+    }
+    /* The consumer may use the rows from here on; the write goes on beside it, holding its own reference to the
+     * slot. */
+    finish(it, 0);
+    if (it->ticket)
+        write_to_cache(it);
+    let_go(it);
+}
+
+static void on_range_done(struct ps_range *r, int rc, const struct ps_err *err)
+{
+    struct item *it = r->user;
+    struct ps_sweep *s = it->sweep;
+    it->rc = rc;
+    if (rc < 0 && err)
+        it->err = *err;
+    it->net_done = true;
+    pthread_mutex_lock(&s->mutex);
+    it->in_net = false;
+    pthread_mutex_unlock(&s->mutex);
+    PS_ASSERT(ps_queue_push(s->io_queue, it) == 0); /* capacity covers every item */
+}
+
+static void ask_source(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    const struct ps_map *m = s->o.map;
+    const struct ps_extent *e = &m->extents[it->extent];
+    const struct ps_object *o = &m->objects[e->object];
+    if (s->o.cache && (s->o.tier[it->extent] & PS_TIER_DISK) && !ps_cache_is_read_only(s->o.cache)) {
+        struct ps_err ce = {0};
+        int rc = ps_cache_reserve(&it->ticket, s->o.cache, s->o.cache_model, e->key,
+                                  m->tensors[e->tensor].layer, e->stored_bytes, &ce);
+        if (rc < 0) {
+            it->ticket = NULL;
+            note_uncached(s, rc, &ce);
+        }
+    }
+    it->range = (struct ps_range){
+        .object = o->name,
+        .offset = e->offset,
+        .bytes = e->stored_bytes,
+        .buf = it->stored,
+        .sha256 = e->hashed ? e->key : NULL,
+        .etag = o->etag,
+        .object_bytes = o->bytes,
+        .priority = s->position[it->extent] == UINT32_MAX ? 0 : it->range.priority,
+        .done = on_range_done,
+        .user = it,
+    };
+    pthread_mutex_lock(&s->mutex);
+    bool stop = s->cancelling;
+    it->in_net = !stop;
+    pthread_mutex_unlock(&s->mutex);
+    int rc = stop ? PS_ECANCELLED : ps_source_submit(s->o.source, &it->range, &it->err);
+    if (rc < 0) {
+        pthread_mutex_lock(&s->mutex);
+        it->in_net = false;
+        pthread_mutex_unlock(&s->mutex);
+        fail(it, rc);
+        return;
+    }
+    uint64_t zero = 0;
+    atomic_compare_exchange_strong(&s->o.stats->first_weight_request_ns, &zero, ps_now_ns());
+}
+
+static void start(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    const struct ps_extent *e = &s->o.map->extents[it->extent];
+    if (s->o.cache && atomic_load(&s->held[it->extent])) {
+        struct ps_err ce = {0};
+        int rc = ps_cache_read(s->o.cache, e->key, it->stored, e->stored_bytes, it->stored_cap, &ce);
+        if (rc == 0)
+            rc = decode(it);
+        if (rc == 0) {
+            ps_stat_add(&s->o.stats->extents_from_disk, 1);
+            finish(it, 0);
+            let_go(it);
+            return;
+        }
+        /* evicted by another process, or its check failed: the source has it still */
+        atomic_store(&s->held[it->extent], 0);
+        ps_log(PS_LOG_DEBUG, "sweep",
+               "extent %u is not readable from the cache (%s): asking the source", it->extent,
+               ce.text);
+    }
+    ask_source(it);
+}
+
+void *ps_sweep_io_main(void *sweep)
+{
+    struct ps_sweep *s = sweep;
+    void *p;
+    while (ps_queue_pop(s->io_queue, &p) == 0) {
+        struct item *it = p;
+        if (it->net_done)
+            arrived(it);
+        else
+            start(it);
+    }
+    return NULL;
+}
