@@ -1,0 +1,578 @@
+/* Models, facts and maintenance: what `penstock cache` shows and does. In: questions; out: answers from the index. */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include "base/alloc.h"
+#include "base/log.h"
+#include "cache/cache_internal.h"
+
+#define SCAN_CHUNK 256u
+#define LAYERS_MAX 32768u
+#define PREFIX_MIN 4u /* shortest prefix of a model id that is looked up */
+
+/* ---- models ---- */
+
+struct model_job {
+    const uint8_t *id;
+    const char *label;
+    uint32_t n_layers;
+    bool pinned;
+    uint16_t number;
+};
+
+static void set_label(struct ps_model *m, const char *label)
+{
+    const size_t n = strnlen(label, PS_INDEX_LABEL_MAX - 1);
+    memset(m->label, 0, sizeof m->label);
+    memcpy(m->label, label, n);
+}
+
+static int model_open_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    struct model_job *j = user;
+    struct ps_model m = {.number = 0};
+    int rc = ps_index_write_get_model(w, j->id, 0, &m, err);
+    if (rc == PS_ENOTFOUND) {
+        memset(&m, 0, sizeof m);
+        memcpy(m.id, j->id, sizeof m.id);
+        rc = ps_index_write_free_number(w, &m.number, err);
+    }
+    if (rc != 0)
+        return rc;
+    set_label(&m, j->label ? j->label : "");
+    m.n_layers = j->n_layers;
+    m.last_use = ++ps_index_write_meta(w)->use_clock;
+    j->number = m.number;
+    return ps_index_write_put_model(w, &m, err);
+}
+
+static int model_open_job(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    return ps_cache_note(c, ps_index_update(c->index, model_open_body, user, err));
+}
+
+/* Tells the other processes that this one works on the model. */
+static int announce_model(struct ps_cache *c, uint16_t number, struct ps_err *err)
+{
+    int rc = 0;
+    ps_claims_lock(c->claims);
+    struct ps_claim_process *self = ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
+    uint32_t i = 0;
+    while (i < self->n_models && self->models[i] != number)
+        i++;
+    if (i == PS_CLAIM_MODELS)
+        rc = PS_EFAIL;
+    else if (i == self->n_models)
+        self->models[self->n_models++] = number;
+    ps_claims_unlock(c->claims);
+    return rc == 0 ? 0
+                   : ps_err_set(err, rc, PS_CACHE_ORIGIN, "cache: more than %d models at once",
+                                PS_CLAIM_MODELS);
+}
+
+static int find_by_id(struct ps_cache *c, const uint8_t *id, struct ps_model *out, struct ps_err *err)
+{
+    struct ps_model *models = NULL;
+    size_t n = 0;
+    int rc = ps_index_models(c->index, &models, &n, err);
+    if (rc != 0)
+        return rc;
+    rc = PS_ENOTFOUND;
+    for (size_t i = 0; i < n && rc != 0; i++)
+        if (memcmp(models[i].id, id, PS_SHA256_BYTES) == 0) {
+            *out = models[i];
+            rc = 0;
+        }
+    ps_free(models);
+    return rc;
+}
+
+int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES],
+                        const char *source_label, uint32_t n_layers, uint32_t *model,
+                        struct ps_err *err)
+{
+    if (c->read_only) {
+        struct ps_model m;
+        const int rc = find_by_id(c, model_id, &m, err);
+        if (rc == 0 || rc == PS_ENOTFOUND)
+            *model = rc == 0 ? m.number : PS_CACHE_NO_MODEL;
+        return rc == PS_ENOTFOUND ? 0 : rc;
+    }
+    struct model_job j = {.id = model_id, .label = source_label, .n_layers = n_layers};
+    int rc = ps_writer_call(c, model_open_job, &j, err);
+    if (rc == 0)
+        rc = announce_model(c, j.number, err);
+    if (rc == 0)
+        *model = j.number;
+    return rc;
+}
+
+uint64_t ps_cache_model_bytes(struct ps_cache *c, uint32_t model)
+{
+    struct ps_index_read r;
+    struct ps_model m;
+    uint64_t bytes = 0;
+    if (model >= PS_INDEX_MODELS_MAX || ps_index_read_begin(&r, c->index, NULL) != 0)
+        return 0;
+    if (ps_index_read_model(&r, (uint16_t)model, &m) == 0)
+        bytes = m.bytes;
+    ps_index_read_end(&r);
+    return bytes;
+}
+
+/* ---- the share of the budget ---- */
+
+/* Which models this process (own) and others (elsewhere) work on; n_live of them in all. */
+struct live_models {
+    bool own[PS_INDEX_MODELS_MAX], elsewhere[PS_INDEX_MODELS_MAX];
+    uint64_t n_live;
+};
+
+static void collect_live_locked(struct ps_cache *c, struct live_models *l)
+{
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
+        const struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
+        for (uint32_t i = 0; q->used && i < q->n_models && i < PS_CLAIM_MODELS; i++)
+            if (q->models[i] < PS_INDEX_MODELS_MAX)
+                (p == ps_claims_self(c->claims) ? l->own : l->elsewhere)[q->models[i]] = true;
+    }
+    for (uint32_t m = 0; m < PS_INDEX_MODELS_MAX; m++)
+        l->n_live += l->own[m] || l->elsewhere[m];
+}
+
+uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents)
+{
+    struct ps_index_meta meta;
+    struct ps_budget_state s;
+    struct ps_model *models = NULL;
+    uint64_t kept_n = 0, kept_bytes = 0;
+    size_t n = 0;
+    if (c->read_only || ps_index_get_meta(c->index, &meta, NULL) != 0 ||
+        ps_index_models(c->index, &models, &n, NULL) != 0)
+        return 0;
+    struct live_models *l = ps_calloc(1, sizeof *l);
+    if (!l) {
+        ps_free(models);
+        return 0;
+    }
+    ps_cache_measure(c);
+    ps_claims_lock(c->claims);
+    ps_cache_state_locked(c, &meta, &s);
+    collect_live_locked(c, l);
+    ps_claims_unlock(c->claims);
+    const uint64_t share = s.budget_bytes / (l->n_live > 0 ? l->n_live : 1);
+    for (size_t i = 0; i < n; i++) {
+        const struct ps_model *m = &models[i];
+        if (m->number >= PS_INDEX_MODELS_MAX || l->own[m->number])
+            continue;
+        if (m->pinned || (l->elsewhere[m->number] && m->padded_bytes <= share)) {
+            kept_n += m->n_extents;
+            kept_bytes += m->padded_bytes;
+        } else if (l->elsewhere[m->number]) {
+            kept_n += m->n_extents * share / m->padded_bytes;
+            kept_bytes += share;
+        }
+    }
+    ps_free(l);
+    ps_free(models);
+    return ps_budget_usable(&s, n_extents, kept_n, kept_bytes);
+}
+
+/* ---- facts ---- */
+
+/* Calls fn for every record, a chunk at a time and outside of any transaction; stops at its first error. */
+static int each_record(struct ps_cache *c,
+                       int (*fn)(void *user, const struct ps_keyed_record *k, struct ps_err *err),
+                       void *user, struct ps_err *err)
+{
+    struct ps_keyed_record chunk[SCAN_CHUNK];
+    uint8_t after[PS_SHA256_BYTES];
+    size_t n = SCAN_CHUNK;
+    for (bool first = true; n == SCAN_CHUNK; first = false) {
+        int rc = ps_cache_note(c, ps_index_scan(c->index, first ? NULL : after, chunk, SCAN_CHUNK,
+                                                &n, err));
+        for (size_t i = 0; i < n && rc == 0; i++)
+            rc = fn(user, &chunk[i], err);
+        if (rc != 0)
+            return rc;
+        if (n > 0)
+            memcpy(after, chunk[n - 1].key, sizeof after);
+    }
+    return 0;
+}
+
+struct layer_sets {
+    uint8_t *bits[PS_INDEX_MODELS_MAX]; /* by model number, made when first needed */
+};
+
+static int note_layer(void *user, const struct ps_keyed_record *k, struct ps_err *err)
+{
+    struct layer_sets *s = user;
+    if (k->rec.layer < 0 || k->rec.model >= PS_INDEX_MODELS_MAX)
+        return 0;
+    uint8_t **bits = &s->bits[k->rec.model];
+    if (!*bits)
+        *bits = ps_calloc(1, LAYERS_MAX / 8);
+    if (!*bits)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
+    (*bits)[k->rec.layer / 8] |= (uint8_t)(1u << (k->rec.layer % 8));
+    return 0;
+}
+
+static void describe_model(struct ps_json_writer *w, const struct ps_model *m, const uint8_t *layers)
+{
+    char id[2 * PS_SHA256_BYTES + 1];
+    ps_hex_encode(m->id, PS_SHA256_BYTES, id);
+    ps_jw_object(w);
+    ps_jw_kstring(w, "model_id", id);
+    ps_jw_kstring(w, "source", m->label);
+    ps_jw_kuint(w, "bytes", m->bytes);
+    ps_jw_kbool(w, "pinned", m->pinned != 0);
+    ps_jw_key(w, "layers");
+    ps_jw_array(w);
+    for (uint32_t i = 0; layers && i < LAYERS_MAX; i++)
+        if (layers[i / 8] >> (i % 8) & 1)
+            ps_jw_uint(w, i);
+    ps_jw_array_end(w);
+    ps_jw_object_end(w);
+}
+
+static uint64_t governing_budget(struct ps_cache *c)
+{
+    uint64_t budget = 0, floor, growing;
+    if (!c->claims)
+        return 0; /* read-only: nobody's limit */
+    ps_claims_lock(c->claims);
+    ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
+    ps_claims_unlock(c->claims);
+    return budget;
+}
+
+int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err)
+{
+    struct ps_model *models = NULL;
+    size_t n = 0;
+    struct layer_sets *s = ps_calloc(1, sizeof *s);
+    if (!s)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
+    int rc = ps_index_models(c->index, &models, &n, err);
+    if (rc == 0)
+        rc = each_record(c, note_layer, s, err);
+    if (rc == 0) {
+        ps_jw_key(w, "models");
+        ps_jw_array(w);
+        for (size_t i = 0; i < n; i++)
+            if (models[i].n_extents > 0 || models[i].pinned)
+                describe_model(w, &models[i],
+                               models[i].number < PS_INDEX_MODELS_MAX ? s->bits[models[i].number]
+                                                                      : NULL);
+        ps_jw_array_end(w);
+        ps_jw_kuint(w, "budget_bytes", governing_budget(c));
+        ps_jw_kuint(w, "allocated_bytes", ps_cache_allocated_bytes(c));
+    }
+    for (size_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
+        ps_free(s->bits[i]);
+    ps_free(s);
+    ps_free(models);
+    return rc;
+}
+
+static bool matches(const struct ps_model *m, const char *text, size_t n)
+{
+    char id[2 * PS_SHA256_BYTES + 1];
+    ps_hex_encode(m->id, PS_SHA256_BYTES, id);
+    return strcmp(m->label, text) == 0 ||
+           (n >= PREFIX_MIN && n <= 2 * PS_SHA256_BYTES && strncasecmp(id, text, n) == 0);
+}
+
+int ps_cache_find_model(struct ps_cache *c, const char *text, uint8_t model_id[PS_SHA256_BYTES],
+                        struct ps_err *err)
+{
+    struct ps_model *models = NULL;
+    size_t n = 0, hits = 0, hit = 0;
+    int rc = ps_index_models(c->index, &models, &n, err);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < n; i++)
+        if (matches(&models[i], text, strlen(text))) {
+            hits++;
+            hit = i;
+        }
+    if (hits == 1)
+        memcpy(model_id, models[hit].id, PS_SHA256_BYTES);
+    else if (hits == 0)
+        rc = ps_err_set(err, PS_ENOTFOUND, PS_CACHE_ORIGIN,
+                        "cache: holds no model %s: see penstock cache ls", text);
+    else
+        rc = ps_err_set(err, PS_EUSAGE, PS_CACHE_ORIGIN,
+                        "cache: %s fits %zu models: give more of the id", text, hits);
+    ps_free(models);
+    return rc;
+}
+
+/* ---- pins ---- */
+
+static int pin_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    const struct model_job *j = user;
+    struct ps_model m;
+    const int rc = ps_index_write_get_model(w, j->id, 0, &m, err);
+    if (rc != 0)
+        return rc;
+    m.pinned = j->pinned;
+    return ps_index_write_put_model(w, &m, err);
+}
+
+static int pin_job(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    const int rc = ps_cache_note(c, ps_index_update(c->index, pin_body, user, err));
+    pthread_mutex_lock(&c->lock);
+    c->plan_generation++; /* victims were chosen under the old pins */
+    pthread_mutex_unlock(&c->lock);
+    return rc;
+}
+
+static int read_only_error(const struct ps_cache *c, struct ps_err *err)
+{
+    return ps_err_set(err, PS_EIO, PS_CACHE_ORIGIN, "cache: %s can't be written", c->dir);
+}
+
+int ps_cache_pin(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES], bool pinned,
+                 struct ps_err *err)
+{
+    struct model_job j = {.id = model_id, .pinned = pinned};
+    if (c->read_only)
+        return read_only_error(c, err);
+    const int rc = ps_writer_call(c, pin_job, &j, err);
+    return rc == PS_ENOTFOUND ? ps_err_set(err, rc, PS_CACHE_ORIGIN, "cache: holds no such model")
+                              : rc;
+}
+
+/* ---- eviction by hand ---- */
+
+struct evict_job {
+    const uint8_t *id;
+    bool doomed[PS_INDEX_MODELS_MAX];
+    struct ps_cache *c;
+    struct ps_keyed_record recs[PS_CACHE_BATCH];
+    size_t n;
+    uint64_t freed;
+};
+
+static int evict_flush(struct evict_job *j, struct ps_err *err)
+{
+    const size_t n = j->n;
+    j->n = 0;
+    return n > 0 ? ps_writer_evict(j->c, j->recs, n, false, &j->freed, err) : 0;
+}
+
+static int evict_record(void *user, const struct ps_keyed_record *k, struct ps_err *err)
+{
+    struct evict_job *j = user;
+    if (k->rec.model < PS_INDEX_MODELS_MAX && !j->doomed[k->rec.model])
+        return 0;
+    j->recs[j->n++] = *k;
+    return j->n == PS_CACHE_BATCH ? evict_flush(j, err) : 0;
+}
+
+/* Rows of models of which nothing is left and that no process works on. */
+static int forget_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    struct evict_job *j = user;
+    for (uint32_t number = 0; number < PS_INDEX_MODELS_MAX; number++) {
+        struct ps_model m;
+        int rc = j->doomed[number] ? ps_index_write_get_model(w, NULL, (uint16_t)number, &m, err)
+                                   : PS_ENOTFOUND;
+        if (rc == 0 && m.n_extents == 0 && !m.pinned)
+            rc = ps_index_write_remove_model(w, (uint16_t)number, err);
+        if (rc != 0 && rc != PS_ENOTFOUND)
+            return rc;
+    }
+    return 0;
+}
+
+static void spare_live(struct ps_cache *c, bool doomed[PS_INDEX_MODELS_MAX])
+{
+    ps_claims_lock(c->claims);
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
+        const struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
+        for (uint32_t i = 0; q->used && i < q->n_models && i < PS_CLAIM_MODELS; i++)
+            if (q->models[i] < PS_INDEX_MODELS_MAX)
+                doomed[q->models[i]] = false;
+    }
+    ps_claims_unlock(c->claims);
+}
+
+static int choose_doomed(struct ps_cache *c, struct evict_job *j, struct ps_err *err)
+{
+    struct ps_model *models = NULL;
+    size_t n = 0, hits = 0;
+    const int rc = ps_index_models(c->index, &models, &n, err);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < n; i++) {
+        /* Named by its id, a pinned model goes too; "all" means all that is not pinned. */
+        const bool hit =
+            j->id ? memcmp(models[i].id, j->id, PS_SHA256_BYTES) == 0 : !models[i].pinned;
+        if (hit && models[i].number < PS_INDEX_MODELS_MAX) {
+            j->doomed[models[i].number] = true;
+            hits++;
+        }
+    }
+    ps_free(models);
+    if (j->id && hits == 0)
+        return ps_err_set(err, PS_ENOTFOUND, PS_CACHE_ORIGIN, "cache: holds no such model");
+    return 0;
+}
+
+static int evict_job_run(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    struct evict_job *j = user;
+    int rc = ps_writer_flush(c, NULL, err);
+    if (rc == 0)
+        rc = choose_doomed(c, j, err);
+    if (rc == 0)
+        rc = each_record(c, evict_record, j, err);
+    if (rc == 0)
+        rc = evict_flush(j, err);
+    if (rc != 0)
+        return rc;
+    spare_live(c, j->doomed);
+    return ps_cache_note(c, ps_index_update(c->index, forget_body, j, err));
+}
+
+int ps_cache_evict(struct ps_cache *c, const uint8_t *model_id, uint64_t *freed_bytes,
+                   struct ps_err *err)
+{
+    if (c->read_only)
+        return read_only_error(c, err);
+    struct evict_job *j = ps_calloc(1, sizeof *j);
+    if (!j)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
+    j->id = model_id;
+    j->c = c;
+    const int rc = ps_writer_call(c, evict_job_run, j, err);
+    if (rc == 0 && freed_bytes)
+        *freed_bytes = j->freed;
+    ps_free(j);
+    return rc;
+}
+
+/* ---- verification ---- */
+
+struct verification {
+    struct ps_cache *c;
+    bool deep, repair;
+    void (*progress)(void *user, uint64_t done, uint64_t total);
+    void *user;
+    uint64_t done_bytes, total_bytes, checked, bad;
+    uint8_t *buf;
+};
+
+static int flag_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    const struct ps_keyed_record *k = user;
+    const int rc = ps_index_write_flags(w, k->key, k->rec.flags | PS_RECORD_HASHED, err);
+    return rc == PS_ENOTFOUND ? 0 : rc;
+}
+
+static int flag_job(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    return ps_cache_note(c, ps_index_update(c->index, flag_body, user, err));
+}
+
+static int drop_bad(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    uint64_t freed = 0;
+    return ps_writer_evict(c, user, 1, false, &freed, err);
+}
+
+/* Whether the slot holds what its record says. Keys that are no hash of the bytes (plain files without known hashes) can't
+ * be told from damaged ones by SHA-256 alone: a key that once was the hash must stay it. */
+static int check_slot(struct verification *v, const struct ps_keyed_record *k, bool *good,
+                      struct ps_err *err)
+{
+    uint8_t sha[PS_SHA256_BYTES];
+    const int rc = ps_slab_read(v->c->slabs, k->rec.cls, k->rec.slot, v->buf, k->rec.bytes,
+                                PS_CACHE_EXTENT_MAX, err);
+    if (rc != 0 && rc != PS_EDATA)
+        return rc;
+    *good = rc == 0 && ps_crc32c(0, v->buf, k->rec.bytes) == k->rec.crc32c;
+    if (!*good || !v->deep)
+        return 0;
+    ps_sha256_once(v->buf, k->rec.bytes, sha);
+    const bool equal = memcmp(sha, k->key, sizeof sha) == 0;
+    if (k->rec.flags & PS_RECORD_HASHED) {
+        *good = equal;
+    } else if (equal && !v->c->read_only) {
+        struct ps_keyed_record flagged = *k;
+        (void)ps_writer_call(v->c, flag_job, &flagged, NULL);
+    }
+    return 0;
+}
+
+static int verify_record(void *user, const struct ps_keyed_record *k, struct ps_err *err)
+{
+    struct verification *v = user;
+    struct ps_keyed_record now = *k;
+    bool good = false;
+    int rc = check_slot(v, k, &good, NULL);
+    if (rc == 0 && !good) {
+        /* Evicted or replaced since the scan: not the extent's fault. */
+        if (ps_index_get(v->c->index, k->key, &now.rec, NULL) != 0)
+            return 0;
+        rc = check_slot(v, &now, &good, err);
+    }
+    if (rc != 0)
+        return rc;
+    v->checked++;
+    v->done_bytes += k->rec.bytes;
+    if (!good) {
+        v->bad++;
+        ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN, "slab %d slot %u: wrong bytes%s", now.rec.cls,
+               now.rec.slot, v->repair ? ": dropped" : "");
+        if (v->repair)
+            rc = ps_writer_call(v->c, drop_bad, &now, err);
+    }
+    if (v->progress)
+        v->progress(v->user, v->done_bytes, v->total_bytes);
+    return rc;
+}
+
+static int total_bytes(struct ps_cache *c, uint64_t *bytes, struct ps_err *err)
+{
+    struct ps_model *models = NULL;
+    size_t n = 0;
+    const int rc = ps_index_models(c->index, &models, &n, err);
+    if (rc != 0)
+        return rc;
+    *bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        *bytes += models[i].bytes;
+    ps_free(models);
+    return 0;
+}
+
+int ps_cache_verify(struct ps_cache *c, bool deep, bool repair,
+                    void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                    uint64_t *checked, uint64_t *bad, struct ps_err *err)
+{
+    struct verification v = {.c = c, .deep = deep, .repair = repair, .progress = progress, .user = user};
+    if (repair && c->read_only)
+        return read_only_error(c, err);
+    int rc = ps_cache_flush(c, err);
+    if (rc == 0)
+        rc = total_bytes(c, &v.total_bytes, err);
+    if (rc != 0)
+        return rc;
+    v.buf = ps_alloc_pages(PS_CACHE_EXTENT_MAX, PS_CACHE_GRAIN);
+    if (!v.buf)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "verify: out of memory");
+    rc = each_record(c, verify_record, &v, err);
+    ps_free_pages(v.buf, PS_CACHE_EXTENT_MAX);
+    if (rc == 0) {
+        *checked = v.checked;
+        *bad = v.bad;
+    }
+    return rc;
+}

@@ -1,0 +1,939 @@
+/* The index in LMDB. In: keys and records; out: records, counters, free slots. The only file that includes lmdb.h. */
+#include "cache/index_lmdb.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <lmdb.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include "base/alloc.h"
+
+#define ORIGIN      "cache"
+#define PATH_BYTES  4096
+#define SLOTS_BITS  4096u
+#define SLOTS_BYTES (SLOTS_BITS / 8)
+#define READ_POOL                                                                                  \
+    6           /* ended read transactions kept for reuse: no allocation and no lock per lookup */
+#define TRIES 8 /* map growth and its like, per call */
+
+_Static_assert(sizeof(struct ps_record) == 24, "records are on disk");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "records are stored as they lie in memory");
+
+struct ps_index {
+    /* Shared by transactions, exclusive for what LMDB forbids beside them: changing the map, reopening. Readers are
+     * preferred (the default): a reader holding the claims table must get in although a map change waits for a writer
+     * who wants that table. They stay microseconds, so the change comes to its turn. */
+    pthread_rwlock_t gate;
+    MDB_env *env; /* NULL after a failed reopen */
+    MDB_dbi extents, slots, info;
+    struct ps_index_options options;
+    pthread_mutex_t pool_lock;
+    MDB_txn *pool[READ_POOL]; /* pool_lock; reset */
+    size_t n_pool;
+    int data_fd; /* ours, for its size: usable under any lock */
+    char dir[PATH_BYTES];
+};
+
+struct ps_index_write {
+    struct ps_index *ix;
+    MDB_txn *txn;
+    int mdb_rc; /* first failure of LMDB: decides whether the body runs again */
+    struct ps_index_meta meta;
+};
+
+static bool disk_is_full(const struct ps_index *ix)
+{
+    struct statvfs v;
+    return statvfs(ix->dir, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < (1u << 20);
+}
+
+static int lmdb_error(const struct ps_index *ix, int rc, const char *what, struct ps_err *err)
+{
+    switch (rc) {
+    case ENOMEM: return ps_err_set(err, PS_ENOMEM, ORIGIN, "index: %s: out of memory", what);
+    case ENOENT:
+        return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "index: %s: no index in %s", what, ix->dir);
+    case EAGAIN: /* two processes with one pid: LMDB's reader table takes them for one (measured) */
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "index: %s: shared with another PID namespace (container): let both "
+                          "share one PID namespace, "
+                          "or give each its own --cache",
+                          what);
+    case MDB_VERSION_MISMATCH:
+        return ps_err_set(
+            err, PS_EUNSUPPORTED, ORIGIN,
+            "index: %s: written by another version of LMDB than %d.%d: use another --cache", what,
+            MDB_VERSION_MAJOR, MDB_VERSION_MINOR);
+    case MDB_CORRUPTED:
+    case MDB_INVALID:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_NOTFOUND:
+    case MDB_INCOMPATIBLE:
+    case MDB_BAD_VALSIZE:
+        return ps_err_set(err, PS_EDATA, ORIGIN, "index: %s: damaged: %s", what, mdb_strerror(rc));
+    case MDB_READERS_FULL:
+        return ps_err_set(err, PS_EAGAIN, ORIGIN, "index: %s: too many readers at once", what);
+    case ENOSPC:
+    case EDQUOT:
+        return ps_err_set(err, PS_ENOSPC, ORIGIN,
+                          "index: %s: no room on the file system of the cache", what);
+    default: break;
+    }
+    /* A full disk arrives as EIO from mdb_txn_commit (measured on 0.9.24). */
+    if (rc == EIO && disk_is_full(ix))
+        return ps_err_set(err, PS_ENOSPC, ORIGIN,
+                          "index: %s: no room on the file system of the cache", what);
+    return ps_err_set(err, PS_EIO, ORIGIN, "index: %s: %s", what, mdb_strerror(rc));
+}
+
+/* ---- opening ---- */
+
+static void drain_pool(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->pool_lock);
+    while (ix->n_pool > 0)
+        mdb_txn_abort(ix->pool[--ix->n_pool]);
+    pthread_mutex_unlock(&ix->pool_lock);
+}
+
+static int env_open(struct ps_index *ix, MDB_env **out)
+{
+    MDB_env *env = NULL;
+    int rc = mdb_env_create(&env);
+    if (rc != 0)
+        return rc;
+    /* NOTLS ties reader slots to transactions, not to threads. No WRITEMAP: a full disk would be SIGBUS. */
+    unsigned flags = MDB_NOTLS | (ix->options.read_only ? MDB_RDONLY : 0) |
+                     (ix->options.unlocked ? MDB_NOLOCK : 0);
+    rc = mdb_env_set_maxdbs(env, 4);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(env, PS_CACHE_READERS);
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(env, (size_t)ix->options.map_bytes);
+    if (rc == 0)
+        rc = mdb_env_open(env, ix->dir, flags, 0600);
+    if (rc != 0)
+        mdb_env_close(env);
+    else
+        *out = env;
+    return rc;
+}
+
+/* A file shorter than its own last page would be SIGBUS at the first touch. */
+static int check_length(struct ps_index *ix, struct ps_err *err)
+{
+    MDB_envinfo info;
+    MDB_stat ms;
+    struct stat st;
+    int fd;
+    int rc = mdb_env_info(ix->env, &info);
+    if (rc == 0)
+        rc = mdb_env_stat(ix->env, &ms);
+    if (rc == 0)
+        rc = mdb_env_get_fd(ix->env, &fd);
+    if (rc != 0)
+        return lmdb_error(ix, rc, "open", err);
+    if (fstat(fd, &st) != 0)
+        return ps_err_set(err, PS_EIO, ORIGIN, "index: stat: %s", strerror(errno));
+    if (ms.ms_psize != PS_CACHE_GRAIN ||
+        (uint64_t)st.st_size < ((uint64_t)info.me_last_pgno + 1) * ms.ms_psize)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: shorter than its own page count");
+    return 0;
+}
+
+static int open_tables(struct ps_index *ix, MDB_txn *txn, unsigned flags)
+{
+    int rc = mdb_dbi_open(txn, "info", flags, &ix->info);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "extents", flags, &ix->extents);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "slots", flags | MDB_INTEGERKEY, &ix->slots);
+    return rc;
+}
+
+static int put_meta(struct ps_index *ix, MDB_txn *txn, const struct ps_index_meta *meta)
+{
+    char name[] = "meta";
+    MDB_val k = {.mv_size = 4, .mv_data = name}, v = {.mv_size = sizeof *meta};
+    const int rc = mdb_put(txn, ix->info, &k, &v, MDB_RESERVE);
+    if (rc == 0)
+        memcpy(v.mv_data, meta, sizeof *meta);
+    return rc;
+}
+
+/* Any later format keeps the name "meta" and the version in its first four bytes. */
+static int get_meta(const struct ps_index *ix, MDB_txn *txn, struct ps_index_meta *meta,
+                    struct ps_err *err)
+{
+    char name[] = "meta";
+    MDB_val k = {.mv_size = 4, .mv_data = name}, v;
+    uint32_t format;
+    const int rc = mdb_get(txn, ix->info, &k, &v);
+    if (rc != 0)
+        return lmdb_error(ix, rc, "counters", err);
+    if (v.mv_size < sizeof format)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: short counters");
+    memcpy(&format, v.mv_data, sizeof format);
+    if (format > PS_INDEX_FORMAT)
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "cache: %s: made by a newer Penstock (format %u, this one knows %u): "
+                          "upgrade, or use another "
+                          "--cache",
+                          ix->dir, format, PS_INDEX_FORMAT);
+    if (format == 0 || v.mv_size != sizeof *meta)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: counters of format %u", format);
+    memcpy(meta, v.mv_data, sizeof *meta);
+    return 0;
+}
+
+static int create_tables(struct ps_index *ix, struct ps_err *err)
+{
+    const struct ps_index_meta meta = {.format = PS_INDEX_FORMAT};
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(ix->env, NULL, 0, &txn);
+    if (rc != 0)
+        return lmdb_error(ix, rc, "create", err);
+    rc = open_tables(ix, txn, MDB_CREATE);
+    if (rc == 0)
+        rc = put_meta(ix, txn, &meta);
+    if (rc != 0)
+        mdb_txn_abort(txn);
+    else
+        rc = mdb_txn_commit(txn);
+    return rc == 0 ? 0 : lmdb_error(ix, rc, "create", err);
+}
+
+/* Table handles and version; creates the tables of an empty environment. */
+static int adopt_tables(struct ps_index *ix, struct ps_err *err)
+{
+    MDB_txn *txn;
+    MDB_stat ms;
+    struct ps_index_meta meta;
+    int code, rc = mdb_env_stat(ix->env, &ms);
+    if (rc == 0 && ms.ms_entries == 0)
+        return ix->options.read_only ? lmdb_error(ix, ENOENT, "open", err) : create_tables(ix, err);
+    if (rc == 0)
+        rc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
+    if (rc != 0)
+        return lmdb_error(ix, rc, "open", err);
+    rc = mdb_dbi_open(txn, "info", 0, &ix->info);
+    if (rc != 0)
+        goto damaged;
+    code = get_meta(ix, txn, &meta, err); /* before the other tables: a newer format may lack them */
+    if (code != 0) {
+        mdb_txn_abort(txn);
+        return code;
+    }
+    rc = open_tables(ix, txn, 0);
+    if (rc != 0)
+        goto damaged;
+    rc = mdb_stat(txn, ix->extents, &ms);
+    if (rc != 0 || ms.ms_entries != meta.n_extents)
+        goto damaged;
+    rc = mdb_txn_commit(txn); /* keeps the handles */
+    return rc == 0 ? 0 : lmdb_error(ix, rc, "open", err);
+damaged:
+    mdb_txn_abort(txn);
+    return lmdb_error(ix, rc != 0 ? rc : MDB_CORRUPTED, "open", err);
+}
+
+/* The reader table is mapped, and a store into a hole of it on a full disk would be SIGBUS: allocate it whole. Before the
+ * environment is opened, because closing any descriptor of this file drops LMDB's fcntl locks on it. */
+static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
+{
+    char path[PATH_BYTES + 16];
+    snprintf(path, sizeof path, "%s/lock.mdb", ix->dir);
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return lmdb_error(ix, errno, "lock file", err);
+    const int rc = posix_fallocate(fd, 0, PS_INDEX_LOCK_BYTES);
+    close(fd);
+    return rc == 0 || rc == EOPNOTSUPP ? 0 : lmdb_error(ix, rc, "lock file", err);
+}
+
+static int open_env(struct ps_index *ix, struct ps_err *err)
+{
+    int code = ix->options.read_only ? 0 : prepare_lock_file(ix, err);
+    if (code != 0)
+        return code;
+    const int rc = env_open(ix, &ix->env);
+    if (rc != 0)
+        return lmdb_error(ix, rc, "open", err);
+    code = check_length(ix, err);
+    if (code == 0)
+        code = adopt_tables(ix, err);
+    if (code != 0) {
+        mdb_env_close(ix->env);
+        ix->env = NULL;
+    }
+    return code;
+}
+
+/* Data file, to ask for its size. LMDB locks only its other file, so closing this one harms nothing. */
+static int open_data_fd(struct ps_index *ix, struct ps_err *err)
+{
+    char path[PATH_BYTES + 16];
+    snprintf(path, sizeof path, "%s/data.mdb", ix->dir);
+    ix->data_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    return ix->data_fd >= 0 ? 0 : lmdb_error(ix, errno, "open", err);
+}
+
+int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,
+                  struct ps_err *err)
+{
+    if (strlen(dir) >= PATH_BYTES)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "cache: path too long");
+    struct ps_index *ix = ps_calloc(1, sizeof *ix);
+    if (!ix)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "index: out of memory");
+    memcpy(ix->dir, dir, strlen(dir) + 1);
+    ix->options = *options;
+    ix->data_fd = -1;
+    pthread_rwlock_init(&ix->gate, NULL);
+    pthread_mutex_init(&ix->pool_lock, NULL);
+    int code = open_env(ix, err);
+    if (code == 0)
+        code = open_data_fd(ix, err);
+    if (code != 0) {
+        ps_index_close(ix);
+        return code;
+    }
+    *out = ix;
+    return 0;
+}
+
+void ps_index_close(struct ps_index *ix)
+{
+    if (!ix)
+        return;
+    drain_pool(ix);
+    if (ix->env)
+        mdb_env_close(ix->env);
+    if (ix->data_fd >= 0)
+        close(ix->data_fd);
+    pthread_mutex_destroy(&ix->pool_lock);
+    pthread_rwlock_destroy(&ix->gate);
+    ps_free(ix);
+}
+
+/* ---- what LMDB wants nobody else to do meanwhile ---- */
+
+/* Another process has grown the map. */
+static int adopt_map(struct ps_index *ix)
+{
+    pthread_rwlock_wrlock(&ix->gate);
+    drain_pool(ix);
+    const int rc = ix->env ? mdb_env_set_mapsize(ix->env, 0) : EIO;
+    pthread_rwlock_unlock(&ix->gate);
+    return rc;
+}
+
+static int grow_map(struct ps_index *ix)
+{
+    pthread_rwlock_wrlock(&ix->gate);
+    drain_pool(ix);
+    MDB_envinfo info;
+    int rc = ix->env ? mdb_env_info(ix->env, &info) : EIO;
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(ix->env, info.me_mapsize * 2);
+    pthread_rwlock_unlock(&ix->gate);
+    return rc;
+}
+
+/* After a failed write of LMDB's own header the environment refuses everything. */
+static int reopen(struct ps_index *ix, struct ps_err *err)
+{
+    pthread_rwlock_wrlock(&ix->gate);
+    drain_pool(ix);
+    if (ix->env)
+        mdb_env_close(ix->env);
+    ix->env = NULL;
+    const int code = open_env(ix, err);
+    pthread_rwlock_unlock(&ix->gate);
+    return code;
+}
+
+/* Whether the call may be tried again: the reason is gone. */
+static bool mended(struct ps_index *ix, int rc)
+{
+    if (rc == MDB_MAP_FULL)
+        return grow_map(ix) == 0;
+    if (rc == MDB_MAP_RESIZED)
+        return adopt_map(ix) == 0;
+    if (rc == MDB_PANIC)
+        return reopen(ix, NULL) == 0;
+    if (rc == MDB_READERS_FULL)
+        return ps_index_check_readers(ix) > 0;
+    return false;
+}
+
+/* ---- reading ---- */
+
+static MDB_txn *pooled_txn(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->pool_lock);
+    MDB_txn *txn = ix->n_pool > 0 ? ix->pool[--ix->n_pool] : NULL;
+    pthread_mutex_unlock(&ix->pool_lock);
+    return txn;
+}
+
+static int begin_txn(struct ps_index *ix, MDB_txn **out)
+{
+    MDB_txn *txn = pooled_txn(ix);
+    if (txn) {
+        if (mdb_txn_renew(txn) == 0) {
+            *out = txn;
+            return 0;
+        }
+        mdb_txn_abort(txn);
+    }
+    return mdb_txn_begin(ix->env, NULL, MDB_RDONLY, out);
+}
+
+int ps_index_read_begin(struct ps_index_read *r, struct ps_index *ix, struct ps_err *err)
+{
+    int rc = EIO;
+    for (int i = 0; i < TRIES; i++) {
+        MDB_txn *txn;
+        pthread_rwlock_rdlock(&ix->gate);
+        rc = ix->env ? begin_txn(ix, &txn) : EIO;
+        if (rc == 0) {
+            r->ix = ix;
+            r->txn = txn;
+            return 0;
+        }
+        pthread_rwlock_unlock(&ix->gate);
+        if (!mended(ix, rc))
+            break;
+    }
+    return lmdb_error(ix, rc, "read", err);
+}
+
+void ps_index_read_end(struct ps_index_read *r)
+{
+    struct ps_index *ix = r->ix;
+    mdb_txn_reset(r->txn); /* the snapshot ends here, whatever becomes of the handle */
+    pthread_mutex_lock(&ix->pool_lock);
+    const bool keep = ix->n_pool < READ_POOL;
+    if (keep)
+        ix->pool[ix->n_pool++] = r->txn;
+    pthread_mutex_unlock(&ix->pool_lock);
+    if (!keep)
+        mdb_txn_abort(r->txn);
+    r->txn = NULL;
+    pthread_rwlock_unlock(&ix->gate);
+}
+
+int ps_index_read_meta(struct ps_index_read *r, struct ps_index_meta *meta, struct ps_err *err)
+{
+    return get_meta(r->ix, r->txn, meta, err);
+}
+
+/* Values come from a file: nothing in them is used as an index before this. */
+static bool record_is_sane(const struct ps_record *rec)
+{
+    return rec->cls < PS_CACHE_CLASSES && rec->bytes > 0 &&
+           rec->bytes <= ps_budget_class_bytes(rec->cls);
+}
+
+static int get_record(const struct ps_index *ix, MDB_txn *txn, const uint8_t *key,
+                      struct ps_record *rec, struct ps_err *err)
+{
+    MDB_val k = {.mv_size = PS_SHA256_BYTES, .mv_data = (void *)(uintptr_t)key}, v;
+    const int rc = mdb_get(txn, ix->extents, &k, &v);
+    if (rc == MDB_NOTFOUND)
+        return PS_ENOTFOUND;
+    if (rc != 0)
+        return lmdb_error(ix, rc, "read", err);
+    struct ps_record got;
+    if (v.mv_size != sizeof got)
+        return lmdb_error(ix, MDB_CORRUPTED, "read", err);
+    memcpy(&got, v.mv_data, sizeof got);
+    if (!record_is_sane(&got))
+        return lmdb_error(ix, MDB_CORRUPTED, "read", err);
+    *rec = got;
+    return 0;
+}
+
+int ps_index_read_get(struct ps_index_read *r, const uint8_t key[PS_SHA256_BYTES],
+                      struct ps_record *rec, struct ps_err *err)
+{
+    return get_record(r->ix, r->txn, key, rec, err);
+}
+
+int ps_index_get(struct ps_index *ix, const uint8_t key[PS_SHA256_BYTES], struct ps_record *rec,
+                 struct ps_err *err)
+{
+    struct ps_index_read r;
+    int code = ps_index_read_begin(&r, ix, err);
+    if (code != 0)
+        return code;
+    code = ps_index_read_get(&r, key, rec, err);
+    ps_index_read_end(&r);
+    return code;
+}
+
+int ps_index_get_meta(struct ps_index *ix, struct ps_index_meta *meta, struct ps_err *err)
+{
+    struct ps_index_read r;
+    int code = ps_index_read_begin(&r, ix, err);
+    if (code != 0)
+        return code;
+    code = ps_index_read_meta(&r, meta, err);
+    ps_index_read_end(&r);
+    return code;
+}
+
+static uint32_t bitmap_key(int cls, uint32_t slot)
+{
+    return (uint32_t)cls << 24 | slot / SLOTS_BITS;
+}
+
+/* The bitmap that covers a slot, borrowed until the transaction goes on; NULL when all its slots are free. */
+static int get_bitmap(const struct ps_index *ix, MDB_txn *txn, int cls, uint32_t slot,
+                      const uint8_t **bits)
+{
+    uint32_t id = bitmap_key(cls, slot);
+    MDB_val k = {.mv_size = sizeof id, .mv_data = &id}, v;
+    const int rc = mdb_get(txn, ix->slots, &k, &v);
+    *bits = NULL;
+    if (rc == 0 && v.mv_size == SLOTS_BYTES)
+        *bits = v.mv_data;
+    return rc == MDB_NOTFOUND ? 0 : rc == 0 && !*bits ? MDB_CORRUPTED : rc;
+}
+
+static bool bit_is_set(const uint8_t *bits, uint32_t slot)
+{
+    const uint32_t i = slot % SLOTS_BITS;
+    return bits && (bits[i / 8] >> (i % 8) & 1);
+}
+
+bool ps_index_read_slot_used(struct ps_index_read *r, int cls, uint32_t slot)
+{
+    const uint8_t *bits;
+    /* Unreadable counts as used: nobody writes there. */
+    return get_bitmap(r->ix, r->txn, cls, slot, &bits) != 0 || bit_is_set(bits, slot);
+}
+
+int ps_index_read_free_slot(struct ps_index_read *r, int cls, uint32_t from, uint32_t to,
+                            bool (*busy)(void *user, int cls, uint32_t slot), void *user,
+                            uint32_t *slot)
+{
+    for (uint32_t at = from; at < to;) {
+        const uint8_t *bits;
+        if (get_bitmap(r->ix, r->txn, cls, at, &bits) != 0)
+            return PS_EDATA;
+        const uint32_t end =
+            (at / SLOTS_BITS + 1) * SLOTS_BITS < to ? (at / SLOTS_BITS + 1) * SLOTS_BITS : to;
+        for (; at < end; at++) {
+            if (bits && at % 8 == 0 && bits[at % SLOTS_BITS / 8] == 0xff) {
+                at += 7; /* the loop adds the eighth; past `end` only where `end` was not a multiple of 8 */
+                continue;
+            }
+            if (!bit_is_set(bits, at) && !busy(user, cls, at)) {
+                *slot = at;
+                return 0;
+            }
+        }
+    }
+    return PS_ENOTFOUND;
+}
+
+static int get_model(const struct ps_index *ix, MDB_txn *txn, uint16_t number, struct ps_model *model)
+{
+    uint8_t name[3] = {'m', (uint8_t)(number >> 8), (uint8_t)number};
+    MDB_val k = {.mv_size = sizeof name, .mv_data = name}, v;
+    const int rc = mdb_get(txn, ix->info, &k, &v);
+    if (rc != 0)
+        return rc == MDB_NOTFOUND ? PS_ENOTFOUND : PS_EDATA;
+    if (v.mv_size != sizeof *model)
+        return PS_EDATA;
+    memcpy(model, v.mv_data, sizeof *model);
+    model->label[PS_INDEX_LABEL_MAX - 1] = 0;
+    return 0;
+}
+
+int ps_index_read_model(struct ps_index_read *r, uint16_t number, struct ps_model *model)
+{
+    return get_model(r->ix, r->txn, number, model);
+}
+
+int ps_index_scan(struct ps_index *ix, const uint8_t *after, struct ps_keyed_record *recs,
+                  size_t cap, size_t *n, struct ps_err *err)
+{
+    struct ps_index_read r;
+    int code = ps_index_read_begin(&r, ix, err);
+    if (code != 0)
+        return code;
+    MDB_cursor *cursor;
+    MDB_val k = {.mv_size = PS_SHA256_BYTES, .mv_data = (void *)(uintptr_t)after}, v;
+    size_t got = 0;
+    int rc = mdb_cursor_open(r.txn, ix->extents, &cursor);
+    if (rc == 0) {
+        rc = mdb_cursor_get(cursor, &k, &v, after ? MDB_SET_RANGE : MDB_FIRST);
+        if (rc == 0 && after && k.mv_size == PS_SHA256_BYTES &&
+            memcmp(k.mv_data, after, PS_SHA256_BYTES) == 0)
+            rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT);
+        for (; rc == 0 && got < cap; rc = got < cap ? mdb_cursor_get(cursor, &k, &v, MDB_NEXT) : 0) {
+            if (k.mv_size != PS_SHA256_BYTES || v.mv_size != sizeof recs->rec) {
+                rc = MDB_CORRUPTED;
+                break;
+            }
+            memcpy(recs[got].key, k.mv_data, PS_SHA256_BYTES);
+            memcpy(&recs[got].rec, v.mv_data, sizeof recs->rec);
+            if (record_is_sane(&recs[got].rec))
+                got++;
+        }
+        mdb_cursor_close(cursor);
+    }
+    ps_index_read_end(&r);
+    if (rc != 0 && rc != MDB_NOTFOUND)
+        return lmdb_error(ix, rc, "scan", err);
+    *n = got;
+    return 0;
+}
+
+/* Calls fn for each model until it returns false. */
+static int each_model(const struct ps_index *ix, MDB_txn *txn,
+                      bool (*fn)(void *user, const struct ps_model *m), void *user)
+{
+    MDB_cursor *cursor;
+    uint8_t first[3] = {'m', 0, 0};
+    MDB_val k = {.mv_size = sizeof first, .mv_data = first}, v;
+    int rc = mdb_cursor_open(txn, ix->info, &cursor);
+    if (rc != 0)
+        return rc;
+    rc = mdb_cursor_get(cursor, &k, &v, MDB_SET_RANGE);
+    for (; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
+        struct ps_model m;
+        if (k.mv_size != 3 || v.mv_size != sizeof m)
+            continue; /* "meta" sorts among them */
+        memcpy(&m, v.mv_data, sizeof m);
+        m.label[PS_INDEX_LABEL_MAX - 1] = 0;
+        if (!fn(user, &m))
+            break;
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+struct model_list {
+    struct ps_model *models;
+    size_t n, cap;
+};
+
+static bool list_model(void *user, const struct ps_model *m)
+{
+    struct model_list *l = user;
+    if (l->n < l->cap)
+        l->models[l->n++] = *m;
+    return l->n < l->cap;
+}
+
+int ps_index_models(struct ps_index *ix, struct ps_model **models, size_t *n, struct ps_err *err)
+{
+    struct ps_index_read r;
+    struct model_list l = {.cap = 0};
+    MDB_stat ms;
+    int code = ps_index_read_begin(&r, ix, err);
+    if (code != 0)
+        return code;
+    int rc = mdb_stat(r.txn, ix->info, &ms);
+    if (rc == 0) {
+        l.cap = ms.ms_entries < PS_INDEX_MODELS_MAX ? ms.ms_entries : PS_INDEX_MODELS_MAX;
+        l.models = ps_calloc(l.cap + 1, sizeof *l.models);
+        rc = l.models ? each_model(ix, r.txn, list_model, &l) : ENOMEM;
+    }
+    ps_index_read_end(&r);
+    if (rc != 0) {
+        ps_free(l.models);
+        return lmdb_error(ix, rc, "models", err);
+    }
+    *models = l.models;
+    *n = l.n;
+    return 0;
+}
+
+/* ---- writing ---- */
+
+static int fail(struct ps_index_write *w, int rc, const char *what, struct ps_err *err)
+{
+    if (w->mdb_rc == 0)
+        w->mdb_rc = rc;
+    return lmdb_error(w->ix, rc, what, err);
+}
+
+struct ps_index_meta *ps_index_write_meta(struct ps_index_write *w)
+{
+    return &w->meta;
+}
+
+static int set_slot(struct ps_index_write *w, int cls, uint32_t slot, bool used, struct ps_err *err)
+{
+    const uint8_t *old;
+    uint8_t bits[SLOTS_BYTES] = {0};
+    uint32_t id = bitmap_key(cls, slot);
+    MDB_val k = {.mv_size = sizeof id, .mv_data = &id}, v = {.mv_size = sizeof bits, .mv_data = bits};
+    int rc = get_bitmap(w->ix, w->txn, cls, slot, &old);
+    if (rc != 0)
+        return fail(w, rc, "slots", err);
+    if (old)
+        memcpy(bits, old, sizeof bits);
+    const uint32_t i = slot % SLOTS_BITS;
+    if (bit_is_set(bits, slot) == used) /* claims make this impossible: the file lies */
+        return fail(w, MDB_CORRUPTED, "slots", err);
+    bits[i / 8] ^= (uint8_t)(1u << (i % 8));
+    static const uint8_t none[SLOTS_BYTES];
+    rc = memcmp(bits, none, sizeof bits) == 0 ? mdb_del(w->txn, w->ix->slots, &k, NULL)
+                                              : mdb_put(w->txn, w->ix->slots, &k, &v, 0);
+    return rc == 0 ? 0 : fail(w, rc, "slots", err);
+}
+
+/* Counts a record in (sign 1) or out (-1, two's complement) of the totals and of its model. */
+static int count_record(struct ps_index_write *w, const struct ps_record *rec, uint64_t sign,
+                        struct ps_err *err)
+{
+    const uint64_t padded = ps_budget_round(rec->bytes);
+    w->meta.n_extents += sign;
+    w->meta.classes[rec->cls].bytes += padded * sign;
+    w->meta.classes[rec->cls].used += (uint32_t)sign;
+    if (w->meta.classes[rec->cls].used == 0)
+        w->meta.classes[rec->cls].high = 0;
+    else if (w->meta.classes[rec->cls].high <= rec->slot)
+        w->meta.classes[rec->cls].high = rec->slot + 1;
+    struct ps_model m;
+    if (get_model(w->ix, w->txn, rec->model, &m) != 0)
+        return 0; /* its row is gone: nobody asks for its sums */
+    m.bytes += rec->bytes * sign;
+    m.padded_bytes += padded * sign;
+    m.n_extents += sign;
+    return ps_index_write_put_model(w, &m, err);
+}
+
+int ps_index_write_add(struct ps_index_write *w, const uint8_t key[PS_SHA256_BYTES],
+                       const struct ps_record *rec, struct ps_err *err)
+{
+    MDB_val k = {.mv_size = PS_SHA256_BYTES, .mv_data = (void *)(uintptr_t)key};
+    MDB_val v = {.mv_size = sizeof *rec, .mv_data = (void *)(uintptr_t)rec};
+    const int rc = mdb_put(w->txn, w->ix->extents, &k, &v, MDB_NOOVERWRITE);
+    if (rc == MDB_KEYEXIST)
+        return PS_EAGAIN;
+    if (rc != 0)
+        return fail(w, rc, "add", err);
+    const int code = set_slot(w, rec->cls, rec->slot, true, err);
+    return code != 0 ? code : count_record(w, rec, 1, err);
+}
+
+int ps_index_write_remove(struct ps_index_write *w, const uint8_t key[PS_SHA256_BYTES],
+                          const struct ps_record *rec, struct ps_err *err)
+{
+    MDB_val k = {.mv_size = PS_SHA256_BYTES, .mv_data = (void *)(uintptr_t)key};
+    struct ps_record now;
+    int code = get_record(w->ix, w->txn, key, &now, err);
+    if (code != 0)
+        return code;
+    if (now.cls != rec->cls || now.slot != rec->slot)
+        return PS_ENOTFOUND;
+    const int rc = mdb_del(w->txn, w->ix->extents, &k, NULL);
+    if (rc != 0)
+        return fail(w, rc, "remove", err);
+    code = set_slot(w, now.cls, now.slot, false, err);
+    return code != 0 ? code : count_record(w, &now, (uint64_t)-1, err);
+}
+
+int ps_index_write_flags(struct ps_index_write *w, const uint8_t key[PS_SHA256_BYTES],
+                         uint8_t flags, struct ps_err *err)
+{
+    struct ps_record rec;
+    const int code = get_record(w->ix, w->txn, key, &rec, err);
+    if (code != 0)
+        return code;
+    rec.flags = flags;
+    MDB_val k = {.mv_size = PS_SHA256_BYTES, .mv_data = (void *)(uintptr_t)key};
+    MDB_val v = {.mv_size = sizeof rec, .mv_data = &rec};
+    const int rc = mdb_put(w->txn, w->ix->extents, &k, &v, 0);
+    return rc == 0 ? 0 : fail(w, rc, "flags", err);
+}
+
+struct model_search {
+    const uint8_t *id;
+    struct ps_model found;
+    bool ok;
+    uint8_t taken[PS_INDEX_MODELS_MAX / 8];
+};
+
+static bool match_model(void *user, const struct ps_model *m)
+{
+    struct model_search *s = user;
+    if (m->number < PS_INDEX_MODELS_MAX)
+        s->taken[m->number / 8] |= (uint8_t)(1u << (m->number % 8));
+    if (!s->id || memcmp(m->id, s->id, PS_SHA256_BYTES) != 0)
+        return true;
+    s->found = *m;
+    s->ok = true;
+    return false;
+}
+
+int ps_index_write_get_model(struct ps_index_write *w, const uint8_t *id, uint16_t number,
+                             struct ps_model *model, struct ps_err *err)
+{
+    if (!id)
+        return get_model(w->ix, w->txn, number, model);
+    struct model_search s = {.id = id};
+    const int rc = each_model(w->ix, w->txn, match_model, &s);
+    if (rc != 0)
+        return fail(w, rc, "models", err);
+    if (!s.ok)
+        return PS_ENOTFOUND;
+    *model = s.found;
+    return 0;
+}
+
+int ps_index_write_free_number(struct ps_index_write *w, uint16_t *number, struct ps_err *err)
+{
+    struct model_search s = {.id = NULL};
+    const int rc = each_model(w->ix, w->txn, match_model, &s);
+    if (rc != 0)
+        return fail(w, rc, "models", err);
+    for (unsigned i = 0; i < PS_INDEX_MODELS_MAX; i++)
+        if (!(s.taken[i / 8] >> (i % 8) & 1)) {
+            *number = (uint16_t)i;
+            return 0;
+        }
+    return ps_err_set(err, PS_EBUDGET, ORIGIN, "cache: holds %u models already: evict some",
+                      PS_INDEX_MODELS_MAX);
+}
+
+int ps_index_write_put_model(struct ps_index_write *w, const struct ps_model *model,
+                             struct ps_err *err)
+{
+    uint8_t name[3] = {'m', (uint8_t)(model->number >> 8), (uint8_t)model->number};
+    MDB_val k = {.mv_size = sizeof name, .mv_data = name};
+    MDB_val v = {.mv_size = sizeof *model, .mv_data = (void *)(uintptr_t)model};
+    const int rc = mdb_put(w->txn, w->ix->info, &k, &v, 0);
+    return rc == 0 ? 0 : fail(w, rc, "model", err);
+}
+
+int ps_index_write_remove_model(struct ps_index_write *w, uint16_t number, struct ps_err *err)
+{
+    uint8_t name[3] = {'m', (uint8_t)(number >> 8), (uint8_t)number};
+    MDB_val k = {.mv_size = sizeof name, .mv_data = name};
+    const int rc = mdb_del(w->txn, w->ix->info, &k, NULL);
+    return rc == 0 || rc == MDB_NOTFOUND ? 0 : fail(w, rc, "model", err);
+}
+
+/* One attempt. PS_EAGAIN with *mdb_rc set: mend that and try again. */
+static int update_once(struct ps_index *ix, ps_index_body body, void *user, int *mdb_rc,
+                       struct ps_err *err)
+{
+    struct ps_index_write w = {.ix = ix};
+    if (!ix->env)
+        return lmdb_error(ix, EIO, "write", err);
+    int rc = mdb_txn_begin(ix->env, NULL, 0, &w.txn);
+    if (rc != 0) {
+        *mdb_rc = rc;
+        return lmdb_error(ix, rc, "write", err);
+    }
+    int code = get_meta(ix, w.txn, &w.meta, err);
+    if (code == 0)
+        code = body(&w, user, err);
+    if (code == 0 && (rc = put_meta(ix, w.txn, &w.meta)) != 0)
+        code = fail(&w, rc, "write", err);
+    if (code != 0) {
+        mdb_txn_abort(w.txn);
+        *mdb_rc = w.mdb_rc;
+        return code;
+    }
+    rc = mdb_txn_commit(w.txn);
+    *mdb_rc = rc;
+    return rc == 0 ? 0 : lmdb_error(ix, rc, "commit", err);
+}
+
+int ps_index_update(struct ps_index *ix, ps_index_body body, void *user, struct ps_err *err)
+{
+    int code = PS_EIO;
+    for (int i = 0; i < TRIES; i++) {
+        int mdb_rc = 0;
+        pthread_rwlock_rdlock(&ix->gate);
+        code = update_once(ix, body, user, &mdb_rc, err);
+        pthread_rwlock_unlock(&ix->gate);
+        if (code == 0 || !mended(ix, mdb_rc))
+            break;
+    }
+    return code;
+}
+
+/* ---- size and upkeep ---- */
+
+struct oldest_reader {
+    uint64_t txnid;
+};
+
+/* LMDB tells its readers as text: "pid thread txnid" per line, "-" for one without a snapshot. */
+static int parse_reader(const char *line, void *user)
+{
+    struct oldest_reader *o = user;
+    unsigned long long txnid;
+    int pid;
+    char thread[32];
+    if (sscanf(line, "%d %31s %llu", &pid, thread, &txnid) == 3 && txnid < o->txnid)
+        o->txnid = txnid;
+    return 0;
+}
+
+uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
+{
+    struct oldest_reader o = {.txnid = mdb_txn_id(w->txn) - 1};
+    MDB_txn *txn;
+    MDB_cursor *cursor;
+    MDB_val k, v;
+    uint64_t pages = 0;
+    (void)mdb_reader_list(w->ix->env, parse_reader, &o);
+    /* The free list (table 0) may only be read from a read transaction; its snapshot is the state that this write began with. */
+    if (mdb_txn_begin(w->ix->env, NULL, MDB_RDONLY, &txn) != 0)
+        return 0;
+    if (mdb_cursor_open(txn, 0, &cursor) == 0) {
+        while (mdb_cursor_get(cursor, &k, &v, MDB_NEXT) == 0) {
+            uint64_t id, n;
+            if (k.mv_size != sizeof id || v.mv_size < sizeof n)
+                break;
+            memcpy(&id, k.mv_data, sizeof id);
+            memcpy(&n, v.mv_data, sizeof n);
+            if (id >= o.txnid || n > v.mv_size / sizeof n)
+                break;
+            pages += n;
+        }
+        mdb_cursor_close(cursor);
+    }
+    mdb_txn_abort(txn);
+    return pages * PS_CACHE_GRAIN;
+}
+
+uint64_t ps_index_file_bytes(struct ps_index *ix)
+{
+    struct stat st;
+    return fstat(ix->data_fd, &st) == 0 ? (uint64_t)st.st_blocks * 512u : 0;
+}
+
+int ps_index_check_readers(struct ps_index *ix)
+{
+    int dead = 0;
+    pthread_rwlock_rdlock(&ix->gate);
+    if (ix->env)
+        (void)mdb_reader_check(ix->env, &dead);
+    pthread_rwlock_unlock(&ix->gate);
+    return dead;
+}
+
+int ps_index_copy_compact(struct ps_index *ix, const char *to, struct ps_err *err)
+{
+    pthread_rwlock_rdlock(&ix->gate);
+    const int rc = ix->env ? mdb_env_copy2(ix->env, to, MDB_CP_COMPACT) : EIO;
+    pthread_rwlock_unlock(&ix->gate);
+    return rc == 0 ? 0 : lmdb_error(ix, rc, "compact", err);
+}

@@ -1,0 +1,530 @@
+/* Opening a folder, whatever state it is in. In: a directory; out: an index, slabs and claims that agree, within the budget.
+ *
+ * Everything here runs under the folder's open lock (flock on `lock`), because LMDB can fail when two processes open or close
+ * at the same time. Who is alone (no live process, no read-only user) may also repair: throw away a damaged index, make the
+ * claims table anew, write a compacted index. A cache is disposable: doubt is resolved by fetching again. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "cache/cache_internal.h"
+#include "cache/index_check.h"
+
+#define TAG_TEXT                                                                                   \
+    "Signature: 8a477f597d28d172789f06886806bc55\n# Made by Penstock: model weights that can be "  \
+    "fetched again.\n"
+#define MAP_BYTES_MIN (256ull << 20)
+#define MAP_BYTES_MAX (64ull << 30)
+/* Slabs may differ from the recorded sums by the file system's own blocks; more than this is a leak. */
+#define LEAK_SLACK_BYTES (256ull << 10)
+
+/* ---- layout ---- */
+
+static int sys_error(struct ps_cache *c, int e, const char *what, struct ps_err *err)
+{
+    const int code = e == ENOSPC || e == EDQUOT ? PS_ENOSPC : PS_EIO;
+    return ps_err_set(err, code, PS_CACHE_ORIGIN, "cache: %s: %s: %s", c->dir, what, strerror(e));
+}
+
+static bool not_writable(int e)
+{
+    return e == EROFS || e == EACCES || e == EPERM;
+}
+
+static int write_tag(struct ps_cache *c, struct ps_err *err)
+{
+    const int fd = openat(c->dir_fd, "CACHEDIR.TAG",
+                          O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return errno == EEXIST ? 0 : sys_error(c, errno, "CACHEDIR.TAG", err);
+    const ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
+    const int e = errno;
+    close(fd);
+    return n == (ssize_t)sizeof TAG_TEXT - 1 ? 0
+                                             : sys_error(c, n < 0 ? e : ENOSPC, "CACHEDIR.TAG", err);
+}
+
+static int make_dir(struct ps_cache *c, const char *name, struct ps_err *err)
+{
+    return mkdirat(c->dir_fd, name, 0700) == 0 || errno == EEXIST ? 0
+                                                                  : sys_error(c, errno, name, err);
+}
+
+/* Removes a directory of ours and the plain files in it. */
+static void remove_dir(struct ps_cache *c, const char *name)
+{
+    const int fd = openat(c->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return;
+    DIR *d = fdopendir(fd);
+    if (!d) {
+        close(fd);
+        return;
+    }
+    for (struct dirent *e = readdir(d); e; e = readdir(d))
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            (void)unlinkat(dirfd(d), e->d_name, 0);
+    closedir(d);
+    (void)unlinkat(c->dir_fd, name, AT_REMOVEDIR);
+}
+
+static void index_path(const struct ps_cache *c, char out[PS_CACHE_PATH_MAX + 32], const char *name)
+{
+    snprintf(out, PS_CACHE_PATH_MAX + 32, "%s/%s", c->dir, name);
+}
+
+static int make_layout(struct ps_cache *c, struct ps_err *err)
+{
+    int rc = write_tag(c, err);
+    if (rc == 0)
+        rc = make_dir(c, "index", err);
+    if (rc == 0)
+        rc = make_dir(c, "slabs", err);
+    return rc;
+}
+
+static bool direct_wanted(void)
+{
+    const char *v = getenv("PENSTOCK_CACHE_DIRECT");
+    return !v || strcmp(v, "0") != 0;
+}
+
+static int open_slabs(struct ps_cache *c, struct ps_err *err)
+{
+    const int fd = openat(c->dir_fd, "slabs", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return sys_error(c, errno, "slabs", err);
+    const int rc = ps_slabs_open(&c->slabs, fd, c->read_only, direct_wanted(), err);
+    if (rc != 0)
+        close(fd);
+    return rc;
+}
+
+/* ---- the clean mark ---- */
+
+/* What data.mdb looked like when the last process closed it: written into the lock file. If it looks the same now, nobody
+ * has touched it and its pages need no walk. */
+struct clean_mark {
+    uint64_t ino, size, mtime_s, mtime_ns;
+};
+
+static bool mark_of(struct ps_cache *c, struct clean_mark *m)
+{
+    struct stat st;
+    if (fstatat(c->dir_fd, "index/data.mdb", &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    *m = (struct clean_mark){.ino = st.st_ino,
+                             .size = (uint64_t)st.st_size,
+                             .mtime_s = (uint64_t)st.st_mtim.tv_sec,
+                             .mtime_ns = (uint64_t)st.st_mtim.tv_nsec};
+    return true;
+}
+
+static bool closed_cleanly(struct ps_cache *c)
+{
+    struct clean_mark now, then;
+    return mark_of(c, &now) && pread(c->lock_fd, &then, sizeof then, 0) == (ssize_t)sizeof then &&
+           memcmp(&now, &then, sizeof now) == 0;
+}
+
+static void leave_mark(struct ps_cache *c)
+{
+    struct clean_mark now;
+    if (!mark_of(c, &now) || pwrite(c->lock_fd, &now, sizeof now, 0) != (ssize_t)sizeof now)
+        (void)ftruncate(c->lock_fd, 0);
+}
+
+/* ---- the index ---- */
+
+static uint64_t map_bytes(uint64_t budget)
+{
+    /* Address space for an index of 4 KiB extents, twice: deletes in a full map can fail (measured), so it is never full. */
+    const uint64_t want = budget / 8;
+    return want < MAP_BYTES_MIN ? MAP_BYTES_MIN : want > MAP_BYTES_MAX ? MAP_BYTES_MAX : want;
+}
+
+static void throw_away(struct ps_cache *c)
+{
+    remove_dir(c, "index");
+    remove_dir(c, "slabs");
+    (void)unlinkat(c->dir_fd, "claims", 0);
+}
+
+static int try_index(struct ps_cache *c, uint64_t budget, struct ps_err *err)
+{
+    char path[PS_CACHE_PATH_MAX + 32];
+    const struct ps_index_options o = {.read_only = c->read_only,
+                                       .unlocked = c->unlocked,
+                                       .map_bytes = map_bytes(budget)};
+    index_path(c, path, "index");
+    return ps_index_open(&c->index, path, &o, err);
+}
+
+static int check_pages(struct ps_cache *c, struct ps_err *err)
+{
+    char path[PS_CACHE_PATH_MAX + 32];
+    if (closed_cleanly(c))
+        return 0;
+    index_path(c, path, "index/data.mdb");
+    const int rc = ps_index_check_file(path, err);
+    return rc == PS_ENOTFOUND ? 0 : rc;
+}
+
+/* `alone`: may repair. */
+static int open_index(struct ps_cache *c, uint64_t budget, bool alone, struct ps_err *err)
+{
+    int rc = alone ? check_pages(c, err) : 0;
+    if (rc == 0)
+        rc = try_index(c, budget, err);
+    if (rc != PS_EDATA)
+        return rc;
+    if (!alone)
+        return ps_err_set(
+            err, PS_EDATA, PS_CACHE_ORIGIN,
+            "cache: %s: the index is damaged and in use: stop the other processes and start again",
+            c->dir);
+    ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN, "%s: the index was damaged: starting with an empty cache",
+           c->dir);
+    throw_away(c);
+    rc = make_layout(c, err);
+    return rc == 0 ? try_index(c, budget, err) : rc;
+}
+
+/* ---- claims of the dead ---- */
+
+/* The slot of a claim belongs to the index if its bitmap says so; else its blocks are nobody's. */
+static void settle_slot(struct ps_cache *c, struct ps_index_read *r, const struct ps_claim *claim)
+{
+    if (!ps_index_read_slot_used(r, claim->cls, claim->slot))
+        ps_slab_punch(c->slabs, claim->cls, claim->slot);
+}
+
+static unsigned settle_process_locked(struct ps_cache *c, struct ps_index_read *r, uint32_t process)
+{
+    unsigned n = 0;
+    for (uint32_t i = 0; i < ps_claims_count(c->claims); i++) {
+        const struct ps_claim *claim = ps_claims_get_locked(c->claims, i);
+        if (claim->state == PS_CLAIM_FREE || claim->process != process)
+            continue;
+        settle_slot(c, r, claim);
+        ps_claims_remove_locked(c->claims, i);
+        n++;
+    }
+    return n;
+}
+
+unsigned ps_recover_dead_locked(struct ps_cache *c)
+{
+    unsigned n = 0;
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
+        struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
+        struct ps_index_read r;
+        if (!q->used || ps_claims_alive_locked(c->claims, p))
+            continue;
+        if (ps_index_read_begin(&r, c->index, NULL) != 0)
+            return n;
+        n += 1 + settle_process_locked(c, &r, p);
+        ps_index_read_end(&r);
+        q->used = 0;
+    }
+    return n;
+}
+
+/* ---- the claims table ---- */
+
+/* All claims of a table that no live process uses. */
+static int settle_old_table(struct ps_cache *c, struct ps_err *err)
+{
+    struct ps_index_read r;
+    int rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, false, 0, err);
+    if (rc != 0)
+        return rc == PS_ENOTFOUND || rc == PS_EDATA ? 0 : rc;
+    const bool damaged = ps_claims_damaged(c->claims);
+    rc = damaged ? PS_EDATA : ps_index_read_begin(&r, c->index, err);
+    if (rc == 0) {
+        /* Not through the mutex: what a reboot has left of it is anyone's guess. The claims are read as they lie. */
+        for (uint32_t i = 0; i < ps_claims_count(c->claims); i++) {
+            const struct ps_claim *claim = ps_claims_get_locked(c->claims, i);
+            if (claim->state != PS_CLAIM_FREE && claim->cls < PS_CACHE_CLASSES)
+                settle_slot(c, &r, claim);
+        }
+        ps_index_read_end(&r);
+    }
+    ps_claims_close(c->claims);
+    c->claims = NULL;
+    return rc;
+}
+
+static int open_claims(struct ps_cache *c, const struct ps_cache_options *o, bool alone,
+                       struct ps_err *err)
+{
+    int rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, alone,
+                            ps_budget_claims(o->budget_bytes), err);
+    if (rc != 0)
+        return rc;
+    ps_claims_lock(c->claims);
+    ps_recover_dead_locked(c);
+    ps_claims_unlock(c->claims);
+    return ps_claims_join(c->claims, o->budget_bytes, o->min_free_bytes, err);
+}
+
+/* ---- leaks and size ---- */
+
+/* Slots that the index calls free but that still have blocks: possible after power loss, when the claims are gone. */
+static void punch_leaks(struct ps_cache *c, const struct ps_index_meta *meta)
+{
+    struct ps_index_read r;
+    uint64_t recorded = 0, n = 0;
+    for (int i = 0; i < PS_CACHE_CLASSES; i++) {
+        recorded += meta->classes[i].bytes;
+        n += meta->classes[i].used;
+        ps_slab_truncate(c->slabs, i, meta->classes[i].high);
+    }
+    if (ps_slabs_allocated_bytes(c->slabs) <=
+            recorded + ps_budget_slab_overhead(n, recorded) + LEAK_SLACK_BYTES ||
+        ps_index_read_begin(&r, c->index, NULL) != 0)
+        return;
+    for (int i = 0; i < PS_CACHE_CLASSES; i++)
+        for (uint32_t slot = 0; slot < meta->classes[i].high; slot++)
+            if (!ps_index_read_slot_used(&r, i, slot))
+                ps_slab_punch(c->slabs, i, slot);
+    ps_index_read_end(&r);
+}
+
+/* Bytes over the limit. `compacted`: as if the index had its least size, where the caller can give it that. */
+static int excess(struct ps_cache *c, bool compacted, uint64_t *bytes, struct ps_err *err)
+{
+    struct ps_index_meta meta;
+    struct ps_budget_state s;
+    const int rc = ps_index_get_meta(c->index, &meta, err);
+    if (rc != 0)
+        return rc;
+    ps_cache_measure(c);
+    ps_claims_lock(c->claims);
+    ps_cache_state_locked(c, &meta, &s);
+    ps_claims_unlock(c->claims);
+    if (compacted)
+        s.index_file_bytes = 0; /* the bound for its extents is charged instead */
+    const uint64_t charge = ps_budget_charge(&s, 0, 0);
+    *bytes = charge > s.budget_bytes ? charge - s.budget_bytes : 0;
+    return 0;
+}
+
+/* Evicts until the folder fits, or nothing is left. */
+static int shrink(struct ps_cache *c, bool compacted, uint64_t *over, struct ps_err *err)
+{
+    uint64_t freed = 1;
+    int rc = excess(c, compacted, over, err);
+    while (rc == 0 && *over > 0 && freed > 0) {
+        rc = ps_writer_make_room(c, *over, true, &freed, err);
+        if (rc == 0)
+            rc = excess(c, compacted, over, err);
+    }
+    return rc;
+}
+
+/* A new generation of the index: a compacted copy beside it, then one rename. The caller is alone and holds the open lock. */
+static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
+{
+    char path[PS_CACHE_PATH_MAX + 32];
+    int rc = make_dir(c, "index.new", err);
+    index_path(c, path, "index.new");
+    if (rc == 0)
+        rc = ps_index_copy_compact(c->index, path, err);
+    ps_cache_measure(c);
+    if (rc == 0) {
+        ps_index_close(c->index);
+        c->index = NULL;
+        if (renameat(c->dir_fd, "index.new/data.mdb", c->dir_fd, "index/data.mdb") != 0)
+            rc = sys_error(c, errno, "index.new", err);
+    }
+    remove_dir(c, "index.new");
+    if (!c->index) {
+        const int opened = try_index(c, budget, rc == 0 ? err : NULL);
+        rc = rc == 0 ? opened : rc;
+        ps_cache_measure(c);
+    }
+    return rc;
+}
+
+static int fit_budget(struct ps_cache *c, uint64_t budget, bool alone, struct ps_err *err)
+{
+    uint64_t over;
+    int rc = shrink(c, alone, &over, err);
+    if (rc == 0 && alone)
+        rc = excess(c, false, &over, err);
+    if (rc == 0 && over > 0 && alone) {
+        rc = compact(c, budget, err);
+        if (rc != 0 && c->index) { /* then extents must make room instead */
+            ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN, "%s: the index could not be compacted: %s", c->dir,
+                   err ? err->text : "");
+            rc = 0;
+        }
+        if (rc == 0)
+            rc = shrink(c, false, &over, err);
+    }
+    if (rc != 0 || over == 0)
+        return rc;
+    return ps_err_set(
+        err, PS_EBUDGET, PS_CACHE_ORIGIN, "cache: %s takes %llu bytes more than --disk allows, %s",
+        c->dir, (unsigned long long)over,
+        alone ? "and nothing more can be evicted: give more, or remove other files there"
+              : "and is in use by another process: stop it so that the index can be compacted, or "
+                "give more");
+}
+
+/* ---- opening and closing ---- */
+
+static int open_lock_file(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err)
+{
+    if (o->must_exist && faccessat(c->dir_fd, "index/data.mdb", F_OK, AT_EACCESS) != 0)
+        return ps_err_set(err, PS_ENOTFOUND, PS_CACHE_ORIGIN, "cache: %s holds no cache", c->dir);
+    if (!o->read_only) {
+        c->lock_fd = openat(c->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (c->lock_fd >= 0)
+            return 0;
+        if (!not_writable(errno))
+            return sys_error(c, errno, "lock", err);
+    }
+    c->read_only = true;
+    c->lock_fd = openat(c->dir_fd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (c->lock_fd >= 0 || errno == EACCES)
+        return 0;
+    if (errno == ENOENT) /* no cache: what that means depends on what was asked */
+        return ps_err_set(err, o->read_only ? PS_ENOTFOUND : PS_EIO, PS_CACHE_ORIGIN,
+                          "cache: %s: %s", c->dir,
+                          o->read_only ? "holds no cache" : "can't be written and holds no cache");
+    return sys_error(c, errno, "lock", err);
+}
+
+static void take_open_lock(struct ps_cache *c)
+{
+    while (c->lock_fd >= 0 && flock(c->lock_fd, c->read_only ? LOCK_SH : LOCK_EX) != 0 &&
+           errno == EINTR) {}
+}
+
+static void drop_open_lock(struct ps_cache *c)
+{
+    if (c->lock_fd >= 0)
+        (void)flock(c->lock_fd, LOCK_UN);
+}
+
+static int open_read_only(struct ps_cache *c, struct ps_err *err)
+{
+    struct flock l = {.l_type = F_RDLCK,
+                      .l_whence = SEEK_SET,
+                      .l_start = PS_CLAIM_LOCK_READER,
+                      .l_len = 1};
+    if (c->lock_fd >= 0)
+        (void)fcntl(c->lock_fd, F_SETLK, &l); /* whoever wants to be alone sees this reader */
+    c->unlocked = faccessat(c->dir_fd, "index/lock.mdb", W_OK, AT_EACCESS) != 0;
+    int rc = try_index(c, MAP_BYTES_MIN, err);
+    if (rc == 0)
+        rc = open_slabs(c, err);
+    if (rc == 0)
+        ps_cache_measure(c);
+    return rc;
+}
+
+static int open_writable(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err)
+{
+    const bool no_process = !ps_claims_any_process(c->lock_fd);
+    const bool alone = no_process && !ps_claims_any_reader(c->lock_fd);
+    struct ps_index_meta meta;
+    if (alone)
+        remove_dir(c, "index.new");
+    int rc = make_layout(c, err);
+    if (rc == 0)
+        rc = open_index(c, o->budget_bytes, alone, err);
+    if (rc == 0)
+        rc = open_slabs(c, err);
+    if (rc == 0 && no_process)
+        rc = settle_old_table(c, err);
+    if (rc == 0)
+        rc = open_claims(c, o, no_process, err);
+    if (rc == 0)
+        rc = ps_index_get_meta(c->index, &meta, err);
+    if (rc != 0)
+        return rc;
+    c->batch = meta.committed[ps_claims_self(c->claims)];
+    (void)ps_index_check_readers(c->index);
+    if (no_process)
+        punch_leaks(c, &meta);
+    rc = fit_budget(c, o->budget_bytes, alone, err);
+    return rc;
+}
+
+int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err)
+{
+    if (ps_host_is_network_fs(c->dir))
+        return ps_err_set(err, PS_EUNSUPPORTED, PS_CACHE_ORIGIN,
+                          "cache: %s lies on a network file system, where locks and mapped files "
+                          "can't be trusted: give "
+                          "--cache a local directory",
+                          c->dir);
+    int rc = open_lock_file(c, o, err);
+    if (rc != 0)
+        return rc;
+    take_open_lock(c);
+    rc = c->read_only ? open_read_only(c, err) : open_writable(c, o, err);
+    if (rc == PS_EDATA && !c->read_only && c->claims == NULL && c->index &&
+        !ps_claims_any_process(c->lock_fd)) {
+        /* A running process had met damage that opening does not see. */
+        ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN,
+               "%s: the index was damaged: starting with an empty cache", c->dir);
+        ps_index_close(c->index);
+        ps_slabs_close(c->slabs);
+        c->index = NULL;
+        c->slabs = NULL;
+        throw_away(c);
+        rc = open_writable(c, o, err);
+    }
+    drop_open_lock(c);
+    if (rc != 0)
+        ps_recover_close(c);
+    return rc;
+}
+
+/* Tickets that their owner never consumed, and what a failed opening left. */
+static void leave_claims(struct ps_cache *c)
+{
+    struct ps_index_read r;
+    if (ps_claims_self(c->claims) != PS_CLAIM_NONE && c->index && c->slabs) {
+        ps_claims_lock(c->claims);
+        if (ps_index_read_begin(&r, c->index, NULL) == 0) {
+            settle_process_locked(c, &r, ps_claims_self(c->claims));
+            ps_index_read_end(&r);
+        }
+        ps_claims_unlock(c->claims);
+    }
+    ps_claims_leave(c->claims);
+    ps_claims_close(c->claims);
+    c->claims = NULL;
+}
+
+void ps_recover_close(struct ps_cache *c)
+{
+    take_open_lock(c);
+    const bool writer = c->claims != NULL;
+    if (writer)
+        leave_claims(c);
+    ps_index_close(c->index);
+    ps_slabs_close(c->slabs);
+    c->index = NULL;
+    c->slabs = NULL;
+    if (writer && !ps_claims_any_process(c->lock_fd))
+        leave_mark(c);
+    drop_open_lock(c);
+    if (c->lock_fd >= 0)
+        close(c->lock_fd); /* and with it the process's locks */
+    c->lock_fd = -1;
+}

@@ -1,0 +1,640 @@
+/* The writer: one thread per process that changes the index. In: tickets whose bytes lie in their slots, and jobs; out:
+ * synced commits, each for many tickets.
+ *
+ * Order of a publication: data sync of the slabs, claims marked with the batch's number, index commit that records the same
+ * number, claims removed. Whoever adds up the folder in between sees each extent exactly once (claims.h). Order of an
+ * eviction: claims, commit, punch, claims removed: a slot is never punched while the index names it, nor given out before
+ * it is punched. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "cache/cache_internal.h"
+
+#define VICTIMS_MIN 1024u
+#define VICTIMS_MAX 65536u
+#define SCAN_CHUNK  256u
+/* Evicting a little more than asked for spares a synced commit per extent. */
+#define ROOM_SLACK_SHARE 64u
+#define ROOM_SLACK_MAX   (64ull << 20)
+#define NO_VICTIMS_NS    (2ull * PS_NS_PER_S)
+
+/* ---- tickets ---- */
+
+void ps_ticket_recycle(struct ps_cache *c, struct ps_cache_ticket *t)
+{
+    pthread_mutex_lock(&c->lock);
+    t->next = c->unused;
+    c->unused = t;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t)
+{
+    ps_slab_punch(c->slabs, t->rec.cls, t->rec.slot);
+    ps_claims_lock(c->claims);
+    ps_claims_remove_locked(c->claims, t->claim);
+    ps_claims_unlock(c->claims);
+    ps_ticket_recycle(c, t);
+}
+
+void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t)
+{
+    pthread_mutex_lock(&c->lock);
+    t->next = NULL;
+    if (c->last_pending)
+        c->last_pending->next = t;
+    else
+        c->first_pending = t;
+    c->last_pending = t;
+    if (c->n_pending++ == 0)
+        c->first_pending_ns = ps_now_ns();
+    /* The first starts the batch's clock, the last one needed ends it; the writer need not hear of those between. */
+    if (c->n_pending == 1 || c->n_pending == PS_CACHE_BATCH)
+        pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- one batch ---- */
+
+struct batch {
+    struct ps_cache *c;
+    uint64_t number;
+    size_t n;
+    struct ps_cache_ticket *tickets[PS_CACHE_BATCH];
+};
+
+static void take_batch(struct ps_cache *c, struct batch *b)
+{
+    pthread_mutex_lock(&c->lock);
+    while (b->n < PS_CACHE_BATCH && c->first_pending) {
+        struct ps_cache_ticket *t = c->first_pending;
+        c->first_pending = t->next;
+        c->n_pending--;
+        b->tickets[b->n++] = t;
+    }
+    if (!c->first_pending)
+        c->last_pending = NULL;
+    c->first_pending_ns = ps_now_ns();
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int sync_classes(struct batch *b, struct ps_err *err)
+{
+    unsigned seen = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        const int cls = b->tickets[i]->rec.cls;
+        if (seen >> cls & 1)
+            continue;
+        seen |= 1u << cls;
+        const int rc = ps_slab_sync(b->c->slabs, cls, err);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* Starts a batch: its number, and all its claims in the state that goes with it. */
+static uint64_t begin_batch_locked(struct ps_cache *c)
+{
+    struct ps_claim_process *self = ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
+    self->batch = ++c->batch;
+    return self->batch;
+}
+
+static void set_states(struct batch *b, enum ps_claim_state state, bool first)
+{
+    ps_claims_lock(b->c->claims);
+    if (first)
+        b->number = begin_batch_locked(b->c);
+    for (size_t i = 0; i < b->n; i++)
+        ps_claims_set_state_locked(b->c->claims, b->tickets[i]->claim, state);
+    ps_claims_unlock(b->c->claims);
+}
+
+static void end_growth(struct ps_cache *c)
+{
+    ps_claims_lock(c->claims);
+    ps_claims_process_locked(c->claims, ps_claims_self(c->claims))->index_growing_bytes = 0;
+    ps_claims_unlock(c->claims);
+}
+
+/* Reserves the pages that this commit may add. In normal life they are part of what the index is charged anyway; where
+ * another process's reader pins free pages, this is what keeps the file from growing past the limit. */
+static int reserve_growth(struct ps_cache *c, struct ps_index_write *w, size_t n, struct ps_err *err)
+{
+    const struct ps_index_meta *meta = ps_index_write_meta(w);
+    const uint64_t dirty = ps_budget_index_dirty_bytes(meta->n_extents + n, n);
+    bool fits = false;
+    for (int attempt = 0; attempt < 2 && !fits; attempt++) {
+        uint64_t grow = dirty;
+        if (attempt > 0) { /* now it is worth a look at the free list */
+            const uint64_t reusable = ps_index_write_reusable_bytes(w);
+            grow -= reusable < grow ? reusable : grow;
+        }
+        struct ps_budget_state s;
+        ps_claims_lock(c->claims);
+        struct ps_claim_process *self =
+            ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
+        self->index_growing_bytes = grow;
+        ps_cache_state_locked(c, meta, &s);
+        fits = ps_budget_charge(&s, 0, 0) <= s.budget_bytes;
+        if (!fits)
+            self->index_growing_bytes = 0;
+        ps_claims_unlock(c->claims);
+    }
+    return fits
+               ? 0
+               : ps_err_set(err, PS_EBUDGET, PS_CACHE_ORIGIN, "cache: no room for the index to grow");
+}
+
+static int publish_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    struct batch *b = user;
+    int rc = reserve_growth(b->c, w, b->n, err);
+    for (size_t i = 0; i < b->n && rc == 0; i++) {
+        struct ps_cache_ticket *t = b->tickets[i];
+        rc = ps_index_write_add(w, t->key, &t->rec, err);
+        t->published_already = rc == PS_EAGAIN;
+        if (rc == PS_EAGAIN) {
+            /* Its blocks are outside the index before and after this commit: count them on both sides. */
+            ps_claims_lock(b->c->claims);
+            ps_claims_set_state_locked(b->c->claims, t->claim, PS_CLAIM_FILLING);
+            ps_claims_unlock(b->c->claims);
+            rc = 0;
+        }
+    }
+    if (rc == 0)
+        ps_index_write_meta(w)->committed[ps_claims_self(b->c->claims)] = b->number;
+    return rc;
+}
+
+static void finish_published(struct batch *b)
+{
+    struct ps_cache *c = b->c;
+    ps_claims_lock(c->claims);
+    for (size_t i = 0; i < b->n; i++)
+        if (!b->tickets[i]->published_already)
+            ps_claims_remove_locked(c->claims, b->tickets[i]->claim);
+    ps_claims_unlock(c->claims);
+    for (size_t i = 0; i < b->n; i++) {
+        struct ps_cache_ticket *t = b->tickets[i];
+        if (t->published_already) {
+            ps_ticket_drop(c, t);
+        } else {
+            ps_slab_drop_pages(c->slabs, t->rec.cls, t->rec.slot, t->rec.bytes);
+            ps_ticket_recycle(c, t);
+        }
+    }
+}
+
+/* Publishes up to a batch of pending tickets. On failure they are given up: a refetch is cheap, half a record is not. */
+static int publish_batch(struct ps_cache *c, struct ps_err *err)
+{
+    struct batch b = {.c = c};
+    take_batch(c, &b);
+    if (b.n == 0)
+        return 0;
+    int rc = sync_classes(&b, err);
+    if (rc == 0) {
+        set_states(&b, PS_CLAIM_PUBLISHING, true);
+        ps_cache_measure(c); /* all of the batch's blocks exist now */
+        rc = ps_cache_note(c, ps_index_update(c->index, publish_body, &b, err));
+        end_growth(c);
+        if (rc != 0)
+            set_states(&b, PS_CLAIM_FILLING, false);
+    }
+    if (rc == 0) {
+        finish_published(&b);
+        return 0;
+    }
+    if (rc == PS_ENOSPC)
+        ps_cache_disk_full(c);
+    for (size_t i = 0; i < b.n; i++)
+        ps_ticket_drop(c, b.tickets[i]);
+    return rc;
+}
+
+int ps_writer_flush(struct ps_cache *c, void *user, struct ps_err *err)
+{
+    (void)user;
+    int first = 0;
+    pthread_mutex_lock(&c->lock);
+    size_t left = c->n_pending;
+    if (c->write_err.code != 0) {
+        first = c->write_err.code;
+        if (err)
+            *err = c->write_err;
+        c->write_err.code = 0;
+    }
+    pthread_mutex_unlock(&c->lock);
+    while (left > 0) {
+        const int rc = publish_batch(c, first == 0 ? err : NULL);
+        first = first == 0 ? rc : first;
+        left -= left < PS_CACHE_BATCH ? left : PS_CACHE_BATCH;
+    }
+    return first;
+}
+
+/* ---- eviction ---- */
+
+struct eviction {
+    struct ps_cache *c;
+    uint64_t number;
+    bool force;
+    size_t n;
+    uint32_t claims[PS_CACHE_BATCH];
+    struct ps_keyed_record recs[PS_CACHE_BATCH];
+};
+
+/* Claims those records that are still as they were seen and whose slots nobody handles. From here on they can't change. */
+static int claim_victims(struct eviction *e, const struct ps_keyed_record *recs, size_t n,
+                         struct ps_err *err)
+{
+    struct ps_cache *c = e->c;
+    struct ps_index_read r;
+    ps_claims_lock(c->claims);
+    int rc = ps_index_read_begin(&r, c->index, err);
+    if (rc != 0) {
+        ps_claims_unlock(c->claims);
+        return rc;
+    }
+    e->number = begin_batch_locked(c);
+    for (size_t i = 0; i < n && e->n < PS_CACHE_BATCH; i++) {
+        struct ps_record now;
+        if (ps_index_read_get(&r, recs[i].key, &now, NULL) != 0 || now.cls != recs[i].rec.cls ||
+            now.slot != recs[i].rec.slot || ps_claims_slot_busy_locked(c->claims, now.cls, now.slot))
+            continue;
+        const uint32_t claim = ps_claims_add_locked(c->claims, PS_CLAIM_EVICTING, NULL, now.cls,
+                                                    now.slot, now.bytes, 0);
+        if (claim == PS_CLAIM_NONE)
+            break;
+        e->claims[e->n] = claim;
+        e->recs[e->n] = recs[i];
+        e->recs[e->n++].rec = now;
+    }
+    ps_index_read_end(&r);
+    ps_claims_unlock(c->claims);
+    return 0;
+}
+
+static int evict_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    struct eviction *e = user;
+    int rc = e->force ? 0 : reserve_growth(e->c, w, e->n, err);
+    for (size_t i = 0; i < e->n && rc == 0; i++)
+        rc = ps_index_write_remove(w, e->recs[i].key, &e->recs[i].rec, err);
+    if (rc == 0)
+        ps_index_write_meta(w)->committed[ps_claims_self(e->c->claims)] = e->number;
+    return rc;
+}
+
+int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size_t n, bool force,
+                    uint64_t *freed_bytes, struct ps_err *err)
+{
+    struct eviction e = {.c = c, .force = force};
+    int rc = claim_victims(&e, recs, n, err);
+    if (rc != 0 || e.n == 0)
+        return ps_cache_note(c, rc);
+    rc = ps_cache_note(c, ps_index_update(c->index, evict_body, &e, err));
+    end_growth(c);
+    for (size_t i = 0; i < e.n && rc == 0; i++) {
+        ps_slab_punch(c->slabs, e.recs[i].rec.cls, e.recs[i].rec.slot);
+        *freed_bytes += ps_budget_round(e.recs[i].rec.bytes);
+    }
+    ps_claims_lock(c->claims);
+    for (size_t i = 0; i < e.n; i++)
+        ps_claims_remove_locked(c->claims, e.claims[i]);
+    ps_claims_unlock(c->claims);
+    return rc;
+}
+
+/* ---- victims ---- */
+
+struct model_facts {
+    struct ps_model *models; /* sorted by last use */
+    size_t n;
+    uint16_t by_number[PS_INDEX_MODELS_MAX]; /* place in models + 1 */
+    uint8_t own[PS_INDEX_MODELS_MAX / 8], live_elsewhere[PS_INDEX_MODELS_MAX / 8];
+    uint8_t has_plan[PS_INDEX_MODELS_MAX / 8];
+    uint64_t share_bytes;
+};
+
+static void set_bit(uint8_t *bits, uint32_t i)
+{
+    if (i < PS_INDEX_MODELS_MAX)
+        bits[i / 8] |= (uint8_t)(1u << (i % 8));
+}
+
+static bool get_bit(const uint8_t *bits, uint32_t i)
+{
+    return i < PS_INDEX_MODELS_MAX && (bits[i / 8] >> (i % 8) & 1);
+}
+
+static int by_last_use(const void *a, const void *b)
+{
+    const uint64_t x = ((const struct ps_model *)a)->last_use,
+                   y = ((const struct ps_model *)b)->last_use;
+    return x < y ? -1 : x > y;
+}
+
+static void live_models(struct ps_cache *c, struct model_facts *f)
+{
+    uint64_t budget, floor, growing, live = 0;
+    uint8_t any[PS_INDEX_MODELS_MAX / 8] = {0};
+    ps_claims_lock(c->claims);
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
+        const struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
+        for (uint32_t i = 0; q->used && i < q->n_models && i < PS_CLAIM_MODELS; i++) {
+            set_bit(p == ps_claims_self(c->claims) ? f->own : f->live_elsewhere, q->models[i]);
+            set_bit(any, q->models[i]);
+        }
+    }
+    ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
+    ps_claims_unlock(c->claims);
+    for (uint32_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
+        live += get_bit(any, i);
+    f->share_bytes = budget / (live > 0 ? live : 1);
+}
+
+static int model_facts(struct ps_cache *c, struct model_facts *f, struct ps_err *err)
+{
+    memset(f, 0, sizeof *f);
+    const int rc = ps_index_models(c->index, &f->models, &f->n, err);
+    if (rc != 0)
+        return rc;
+    if (f->n > 1)
+        qsort(f->models, f->n, sizeof *f->models, by_last_use);
+    for (size_t i = 0; i < f->n; i++)
+        if (f->models[i].number < PS_INDEX_MODELS_MAX)
+            f->by_number[f->models[i].number] = (uint16_t)(i + 1);
+    live_models(c, f);
+    pthread_mutex_lock(&c->lock);
+    for (int i = 0; i < PS_CLAIM_MODELS; i++)
+        if (c->plans[i].model != PS_CACHE_NO_MODEL)
+            set_bit(f->has_plan, c->plans[i].model);
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}
+
+static uint64_t score_of(struct ps_cache *c, const struct model_facts *f,
+                         const struct ps_keyed_record *k, bool shrinking)
+{
+    const uint32_t m = k->rec.model;
+    const uint16_t place = m < PS_INDEX_MODELS_MAX ? f->by_number[m] : 0;
+    const struct ps_model *model = place > 0 ? &f->models[place - 1] : NULL;
+    uint32_t rank;
+    const struct ps_evict_facts facts = {
+        .own = get_bit(f->own, m),
+        .has_plan = get_bit(f->has_plan, m),
+        .planned = ps_plan_find(c, k->key, &rank),
+        .pinned = model && model->pinned,
+        .live_elsewhere = get_bit(f->live_elsewhere, m),
+        .above_share = model && model->padded_bytes > f->share_bytes,
+        .shrinking = shrinking,
+        .use_order = place,
+        .rank = k->rec.rank,
+    };
+    return ps_evict_score(&facts);
+}
+
+static int size_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
+{
+    struct ps_index_meta meta;
+    const int rc = ps_index_get_meta(c->index, &meta, err);
+    if (rc != 0)
+        return rc;
+    /* A long list means few scans where much must go. */
+    size_t cap = shrinking ? (size_t)(meta.n_extents / 4) : VICTIMS_MIN;
+    cap = cap < VICTIMS_MIN ? VICTIMS_MIN : cap > VICTIMS_MAX ? VICTIMS_MAX : cap;
+    if (c->victims.cap < cap) {
+        struct ps_evict_victim *items = ps_realloc_array(c->victims.items, cap, sizeof *items);
+        if (!items)
+            return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "eviction: out of memory");
+        c->victims.items = items;
+        c->victims.cap = cap;
+    }
+    c->victims.n = c->next_victim = 0;
+    return 0;
+}
+
+/* Scans the index for the victims that go first. A scan of 1,000,000 extents takes about 0.1 s, once per a thousand
+ * evictions at least. */
+static int find_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
+{
+    struct ps_keyed_record chunk[SCAN_CHUNK];
+    uint8_t after[PS_SHA256_BYTES];
+    bool started = false;
+    size_t n = 0;
+    int rc = size_victims(c, shrinking, err);
+    if (rc != 0)
+        return rc;
+    struct model_facts *f = ps_malloc(sizeof *f);
+    if (!f)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "eviction: out of memory");
+    rc = model_facts(c, f, err);
+    while (rc == 0) {
+        rc = ps_index_scan(c->index, started ? after : NULL, chunk, SCAN_CHUNK, &n, err);
+        for (size_t i = 0; i < n && rc == 0; i++)
+            ps_evict_offer(&c->victims, score_of(c, f, &chunk[i], shrinking), &chunk[i]);
+        if (rc != 0 || n < SCAN_CHUNK)
+            break;
+        memcpy(after, chunk[n - 1].key, sizeof after);
+        started = true;
+    }
+    ps_evict_sort(&c->victims);
+    ps_free(f->models);
+    ps_free(f);
+    return rc;
+}
+
+/* How many of the next victims to take: enough for `need`, at most a batch. */
+static size_t next_victims(struct ps_cache *c, uint64_t need,
+                           struct ps_keyed_record recs[PS_CACHE_BATCH])
+{
+    size_t n = 0;
+    uint64_t bytes = 0;
+    while (n < PS_CACHE_BATCH && c->next_victim < c->victims.n && bytes < need) {
+        recs[n] = c->victims.items[c->next_victim++].kept;
+        bytes += ps_budget_round(recs[n++].rec.bytes);
+    }
+    return n;
+}
+
+static uint64_t with_slack(struct ps_cache *c, uint64_t need)
+{
+    uint64_t budget, floor, growing;
+    ps_claims_lock(c->claims);
+    ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
+    ps_claims_unlock(c->claims);
+    const uint64_t slack = budget / ROOM_SLACK_SHARE;
+    return need + (slack < ROOM_SLACK_MAX ? slack : ROOM_SLACK_MAX);
+}
+
+int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint64_t *freed_bytes,
+                        struct ps_err *err)
+{
+    struct ps_keyed_record recs[PS_CACHE_BATCH];
+    bool scanned = false;
+    int rc = 0;
+    *freed_bytes = 0;
+    pthread_mutex_lock(&c->lock);
+    const uint64_t generation = c->plan_generation;
+    pthread_mutex_unlock(&c->lock);
+    if (generation != c->victims_generation || shrinking)
+        c->victims.n = c->next_victim = 0; /* chosen under another plan */
+    const uint64_t target = shrinking ? need : with_slack(c, need);
+    while (rc == 0 && *freed_bytes < target) {
+        if (c->next_victim == c->victims.n) {
+            if (scanned && c->victims.n == 0)
+                break;
+            if (scanned && *freed_bytes >= need)
+                break; /* the slack is not worth a second scan */
+            rc = find_victims(c, shrinking, err);
+            c->victims_generation = generation;
+            scanned = true;
+            if (rc != 0 || c->victims.n == 0)
+                break;
+        }
+        const size_t n = next_victims(c, target - *freed_bytes, recs);
+        rc = ps_writer_evict(c, recs, n, shrinking, freed_bytes, err);
+    }
+    if (rc == 0 && *freed_bytes == 0) {
+        pthread_mutex_lock(&c->lock);
+        c->no_victims_until_ns = ps_now_ns() + NO_VICTIMS_NS;
+        c->no_victims_generation = generation;
+        pthread_mutex_unlock(&c->lock);
+    }
+    return rc;
+}
+
+/* ---- the thread ---- */
+
+void ps_writer_upkeep(struct ps_cache *c)
+{
+    const int readers = ps_index_check_readers(c->index);
+    ps_claims_lock(c->claims);
+    const unsigned freed = ps_recover_dead_locked(c);
+    ps_claims_unlock(c->claims);
+    if (readers > 0 || freed > 0)
+        ps_log(PS_LOG_INFO, PS_CACHE_ORIGIN, "cleared %d readers and %u claims of dead processes",
+               readers, freed);
+    ps_cache_measure(c);
+}
+
+static void publish_unasked(struct ps_cache *c)
+{
+    struct ps_err err = {.code = 0};
+    if (publish_batch(c, &err) == 0)
+        return;
+    ps_log(PS_LOG_DEBUG, PS_CACHE_ORIGIN, "a batch was given up: %s", err.text);
+    pthread_mutex_lock(&c->lock);
+    c->write_err = err;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void run_job(struct ps_cache *c, struct ps_job *j)
+{
+    const int code = j->fn(c, j->user, j->err);
+    pthread_mutex_lock(&c->lock);
+    j->code = code;
+    j->done = true;
+    pthread_cond_broadcast(&c->done);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void wait_until_locked(struct ps_cache *c, uint64_t ns)
+{
+    const struct timespec at = {.tv_sec = (time_t)(ns / PS_NS_PER_S),
+                                .tv_nsec = (long)(ns % PS_NS_PER_S)};
+    (void)pthread_cond_timedwait(&c->wake, &c->lock, &at);
+}
+
+/* One round: does the most urgent thing, or waits. False at the end. */
+static bool writer_round(struct ps_cache *c)
+{
+    pthread_mutex_lock(&c->lock);
+    struct ps_job *j = c->first_job;
+    const uint64_t now = ps_now_ns();
+    const uint64_t publish_at = c->first_pending_ns + PS_CACHE_PUBLISH_NS;
+    const bool pending = c->n_pending > 0;
+    const bool publish =
+        pending && (c->stopping || c->n_pending >= PS_CACHE_BATCH || now >= publish_at);
+    const bool upkeep = now >= c->next_upkeep_ns;
+    const bool end = !j && !pending && c->stopping;
+    if (j) {
+        c->first_job = j->next;
+        if (!c->first_job)
+            c->last_job = NULL;
+    } else if (!publish && !upkeep && !end) {
+        wait_until_locked(c, pending && publish_at < c->next_upkeep_ns ? publish_at
+                                                                       : c->next_upkeep_ns);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (j) {
+        run_job(c, j);
+    } else if (publish) {
+        publish_unasked(c);
+    } else if (upkeep && !end) {
+        ps_writer_upkeep(c);
+        c->next_upkeep_ns = ps_now_ns() + PS_CACHE_UPKEEP_NS;
+    }
+    return !end;
+}
+
+static void *writer_main(void *user)
+{
+    while (writer_round(user)) {}
+    return NULL;
+}
+
+int ps_writer_start(struct ps_cache *c, struct ps_err *err)
+{
+    sigset_t all, old;
+    c->next_upkeep_ns = ps_now_ns() + PS_CACHE_UPKEEP_NS;
+    sigfillset(&all); /* signals are for the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int rc = pthread_create(&c->writer, NULL, writer_main, c);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0)
+        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: no thread: %s", strerror(rc));
+    c->writer_runs = true;
+    return 0;
+}
+
+void ps_writer_stop(struct ps_cache *c)
+{
+    pthread_mutex_lock(&c->lock);
+    const bool runs = c->writer_runs;
+    c->stopping = true;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+    if (runs)
+        pthread_join(c->writer, NULL);
+    c->writer_runs = false;
+}
+
+int ps_writer_call(struct ps_cache *c, int (*fn)(struct ps_cache *, void *, struct ps_err *),
+                   void *user, struct ps_err *err)
+{
+    struct ps_job j = {.fn = fn, .user = user, .err = err};
+    pthread_mutex_lock(&c->lock);
+    if (!c->writer_runs) {
+        pthread_mutex_unlock(&c->lock);
+        return fn(c, user, err);
+    }
+    if (c->last_job)
+        c->last_job->next = &j;
+    else
+        c->first_job = &j;
+    c->last_job = &j;
+    pthread_cond_signal(&c->wake);
+    while (!j.done)
+        pthread_cond_wait(&c->done, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+    return j.code;
+}
