@@ -64,7 +64,8 @@ static void refetch(struct http_store *s, struct http_job *j)
     ps_log(PS_LOG_WARN, "fetcher", "wrong bytes: %s: offset %llu, %llu bytes", j->obj->where,
            (unsigned long long)j->r->offset, (unsigned long long)j->r->bytes);
     j->have = 0;
-    http_job_failed(s, j, &wrong, 0); /* either waits again or comes back here with PS_EDATA */
+    http_job_failed(s, j, &wrong, ps_now_ns(),
+                    0); /* either waits again or comes back here with PS_EDATA */
 }
 
 static bool hash_ok(const struct http_job *j)

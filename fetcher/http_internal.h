@@ -70,9 +70,10 @@ struct http_job {
     /* whoever has the job: net thread while ACTIVE, finisher while FINISHING, else under the store lock */
     uint64_t have; /* bytes at the front of the buffer that have arrived: a resumed request asks for the rest */
     uint64_t first_ns, not_before_ns;
-    unsigned attempts;    /* requests made */
-    unsigned failures;    /* in a row without a new byte */
-    unsigned bad_replies; /* replies that broke the protocol, and wrong hashes */
+    unsigned attempts;                 /* requests made */
+    unsigned failures;                 /* in a row without a new byte */
+    const char *last_what, *last_hint; /* the failure before */
+    unsigned bad_replies;              /* replies that broke the protocol, and wrong hashes */
     int rc;
     struct ps_err err;
 };
@@ -185,11 +186,12 @@ void http_settle_egress(struct http_store *s, struct http_transfer *t);
 struct http_failure {
     enum ps_retry_class cls;
     int code;
-    const char *what, *hint;
+    const char *what, *hint; /* static, unless cls is PS_RETRY_FATAL */
     uint64_t retry_after_ns;
+    bool deadline; /* cut off at the deadline: an earlier failure says better why */
 };
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
-                     uint64_t random);
+                     uint64_t now_ns, uint64_t random);
 uint64_t http_random(struct http_net *n);
 
 /* http_transfer.c: one request from start to end. */

@@ -219,13 +219,19 @@ void http_settle_egress(struct http_store *s, struct http_transfer *t)
     pthread_mutex_unlock(&s->lock);
 }
 
-static int describe(struct ps_err *err, const struct http_job *j, const struct http_failure *f,
-                    uint64_t elapsed_ns)
+static void describe(struct ps_err *err, const struct http_job *j, const struct http_failure *f,
+                     uint64_t elapsed_ns)
 {
+    const char *what = f->what, *hint = f->hint;
+    if (f->deadline && j->last_what) {
+        what = j->last_what;
+        hint = j->last_hint;
+    }
     if (j->attempts <= 1)
-        return ps_err_set(err, f->code, ORIGIN, "%s: %s: %s", f->what, j->obj->where, f->hint);
-    return ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s: %s", f->what, j->attempts,
-                      (double)elapsed_ns / 1e9, j->obj->where, f->hint);
+        ps_err_set(err, f->code, ORIGIN, "%s: %s: %s", what, j->obj->where, hint);
+    else
+        ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s: %s", what, j->attempts,
+                   (double)elapsed_ns / 1e9, j->obj->where, hint);
 }
 
 /* A whole origin is told to wait, not one range: the others would only be turned away as well. */
@@ -237,9 +243,8 @@ static void hold_locked(struct http_store *s, const struct http_failure *f, uint
 }
 
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
-                     uint64_t random)
+                     uint64_t now_ns, uint64_t random)
 {
-    uint64_t now_ns = ps_now_ns();
     j->failures++;
     if (f->cls == PS_RETRY_REPLY)
         j->bad_replies++;
@@ -262,6 +267,8 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         ps_log(PS_LOG_DEBUG, "fetcher", "%s: %s: again in %.2f s", f->what, j->obj->where,
                (double)out.delay_ns / 1e9);
         hold_locked(s, f, now_ns);
+        j->last_what = f->what;
+        j->last_hint = f->hint;
         j->state = HTTP_DELAYED;
         j->not_before_ns = now_ns + out.delay_ns;
         j->next = s->delayed;

@@ -379,12 +379,14 @@ static void release(struct http_transfer *t)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* One delay for all of them, so that what was asked for together is asked for together again. */
 static void fail_jobs(struct http_transfer *t, const struct http_failure *f)
 {
+    uint64_t now_ns = ps_now_ns(), random = http_random(t->net);
     while (t->jobs) {
         struct http_job *j = t->jobs;
         t->jobs = j->next;
-        http_job_failed(t->net->store, j, f, http_random(t->net));
+        http_job_failed(t->net->store, j, f, now_ns, random);
     }
 }
 
@@ -569,10 +571,11 @@ static void keep_progress(struct http_transfer *t, const struct http_failure *f)
         j->have = 0;
         return;
     }
-    if (t->pos > http_job_from(j)) {
+    if (t->pos > http_job_from(j))
         j->have = t->pos - j->r->offset;
-        j->failures = 0;
-    }
+    if (t->pos > t->from) /* the request as a whole got on */
+        for (; j; j = j->next)
+            j->failures = 0;
 }
 
 /* Follows a redirect with the same jobs. False: *f says why not. */

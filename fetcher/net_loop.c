@@ -82,8 +82,8 @@ static const struct http_failure *reason_to_cut(struct http_store *s, const stru
     static const struct http_failure overdue = {.cls = PS_RETRY_TRANSPORT,
                                                 .code = PS_ENET,
                                                 .what = "no success within the deadline",
-                                                .hint =
-                                                    "check the server, or raise --net-deadline"};
+                                                .hint = "check the server, or raise --net-deadline",
+                                                .deadline = true};
     bool closing;
     if (all_cancelled(s, t, &closing) || closing)
         return &withdrawn;

@@ -74,6 +74,9 @@ bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attemp
 {
     if (elapsed_ns < deadline_ns)
         return false;
+    /* An attempt that began after the deadline (its range had to wait for a free connection) gets a second. */
+    if (elapsed_ns - attempt_ns >= deadline_ns && attempt_ns < PS_NS_PER_S)
+        return false;
     uint64_t seconds = attempt_ns / PS_NS_PER_S + 1;
     return attempt_bytes / seconds < TRICKLE_BYTES_PER_S;
 }

@@ -140,7 +140,7 @@ static bool authority_present(const char *text)
 int ps_uri_parse(struct ps_uri *out, const char *text, struct ps_err *err)
 {
     const char *hint = "write http(s)://host[:port]/path";
-    if (ps_uri_kind(text) != PS_URI_HTTP || !authority_present(text) ||
+    if (ps_uri_kind(text) != PS_URI_HTTP || !authority_present(text) || !escapes_ok(text) ||
         strlen(text) > PS_URI_MAX_BYTES)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "malformed address: %s", hint);
     CURLU *h = curl_url();
@@ -252,33 +252,45 @@ char *ps_uri_label(const struct ps_uri *u)
     return compose(u, false);
 }
 
+/* PS_EREFUSED for schemes that a redirect must not lead to. */
+static int check_redirect_scheme(CURLU *h, const struct ps_uri *from, struct ps_err *err)
+{
+    char *scheme = NULL;
+    int rc = take_part(h, CURLUPART_SCHEME, 0, &scheme);
+    if (rc != 0 || !scheme)
+        return rc != 0 ? rc : PS_EUSAGE;
+    lower(scheme);
+    if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
+        rc = ps_err_set(err, PS_EREFUSED, ORIGIN,
+                        "redirect to a scheme other than http and https (%s)", scheme);
+    else if (strcmp(from->scheme, "https") == 0 && strcmp(scheme, "https") != 0)
+        rc = ps_err_set(err, PS_EREFUSED, ORIGIN, "redirect from https down to http");
+    ps_free(scheme);
+    return rc;
+}
+
 int ps_uri_resolve(struct ps_uri *out, const struct ps_uri *from, const char *location,
                    struct ps_err *err)
 {
+    const unsigned flags = CURLU_NON_SUPPORT_SCHEME | CURLU_URLENCODE | CURLU_ALLOW_SPACE;
     char *base = ps_uri_request(from);
     CURLU *h = base ? curl_url() : NULL;
     struct ps_uri u = {0};
     int rc = h ? handle_code(curl_url_set(h, CURLUPART_URL, base, 0)) : PS_ENOMEM;
     if (rc == 0)
-        rc = handle_code(curl_url_set(h, CURLUPART_URL, location,
-                                      CURLU_NON_SUPPORT_SCHEME | CURLU_URLENCODE | CURLU_ALLOW_SPACE));
+        rc = handle_code(curl_url_set(h, CURLUPART_URL, location, flags));
+    if (rc == 0)
+        rc = check_redirect_scheme(h, from, err);
     if (rc == 0)
         rc = split_handle(&u, h);
     curl_url_cleanup(h);
     ps_free(base);
     if (rc == PS_ENOMEM)
         return ps_err_set(err, rc, ORIGIN, "out of memory");
-    if (rc != 0)
+    if (rc == PS_EUSAGE)
         return ps_err_set(err, PS_EDATA, ORIGIN, "redirect to a malformed address");
-    if (strcmp(u.scheme, "http") != 0 && strcmp(u.scheme, "https") != 0)
-        rc = ps_err_set(err, PS_EREFUSED, ORIGIN,
-                        "redirect to a scheme other than http and https (%s)", u.scheme);
-    else if (strcmp(from->scheme, "https") == 0 && strcmp(u.scheme, "https") != 0)
-        rc = ps_err_set(err, PS_EREFUSED, ORIGIN, "redirect from https down to http");
-    if (rc != 0) {
-        ps_uri_deinit(&u);
+    if (rc != 0)
         return rc;
-    }
     /* Credentials in a Location are the redirecting server's idea, not the user's. */
     ps_free(u.user);
     ps_free(u.password);

@@ -1,0 +1,233 @@
+/* Addresses: kinds, parts, object names below a base, redirects, and what may be shown. */
+#include "tests/support/test.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "fetcher/store.h"
+#include "fetcher/uri.h"
+
+static void test_kinds(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        enum ps_uri_kind kind;
+    } cases[] = {
+        {"/models/x", PS_URI_PATH},   {"models/x", PS_URI_PATH},    {"./a:b", PS_URI_PATH},
+        {"C:\\models", PS_URI_PATH},  {"file:///m", PS_URI_FILE},   {"FILE:///m", PS_URI_FILE},
+        {"http://h/", PS_URI_HTTP},   {"HTTPS://h/", PS_URI_HTTP},  {"s3://b/k", PS_URI_S3},
+        {"hf://org/name", PS_URI_HF}, {"ftp://h/", PS_URI_UNKNOWN}, {"httpx://h/", PS_URI_UNKNOWN},
+        {"://x", PS_URI_PATH},        {"1http://x", PS_URI_PATH},   {"http:/h", PS_URI_PATH},
+    };
+    for (size_t i = 0; i < TEST_COUNT(cases); i++)
+        assert_int_equal(ps_uri_kind(cases[i].text), cases[i].kind);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    struct ps_uri u;
+    struct ps_err err = {0};
+    assert_ok(ps_uri_parse(&u, "http://us%40er:p%3Ass@Host.Example:8080/a%20b/c?sig=1&x=%2F", &err),
+              &err);
+    assert_string_equal(u.scheme, "http");
+    assert_string_equal(u.user, "us@er");
+    assert_string_equal(u.password, "p:ss");
+    assert_string_equal(u.host, "host.example");
+    assert_int_equal(u.port, 8080);
+    assert_string_equal(u.path, "/a%20b/c");
+    assert_string_equal(u.query, "sig=1&x=%2F");
+    ps_uri_deinit(&u);
+    assert_ok(ps_uri_parse(&u, "https://[::1]/", &err), &err);
+    assert_string_equal(u.host, "[::1]");
+    assert_int_equal(u.port, 443);
+    assert_null(u.user);
+    assert_null(u.query);
+    ps_uri_deinit(&u);
+}
+
+static void test_malformed(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "http://",         "http:///x",
+        "http://h:99999/", "http://h:0/",
+        "http://h:x/",     "http://h/%zz",
+        "http://h/%2",     "http://h/?a=%",
+        "http://a b/",     "http://h\x01/",
+        "http://u:%gg@h/", "http://[::1/",
+        "http://?x",       "http://secret:pw@:80/",
+    };
+    for (size_t i = 0; i < TEST_COUNT(bad); i++) {
+        struct ps_uri u = {.port = 77};
+        struct ps_err err = {0};
+        if (ps_uri_parse(&u, bad[i], &err) != PS_EUSAGE)
+            fail_msg("accepted: %s", bad[i]);
+        assert_int_equal(u.port, 77); /* untouched */
+        assert_null(strstr(err.text, "secret"));
+    }
+}
+
+static void enter(const char *base, const char *name, const char *request, const char *label)
+{
+    struct ps_uri u;
+    struct ps_err err = {0};
+    assert_ok(ps_uri_parse(&u, base, &err), &err);
+    assert_ok(ps_uri_enter(&u, name, &err), &err);
+    char *got = ps_uri_request(&u), *shown = ps_uri_label(&u);
+    assert_string_equal(got, request);
+    assert_string_equal(shown, label);
+    ps_free(got);
+    ps_free(shown);
+    ps_uri_deinit(&u);
+}
+
+static void test_objects(void **state)
+{
+    (void)state;
+    enter("http://h/m", "config.json", "http://h/m/config.json", "http://h/m/config.json");
+    enter("http://h/m/", "a/b", "http://h/m/a/b", "http://h/m/a/b");
+    enter("http://h", "x", "http://h/x", "http://h/x");
+    enter("http://u:p@h:81/m?sig=S", "x", "http://h:81/m/x?sig=S", "http://h:81/m/x");
+    enter("http://h:80/m", "x", "http://h/m/x", "http://h/m/x");
+    enter("http://h/m", "a b?c#d%e+\xc3\xa9", "http://h/m/a%20b%3Fc%23d%25e%2B%C3%A9",
+          "http://h/m/a%20b%3Fc%23d%25e%2B%C3%A9");
+}
+
+static void resolve(const char *from, const char *location, int rc, const char *to)
+{
+    struct ps_uri a, b;
+    struct ps_err err = {0};
+    assert_ok(ps_uri_parse(&a, from, &err), &err);
+    int got = ps_uri_resolve(&b, &a, location, &err);
+    if (got != rc)
+        fail_msg("%s -> %s gives %d, not %d", from, location, got, rc);
+    if (rc == 0) {
+        char *text = ps_uri_request(&b);
+        assert_string_equal(text, to);
+        assert_null(b.user);
+        ps_free(text);
+        ps_uri_deinit(&b);
+    }
+    ps_uri_deinit(&a);
+}
+
+static void test_redirects(void **state)
+{
+    (void)state;
+    resolve("http://h/a/b?q=1", "c", 0, "http://h/a/c");
+    resolve("http://h/a/b?q=1", "/c?x=2", 0, "http://h/c?x=2");
+    resolve("http://h/a/b", "../c", 0, "http://h/c");
+    resolve("http://h/a/b", "//other:81/c", 0, "http://other:81/c");
+    resolve("http://h/a", "https://cdn/x?sig=1", 0, "https://cdn/x?sig=1");
+    resolve("http://h/a", "http://u:p@cdn/x", 0, "http://cdn/x");
+    resolve("https://h/a", "https://cdn/x", 0, "https://cdn/x");
+    resolve("https://h/a", "http://h/a", PS_EREFUSED, NULL);
+    resolve("http://h/a", "file:///etc/passwd", PS_EREFUSED, NULL);
+    resolve("http://h/a", "ftp://h/a", PS_EREFUSED, NULL);
+    resolve("http://h/a", "gopher://h/a", PS_EREFUSED, NULL);
+    resolve("http://h/a", "http://h:99999/", PS_EDATA, NULL);
+    resolve("http://h/a", "http://h/%zz", PS_EDATA, NULL);
+}
+
+static void test_origins(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *a, *b;
+        bool same;
+    } cases[] = {
+        {"http://h/a", "http://H:80/b", true},     {"http://h/", "http://h:81/", false},
+        {"http://h/", "https://h:80/", false},     {"https://h/", "https://h:443/", true},
+        {"http://h/", "http://h.example/", false},
+    };
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        struct ps_uri a, b;
+        assert_int_equal(ps_uri_parse(&a, cases[i].a, NULL), 0);
+        assert_int_equal(ps_uri_parse(&b, cases[i].b, NULL), 0);
+        assert_int_equal(ps_uri_same_origin(&a, &b), cases[i].same);
+        ps_uri_deinit(&a);
+        ps_uri_deinit(&b);
+    }
+}
+
+static void test_file_paths(void **state)
+{
+    (void)state;
+    char *path = NULL;
+    assert_int_equal(ps_uri_file_path(&path, "file:///a%20b/c", NULL), 0);
+    assert_string_equal(path, "/a b/c");
+    ps_free(path);
+    assert_int_equal(ps_uri_file_path(&path, "file://localhost/x", NULL), 0);
+    assert_string_equal(path, "/x");
+    ps_free(path);
+    assert_int_equal(ps_uri_file_path(&path, "file://elsewhere/x", NULL), PS_EUSAGE);
+    assert_int_equal(ps_uri_file_path(&path, "file:///x%0", NULL), PS_EUSAGE);
+    assert_int_equal(ps_uri_file_path(&path, "file:///x%00y", NULL), PS_EUSAGE);
+}
+
+static void open_fails(const char *address, int rc, const char *says)
+{
+    struct ps_source *s = NULL;
+    struct ps_err err = {0};
+    assert_int_equal(ps_store_open(&s, address, NULL, &err), rc);
+    assert_null(s);
+    if (!strstr(err.text, says))
+        fail_msg("%s: %s", address, err.text);
+    assert_null(strstr(err.text, "secret"));
+}
+
+static void test_open(void **state)
+{
+    (void)state;
+    open_fails("s3://bucket/key", PS_EUNSUPPORTED, "s3:// is not supported yet");
+    open_fails("hf://org/name", PS_EUNSUPPORTED, "hf:// is not supported yet");
+    open_fails("gopher://secret:x@h/", PS_EUSAGE, "unknown scheme: gopher://");
+    open_fails("http://secret:x@h:99999/?secret", PS_EUSAGE, "malformed address");
+    open_fails("", PS_EUSAGE, "no model given");
+    open_fails("/nonexistent/penstock", PS_ENOTFOUND, "/nonexistent/penstock");
+    open_fails("file:///nonexistent/penstock", PS_ENOTFOUND, "/nonexistent/penstock");
+}
+
+static int build_object(void *user)
+{
+    (void)user;
+    struct ps_uri u, v = {0};
+    int rc = ps_uri_parse(&u, "http://u:p@h:81/m?sig=S", NULL);
+    if (rc != 0)
+        return rc;
+    rc = ps_uri_enter(&u, "a b", NULL);
+    if (rc == 0)
+        rc = ps_uri_resolve(&v, &u, "https://cdn/x?y", NULL);
+    ps_uri_deinit(&u);
+    if (rc != 0)
+        return rc;
+    rc = ps_uri_copy(&u, &v, NULL);
+    ps_uri_deinit(&v);
+    if (rc != 0)
+        return rc;
+    char *text = ps_uri_request(&u);
+    rc = text ? 0 : PS_ENOMEM;
+    ps_free(text);
+    ps_uri_deinit(&u);
+    return rc;
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    assert_true(test_every_alloc_failure(build_object, NULL) > 10);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kinds),      cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_objects),
+        cmocka_unit_test(test_redirects),  cmocka_unit_test(test_origins),
+        cmocka_unit_test(test_file_paths), cmocka_unit_test(test_open),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
