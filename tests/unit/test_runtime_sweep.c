@@ -1,0 +1,300 @@
+/* The sweep scheduler over a source in memory: right bytes in the right order from every tier, each range asked
+ * for once a sweep, failures told at the extent they belong to, a sweep that was given up does not spoil the next.
+ * ctest-labels: threads */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+#include "runtime/plan.h"
+#include "runtime/sweep.h"
+#include "tests/support/fake_source.h"
+#include "tests/support/test.h"
+
+enum {
+    ROWS = 64,
+    COLS = 1024,
+    TENSORS = 12,
+    SWEEPS = 4
+}; /* 64 x 1024 f32 = 256 KiB: one extent each */
+
+struct world {
+    struct ps_source *source;
+    struct ps_map *map;
+    struct ps_stats stats;
+    uint32_t order[TENSORS];
+    uint8_t tier[TENSORS];
+    unsigned asked[TENSORS]; /* hook, on the source's thread */
+    int fail_tensor;         /* fails once */
+    float *bytes;
+    atomic_int interrupt;
+};
+
+static float value(uint32_t tensor, uint32_t row, uint32_t col)
+{
+    return (float)(tensor * 1000 + row) + (float)col / COLS;
+}
+
+static int on_range(void *user, const struct ps_range *r)
+{
+    struct world *w = user;
+    uint32_t t = (uint32_t)(r->offset / (ROWS * COLS * 4));
+    w->asked[t]++;
+    if (w->fail_tensor == (int)t) {
+        w->fail_tensor = -1;
+        return PS_ENET;
+    }
+    return 0;
+}
+
+static void make_world(struct world *w)
+{
+    struct ps_map_builder *b = NULL;
+    struct ps_err err = {0};
+    uint32_t object;
+    uint8_t id[32] = {1};
+    size_t each = ROWS * COLS;
+    memset(w, 0, sizeof *w);
+    w->fail_tensor = -1;
+    w->bytes = malloc(TENSORS * each * 4);
+    for (uint32_t t = 0; t < TENSORS; t++)
+        for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t c = 0; c < COLS; c++)
+                w->bytes[t * each + r * COLS + c] = value(t, r, c);
+    w->source = fake_source_new();
+    fake_source_put(w->source, "m", w->bytes, TENSORS * each * 4, 1);
+    fake_source_set_hook(w->source, on_range, w);
+    assert_ok(ps_map_builder_new(&b), NULL);
+    assert_ok(ps_map_add_object(b, "m", TENSORS * each * 4, NULL, "m1", &object, &err), &err);
+    for (uint32_t t = 0; t < TENSORS; t++) {
+        char name[32];
+        snprintf(name, sizeof name, "t%u", t);
+        assert_ok(ps_map_add_tensor(b, name, PS_F32, (uint64_t[]){ROWS, COLS}, 2, object,
+                                    t * each * 4, false, &err),
+                  &err);
+        w->order[t] = t;
+    }
+    assert_ok(ps_map_builder_finish(&w->map, b, id, &err), &err);
+    assert_int_equal(w->map->n_extents, TENSORS);
+}
+
+static void end_world(struct world *w)
+{
+    ps_map_free(w->map);
+    ps_source_close(w->source);
+    free(w->bytes);
+}
+
+/* The last tensor plays the embedding: not in the order. */
+static struct ps_sweep *open_sweep(struct world *w, uint32_t ring, uint32_t n_order)
+{
+    struct ps_sweep *s = NULL;
+    struct ps_err err = {0};
+    struct ps_sweep_options o = {
+        .map = w->map,
+        .source = w->source,
+        .order = w->order,
+        .n_order = n_order,
+        .tier = w->tier,
+        .ring_slots = ring,
+        .gather_tensor = TENSORS - 1,
+        .gather_slots = 1,
+        .stats = &w->stats,
+        .interrupt = &w->interrupt,
+    };
+    assert_ok(ps_sweep_open(&s, &o, &err), &err);
+    return s;
+}
+
+static void check_panel(const struct ps_panel *p, uint32_t tensor)
+{
+    const float *f = (const float *)(const void *)p->data;
+    assert_int_equal(p->extent->tensor, tensor);
+    for (uint32_t r = 0; r < ROWS; r += 7)
+        assert_true(f[r * COLS + 5] == value(tensor, r, 5));
+}
+
+static void one_sweep(struct ps_sweep *s, uint32_t n_order)
+{
+    struct ps_err err = {0};
+    struct ps_panel p;
+    assert_ok(ps_sweep_begin(s, &err), &err);
+    for (uint32_t i = 0; i < n_order; i++) {
+        assert_ok(ps_sweep_next(s, i, &p, &err), &err);
+        check_panel(&p, i);
+        ps_sweep_release(s, &p);
+    }
+}
+
+static void test_streams_in_order_and_once_a_sweep(void **state)
+{
+    (void)state;
+    for (uint32_t ring = 1; ring <= 24; ring += 5) {
+        struct world w;
+        make_world(&w);
+        struct ps_sweep *s = open_sweep(&w, ring, TENSORS - 1);
+        for (int k = 0; k < SWEEPS; k++) {
+            ps_sweep_allow(s, k + 1 < SWEEPS ? 2 : 1);
+            one_sweep(s, TENSORS - 1);
+        }
+        ps_sweep_close(s);
+        for (int t = 0; t < TENSORS - 1; t++)
+            assert_int_equal(w.asked[t],
+                             SWEEPS); /* not one more: the look-ahead stopped at the last sweep */
+        end_world(&w);
+    }
+}
+
+static void test_what_is_kept_in_ram_is_asked_for_once(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    for (int t = 0; t < TENSORS - 1; t += 2)
+        w.tier[t] = PS_TIER_RAM;
+    struct ps_sweep *s = open_sweep(&w, 3, TENSORS - 1);
+    for (int k = 0; k < SWEEPS; k++) {
+        ps_sweep_allow(s, k + 1 < SWEEPS ? 2 : 1);
+        one_sweep(s, TENSORS - 1);
+    }
+    ps_sweep_close(s);
+    for (int t = 0; t < TENSORS - 1; t++)
+        assert_int_equal(w.asked[t], t % 2 ? SWEEPS : 1);
+    assert_int_equal(ps_stat_get(&w.stats.extents_from_ram), (SWEEPS - 1) * 6);
+    end_world(&w);
+}
+
+static void check_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, uint32_t tensor)
+{
+    struct ps_err err = {0};
+    float *out = calloc(n * COLS, sizeof *out);
+    assert_ok(ps_sweep_gather(s, rows, n, out, COLS, &err), &err);
+    for (size_t i = 0; i < n; i++)
+        assert_true(out[i * COLS + 3] == value(tensor, rows[i], 3));
+    free(out);
+}
+
+static void test_gather(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    struct ps_sweep *s = open_sweep(&w, 4, TENSORS - 1);
+    const uint32_t rows[] = {63, 0, 5, 5, 17, 0};
+    ps_sweep_allow(s, 2);
+    check_gather(s, rows, 6, TENSORS - 1);
+    assert_int_equal(w.asked[TENSORS - 1], 1); /* six rows, one extent, one request */
+    one_sweep(s, TENSORS - 1);
+    check_gather(s, rows + 2, 1, TENSORS - 1);
+    assert_int_equal(w.asked[TENSORS - 1], 2);
+    ps_sweep_close(s);
+    end_world(&w);
+}
+
+/* A tied model: the gathered matrix is the last of the order too. Kept in RAM it is asked for once by whoever
+ * comes first. */
+static void test_gather_of_a_tied_matrix(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    w.tier[TENSORS - 1] = PS_TIER_RAM;
+    struct ps_sweep *s = open_sweep(&w, 4, TENSORS);
+    const uint32_t rows[] = {1, 2};
+    for (int k = 0; k < SWEEPS; k++) {
+        ps_sweep_allow(s, 2);
+        ps_sweep_begin(s, NULL);
+        check_gather(s, rows, 2, TENSORS - 1);
+        one_sweep(s, TENSORS);
+    }
+    ps_sweep_close(s);
+    assert_int_equal(w.asked[TENSORS - 1], 1);
+    end_world(&w);
+}
+
+/* Everything fits: all of it waits in the arena for the consumer, and a gather must still find room to pass. */
+static void test_gather_passes_a_full_look_ahead(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    memset(w.tier, PS_TIER_RAM, TENSORS - 1);
+    struct ps_sweep *s = open_sweep(&w, 1, TENSORS - 1);
+    const uint32_t rows[] = {9};
+    ps_sweep_allow(s, 3);
+    for (int k = 0; k < SWEEPS; k++) {
+        check_gather(s, rows, 1, TENSORS - 1);
+        one_sweep(s, TENSORS - 1);
+    }
+    ps_sweep_close(s);
+    end_world(&w);
+}
+
+static void test_failure_is_told_and_survived(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    struct ps_sweep *s = open_sweep(&w, 4, TENSORS - 1);
+    struct ps_err err = {0};
+    struct ps_panel p;
+    w.fail_tensor = 3;
+    ps_sweep_allow(s, 2);
+    ps_sweep_begin(s, NULL);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_ok(ps_sweep_next(s, i, &p, &err), &err);
+        ps_sweep_release(s, &p);
+    }
+    assert_int_equal(ps_sweep_next(s, 3, &p, &err), PS_ENET);
+    one_sweep(s, TENSORS - 1); /* begin() drops what the abandoned sweep had asked for */
+    one_sweep(s, TENSORS - 1);
+    ps_sweep_close(s);
+    end_world(&w);
+}
+
+static void test_interrupt_and_close_under_way(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    struct ps_sweep *s = open_sweep(&w, 4, TENSORS - 1);
+    ps_sweep_allow(s, 2);
+    ps_sweep_close(s); /* with everything in flight: no leak, no late callback */
+    s = open_sweep(&w, 2, TENSORS - 1);
+    one_sweep(s, TENSORS - 1);
+    ps_sweep_close(s);
+    end_world(&w);
+    assert_int_equal(ps_alloc_live_count(), 0);
+}
+
+static void test_fetch_past_the_consumer(void **state)
+{
+    (void)state;
+    struct world w;
+    struct ps_err err = {0};
+    make_world(&w);
+    struct ps_sweep *s = open_sweep(&w, 3, TENSORS - 1);
+    assert_ok(ps_sweep_fetch(s, w.order, TENSORS, NULL, NULL, &err), &err);
+    for (int t = 0; t < TENSORS; t++)
+        assert_int_equal(w.asked[t], 1);
+    w.fail_tensor = 4;
+    assert_int_equal(ps_sweep_fetch(s, w.order, TENSORS, NULL, NULL, &err), PS_ENET);
+    one_sweep(s, TENSORS - 1);
+    ps_sweep_close(s);
+    end_world(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_streams_in_order_and_once_a_sweep),
+        cmocka_unit_test(test_what_is_kept_in_ram_is_asked_for_once),
+        cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_gather_of_a_tied_matrix),
+        cmocka_unit_test(test_gather_passes_a_full_look_ahead),
+        cmocka_unit_test(test_failure_is_told_and_survived),
+        cmocka_unit_test(test_interrupt_and_close_under_way),
+        cmocka_unit_test(test_fetch_past_the_consumer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
