@@ -1,13 +1,14 @@
-/* The disk cache: blocks under a hard byte limit, shared by processes without a daemon. Bytes come in from a source (an extent as
- * stored, already checked), go out to the scheduler's buffers. Index in LMDB (index_lmdb.c), bytes in slab files (slab.c), what to keep is
- * decided by the plan of the runtime, not here.
+/* The disk cache: blocks under a hard byte limit, shared by processes without a daemon. Bytes come in from a
+ * source (an extent as stored, already checked), go out to the scheduler's buffers. Index in LMDB (index_lmdb.c),
+ * bytes in slab files (slab.c), what to keep is decided by the plan of the runtime, not here.
  *
- * Contract: allocated bytes (st_blocks) of the whole directory never exceed the budget, index, lock and temporary files included, because
- * bytes are reserved before they are asked for. Order of a write: slot bytes, data sync, index commit; kill -9 at any point costs a
- * refetch. Every read is checked by CRC32C; a failed check drops the record and reports PS_EDATA. Nothing here touches the network.
+ * Contract: allocated bytes (st_blocks) of the whole directory never exceed the budget, index, lock and temporary
+ * files included, because bytes are reserved before they are asked for. Order of a write: slot bytes, data sync,
+ * index commit; kill -9 at any point costs a refetch. Every read is checked by CRC32C; a failed check drops the
+ * record and reports PS_EDATA. Nothing here touches the network.
  *
- * Threads: all functions are thread-safe. reads and puts block on disk: call them from I/O threads. One environment per process and path
- * (counted registry inside). */
+ * Threads: all functions are thread-safe. reads and puts block on disk: call them from I/O threads. One
+ * environment per process and path (counted registry inside). */
 #ifndef PS_CACHE_CACHE_H
 #define PS_CACHE_CACHE_H
 #include <stdbool.h>
@@ -27,59 +28,72 @@ struct ps_cache_options {
     bool must_exist;         /* do not create: PS_ENOTFOUND */
     struct ps_stats *stats;  /* nullable */
 };
-/* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget. PS_EUNSUPPORTED: made by a newer
- * version, or a network file system. PS_EBUDGET: budget below the least that an index needs (*least_bytes nullable). A directory that can't be
- * written is opened read-only when it holds a cache, else PS_EIO. */
+/* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget.
+ * PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EBUDGET: budget below the least that an
+ * index needs (*least_bytes nullable). A directory that can't be written is opened read-only when it holds a
+ * cache, else PS_EIO. */
 int ps_cache_open(struct ps_cache **out, const char *dir, const struct ps_cache_options *options,
                   uint64_t *least_bytes, struct ps_err *err);
 void ps_cache_close(struct ps_cache *c); /* publishes what is pending */
+/* Empties the folder of an earlier run (`--disk 0`). An absent folder, or one that never held a cache, is fine;
+ * PS_EBUDGET while another process uses it. The cache must not be open in this process. */
+int ps_cache_clear(const char *dir, struct ps_err *err);
 bool ps_cache_is_read_only(const struct ps_cache *c);
 
-/* The share of the budget that extents may take, given how many there will be: budget - index growth - fixed files - bytes held by pins of
- * other models. Slots are padded to 4 KiB. Pure arithmetic on the current state, for the plan. */
+/* The share of the budget that extents may take, given how many there will be: budget - index growth - fixed files
+ * - bytes held by pins of other models. Slots are padded to 4 KiB. Pure arithmetic on the current state, for the
+ * plan. */
 uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents);
-/* What `n_extents` extents of `stored_bytes` in all need as a budget, index and padding included (so that --disk 100% holds all). Pure. */
+/* What `n_extents` extents of `stored_bytes` in all need as a budget, index and padding included (so that --disk
+ * 100% holds all). Pure. */
 uint64_t ps_cache_budget_for(uint64_t stored_bytes, uint64_t n_extents);
 
-/* Registers the model that this process works on (source label for `cache ls`; bumps its last use). Keys given to `put` belong to it. */
+/* Registers the model that this process works on (source label for `cache ls`; bumps its last use). Keys given to
+ * `put` belong to it. */
 int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES],
                         const char *source_label, uint32_t n_layers, uint32_t *model,
                         struct ps_err *err);
 
-/* Which of n keys are held: bit i of `present` (caller's, (n+7)/8 bytes) set if so. One short read transaction per batch. */
+/* Which of n keys are held: bit i of `present` (caller's, (n+7)/8 bytes) set if so. One short read transaction per
+ * batch. */
 int ps_cache_lookup(struct ps_cache *c, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
                     uint8_t *present, struct ps_err *err);
 
-/* Reads exactly `bytes` stored bytes into buf (any alignment; 4096-aligned buf with room up to the next 4 KiB multiple, stated by buf_cap,
- * lets the read bypass the page cache) and checks the CRC. PS_ENOTFOUND not held; PS_EDATA dropped because wrong. */
+/* Reads exactly `bytes` stored bytes into buf (any alignment; 4096-aligned buf with room up to the next 4 KiB
+ * multiple, stated by buf_cap, lets the read bypass the page cache) and checks the CRC. PS_ENOTFOUND not held;
+ * PS_EDATA dropped because wrong. */
 int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *buf, size_t bytes,
                   size_t buf_cap, struct ps_err *err);
 
-/* Reserve, then ask the network, then put. A ticket counts against the budget at once. PS_EBUDGET: no room and nothing evictable
- * (or min_free reached): stream without caching. PS_EAGAIN: another live process has claimed this key; *out untouched. Evicts, in this
- * order: extents of other unpinned models (least recently used model first), extents of this model that `ps_cache_set_plan` does not name. */
+/* Reserve, then ask the network, then put. A ticket counts against the budget at once. PS_EBUDGET: no room and
+ * nothing evictable (or min_free reached): stream without caching. PS_EAGAIN: another live process has claimed
+ * this key; *out untouched. Evicts, in this order: extents of other unpinned models (least recently used model
+ * first), extents of this model that `ps_cache_set_plan` does not name. */
 struct ps_cache_ticket;
 int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t model,
                      const uint8_t key[PS_SHA256_BYTES], int32_t layer, size_t bytes,
                      struct ps_err *err);
-/* Writes the bytes and queues the record for publishing (batched: one data sync and one commit for many). Consumes the ticket in every case.
- * PS_ENOSPC / PS_EIO: the disk said no; the caller goes on without caching. */
+/* Writes the bytes and queues the record for publishing (batched: one data sync and one commit for many). Consumes
+ * the ticket in every case. PS_ENOSPC / PS_EIO: the disk said no; the caller goes on without caching. */
 int ps_cache_put(struct ps_cache_ticket *t, const void *buf, size_t bytes, struct ps_err *err);
 void ps_cache_abort(struct ps_cache_ticket *t);
 int ps_cache_flush(struct ps_cache *c, struct ps_err *err); /* publishes everything put so far; blocks */
 
-/* The keys that this model wants kept (sorted copy is taken). Others of the same model may be evicted when room is needed. */
+/* The keys that this model wants kept (sorted copy is taken). Others of the same model may be evicted when room is
+ * needed. */
 int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[PS_SHA256_BYTES],
                       size_t n, struct ps_err *err);
 
-/* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open JSON object. */
+/* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open
+ * JSON object. */
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err);
 uint64_t ps_cache_allocated_bytes(struct ps_cache *c); /* st_blocks of the directory now */
 uint64_t ps_cache_allocated_peak_bytes(struct ps_cache *c); /* highest since open, in this process's view */
 uint64_t ps_cache_model_bytes(struct ps_cache *c, uint32_t model); /* stored bytes held for the model */
 
-/* Maintenance. model_id NULL = all. verify reads every slot against its CRC (and, where the key is the SHA-256 of the bytes, `deep` checks that):
- * *bad counts wrong extents; repair drops them. progress (nullable) is called with done and total bytes. */
+/* Maintenance. model_id NULL = all. verify reads every slot against its CRC (and, where the key is the SHA-256 of
+ * the bytes, `deep` checks that): *bad counts wrong extents; repair drops them. progress (nullable) is called with
+ * done and total bytes. */
 int ps_cache_verify(struct ps_cache *c, bool deep, bool repair,
                     void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                     uint64_t *checked, uint64_t *bad, struct ps_err *err);
