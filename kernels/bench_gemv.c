@@ -205,3 +205,22 @@ out:
     ps_pool_free(b.pool);
     return rc;
 }
+
+int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
+{
+    struct bench b = {0};
+    b.bytes = ps_min_size(MATRIX_BYTES, ps_host_free_memory_bytes() / 4) / PANEL_BYTES * PANEL_BYTES;
+    int rc = ps_pool_new(&b.pool, threads, NULL, NULL, err);
+    if (rc)
+        return rc;
+    b.mem = b.bytes ? ps_alloc_pages(b.bytes, 4096) : NULL;
+    if (b.mem) {
+        fill(b.mem, b.bytes, PS_BF16);
+        *gb_s = probe_gb_s(b.pool, b.mem, b.bytes);
+        ps_free_pages(b.mem, b.bytes);
+    } else {
+        rc = ps_err_set(err, PS_ENOMEM, "kernels", "no memory to measure its bandwidth: free some");
+    }
+    ps_pool_free(b.pool);
+    return rc;
+}

@@ -1,5 +1,5 @@
-/* How fast the matrix products of the chosen backend are, against the limit of this machine measured in the same run: what
- * `penstock bench gemv` prints. Called by one thread; takes some seconds and up to half a gigabyte. */
+/* How fast the matrix products of the chosen backend are, against the limit of this machine measured in the same
+ * run: what `penstock bench gemv` prints. Called by one thread; takes some seconds and up to half a gigabyte. */
 #ifndef PS_KERNELS_BENCH_GEMV_H
 #define PS_KERNELS_BENCH_GEMV_H
 #include <stddef.h>
@@ -16,9 +16,11 @@ struct ps_bench_row {
 
 #define PS_BENCH_GEMV_ROWS 18 /* 3 types times t = 1, 4, 16, 64, 128, 512 */
 
-/* Fills rows[0..*n), at most `cap`, and *limit_gb_s: the best read bandwidth of several plain loops with as many threads over
- * the same memory. The matrix is far larger than the caches and is handed over in panels of 8 MiB, as the scheduler does.
- * PS_ENOMEM, PS_EUNSUPPORTED (PENSTOCK_BACKEND). Blocks. */
+/* Fills rows[0..*n), at most `cap`, and *limit_gb_s: the best read bandwidth of several plain loops with as many
+ * threads over the same memory. The matrix is far larger than the caches and is handed over in panels of 8 MiB, as
+ * the scheduler does. PS_ENOMEM, PS_EUNSUPPORTED (PENSTOCK_BACKEND). Blocks. */
 int ps_bench_gemv(struct ps_bench_row *rows, size_t cap, size_t *n, double *limit_gb_s,
                   unsigned threads, struct ps_err *err);
+/* The limit alone: read bandwidth of memory far larger than the caches, with as many threads. */
+int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err);
 #endif
