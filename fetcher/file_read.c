@@ -1,5 +1,5 @@
-/* Open files of a folder and exact reads of them. Comes in: a name, a range. Goes out: bytes in the caller's buffer. Blocking, on
- * the threads of file_store.c or of a caller of get and head. */
+/* Open files of a folder and exact reads of them. Comes in: a name, a range. Goes out: bytes in
+ * the caller's buffer. Blocking, on the threads of file_store.c or of a caller of get and head. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* O_DIRECT */
 #endif
@@ -93,8 +93,8 @@ static void make_identity(struct file_entry *e, const struct stat *st, const cha
              hex);
 }
 
-/* Symbolic links are followed: the snapshot folders of a Hugging Face cache consist of them. O_NONBLOCK keeps a FIFO from hanging
- * us; it means nothing for regular files. */
+/* Symbolic links are followed: the snapshot folders of a Hugging Face cache consist of them.
+ * O_NONBLOCK keeps a FIFO from hanging us; it means nothing for regular files. */
 static int entry_open(struct file_table *t, struct file_entry **out, const char *label,
                       const char *name, struct ps_err *err)
 {
@@ -189,7 +189,8 @@ void file_release(struct file_table *t, struct file_entry *e)
     pthread_mutex_unlock(&t->lock);
 }
 
-/* Up to `bytes` from `offset`; stops short only at the end of the file. Returns bytes read, or -1 with errno. */
+/* Up to `bytes` from `offset`; stops short only at the end of the file. Returns bytes read, or
+ * -1 with errno. */
 static int64_t read_some(int fd, uint64_t offset, void *buf, uint64_t bytes)
 {
     uint64_t got = 0;
@@ -203,7 +204,8 @@ static int64_t read_some(int fd, uint64_t offset, void *buf, uint64_t bytes)
         if (n == 0)
             break;
         got += (uint64_t)n;
-        /* Direct reads end unaligned only at the end of the file; another one from there would be refused. */
+        /* Direct reads end unaligned only at the end of the file; another one from there would
+         * be refused. */
         if ((uint64_t)n < want && ((offset + got) % PS_FILE_ALIGN) != 0 &&
             (offset % PS_FILE_ALIGN) == 0)
             break;
@@ -211,8 +213,8 @@ static int64_t read_some(int fd, uint64_t offset, void *buf, uint64_t bytes)
     return (int64_t)got;
 }
 
-/* Direct I/O of an arbitrary range: whole aligned blocks into the bounce buffer, the wanted part copied out; straight into the
- * caller's memory where file offset and address are both aligned. */
+/* Direct I/O of an arbitrary range: whole aligned blocks into the bounce buffer, the wanted part
+ * copied out; straight into the caller's memory where file offset and address are both aligned. */
 static int64_t read_direct(int fd, uint64_t offset, void *buf, uint64_t bytes, void *bounce)
 {
     uint64_t done = 0;

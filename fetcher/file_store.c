@@ -1,5 +1,6 @@
-/* The file store: ranges of the files of a folder. Comes in: ranges. Goes out: their bytes, read by a few I/O threads in order of
- * priority, checked, and told by done(). The disk below is its own cache: no disk cache is put on top (contract.md --disk). */
+/* The file store: ranges of the files of a folder. Comes in: ranges. Goes out: their bytes, read
+ * by a few I/O threads in order of priority, checked, and told by done(). The disk below is its
+ * own cache: no disk cache is put on top (contract.md --disk). */
 #include "fetcher/file_internal.h"
 
 #include <signal.h>

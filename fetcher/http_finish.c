@@ -1,6 +1,7 @@
-/* The last step of a range: its hash is checked and the caller told. Comes in: jobs whose bytes are complete or which have
- * failed. Goes out: done(), or once more into the queue after a wrong hash. Threads of their own, because SHA-256 runs at
- * about 1.8 GB/s per core and would take that time from the socket. */
+/* The last step of a range: its hash is checked and the caller told. Comes in: jobs whose bytes
+ * are complete or which have failed. Goes out: done(), or once more into the queue after a wrong
+ * hash. Threads of their own, because SHA-256 runs at about 1.8 GB/s per core and would take
+ * that time from the socket. */
 #include "fetcher/http_internal.h"
 
 #include <string.h>

@@ -8,8 +8,8 @@
  *             +-- after a delay --+ (broken: only the missing tail)              |
  *             +------------------------- wrong hash, once -----------------------+
  *
- * done() is always called by a finisher, so that a slow callback never holds up a socket. The lock is never held while
- * calling libcurl's transfer functions or a callback. */
+ * done() is always called by a finisher, so that a slow callback never holds up a socket. The
+ * lock is never held while calling libcurl's transfer functions or a callback. */
 #ifndef PS_FETCHER_HTTP_INTERNAL_H
 #define PS_FETCHER_HTTP_INTERNAL_H
 #include <pthread.h>
@@ -27,8 +27,8 @@
 #define PS_HTTP_MAX_HOPS        5
 #define PS_HTTP_OBJECT_BUCKETS  256
 
-/* Where the bytes of a blocking get or head go: the size is not known before the reply. Touched by one thread at a time: the net
- * thread until done(), then the one that waits. */
+/* Where the bytes of a blocking get or head go: the size is not known before the reply. Touched
+ * by one thread at a time: the net thread until done(), then the one that waits. */
 struct http_sink {
     char *data;
     size_t len, cap;
@@ -49,7 +49,8 @@ struct http_object {
     char etag[PS_ETAG_MAX];
     bool etag_weak;
     char last_modified[40];
-    /* store lock: where redirects led, so that they are followed once per object and not once per range */
+    /* store lock: where redirects led, so that they are followed once per object and not once
+     * per range */
     bool has_target, target_trusted;
     struct ps_uri target;
     uint64_t target_until_ns;
@@ -67,7 +68,8 @@ struct http_job {
     /* store lock */
     enum http_job_state state;
     bool cancelled;
-    /* whoever has the job: net thread while ACTIVE, finisher while FINISHING, else under the store lock */
+    /* whoever has the job: net thread while ACTIVE, finisher while FINISHING, else under the
+     * store lock */
     uint64_t have; /* bytes at the front of the buffer that have arrived: a resumed request asks for the rest */
     uint64_t first_ns, not_before_ns;
     unsigned attempts;                 /* requests made */
@@ -168,7 +170,8 @@ uint64_t http_job_to(const struct http_job *j);
 /* http_finish.c */
 int http_finish_start(struct http_store *s, struct ps_err *err);
 void http_finish_stop(struct http_store *s);
-/* Hands a job whose fate is known to the finishers. `err` nullable. _locked: the caller holds the store's lock. */
+/* Hands a job whose fate is known to the finishers. `err` nullable. _locked: the caller holds
+ * the store's lock. */
 void http_finish_push(struct http_store *s, struct http_job *j, int rc, const struct ps_err *err);
 void http_finish_push_locked(struct http_store *s, struct http_job *j, int rc,
                              const struct ps_err *err);
@@ -198,6 +201,7 @@ uint64_t http_random(struct http_net *n);
 int http_transfer_init(struct http_transfer *t, struct http_net *n, struct ps_err *err);
 void http_transfer_deinit(struct http_transfer *t);
 bool http_transfer_begin(struct http_transfer *t); /* a batch was taken; false: failed before it began */
-/* The handle has left the multi. `cut`: why we stopped it, else NULL. May begin again at a redirect's target. */
+/* The handle has left the multi. `cut`: why we stopped it, else NULL. May begin again at a
+ * redirect's target. */
 void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_failure *cut);
 #endif

@@ -1,6 +1,6 @@
-/* Which ranges are asked for next, and what becomes of them after a failure. Comes in: waiting jobs and failed ones. Goes out:
- * batches of touching jobs for one request each, or finished jobs. Everything here works under the store's lock and touches no
- * socket. */
+/* Which ranges are asked for next, and what becomes of them after a failure. Comes in: waiting
+ * jobs and failed ones. Goes out: batches of touching jobs for one request each, or finished
+ * jobs. Everything here works under the store's lock and touches no socket. */
 #include "fetcher/http_internal.h"
 
 #include <string.h>
@@ -66,7 +66,8 @@ uint64_t http_next_start_ns(struct http_store *s)
     return at;
 }
 
-/* How much of `want` may be asked for. 0: nothing now, because what is in flight may use up the rest; *never: nothing any more. */
+/* How much of `want` may be asked for. 0: nothing now, because what is in flight may use up the
+ * rest; *never: nothing any more. */
 static uint64_t egress_room_locked(const struct http_store *s, uint64_t want, bool shrinkable,
                                    bool *never)
 {
@@ -100,8 +101,8 @@ static bool same_expectations(const struct ps_range *a, const struct ps_range *b
     return same_etag && a->object_bytes == b->object_bytes;
 }
 
-/* May the top of the heap ride in the request that ends with `last`? Only neighbours in the order of asking are joined: jumping
- * ahead in that order would delay what is needed first. */
+/* May the top of the heap ride in the request that ends with `last`? Only neighbours in the
+ * order of asking are joined: jumping ahead in that order would delay what is needed first. */
 static bool joins_locked(const struct http_job *first, const struct http_job *last,
                          const struct http_job *next, uint64_t bound)
 {
@@ -122,7 +123,8 @@ static void activate_locked(struct http_store *s, struct http_job *j, uint64_t n
         ps_stat_add(&s->stats->retries, 1);
 }
 
-/* What the reply will be held against: the caller's expectation, else what earlier replies about this object said. */
+/* What the reply will be held against: the caller's expectation, else what earlier replies about
+ * this object said. */
 static void expect_locked(struct http_transfer *t, const struct ps_range *r)
 {
     const struct http_object *o = t->obj;

@@ -1,5 +1,6 @@
-/* The http and https store: the doors of struct ps_source. Comes in: ranges, and blocking reads of small objects. Goes out: jobs
- * for the net threads. The picture of how the parts fit is in http_internal.h. */
+/* The http and https store: the doors of struct ps_source. Comes in: ranges, and blocking reads
+ * of small objects. Goes out: jobs for the net threads. The picture of how the parts fit is in
+ * http_internal.h. */
 #include "fetcher/http_internal.h"
 
 #include <signal.h>
@@ -239,7 +240,8 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
     return waiter_wait(&w, err);
 }
 
-/* The name of this version for cache keys: what the server calls it, its size, and where it lies. */
+/* The name of this version for cache keys: what the server calls it, its size, and where it
+ * lies. */
 static void make_identity(struct ps_object_info *info, const char *version, const char *where)
 {
     int n = snprintf(info->identity, sizeof info->identity, "http|%s|%llu|%s", version,
@@ -320,7 +322,8 @@ static int get_whole(struct http_store *s, const char *object, uint64_t max_byte
                      struct http_sink *k, struct ps_err *err)
 {
     int rc = 0;
-    /* One chunk tells the size; only a server that never says it is asked chunk by chunk to the end. */
+    /* One chunk tells the size; only a server that never says it is asked chunk by chunk to the
+     * end. */
     for (bool more = true; rc == 0 && more;) {
         uint64_t want = k->max - k->len < FIRST_CHUNK_BYTES ? k->max - k->len : FIRST_CHUNK_BYTES;
         uint64_t upto = k->len + want;
@@ -354,7 +357,8 @@ static int http_get(struct ps_source *base, const char *object, uint64_t max_byt
                     size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct http_store *s = (struct http_store *)base;
-    /* One byte beyond the limit, so that "larger" is seen also where the server never tells the size. */
+    /* One byte beyond the limit, so that "larger" is seen also where the server never tells the
+     * size. */
     struct http_sink k = {.growable = true,
                           .max = max_bytes < SIZE_MAX / 2 ? max_bytes + 1 : SIZE_MAX / 2};
     int rc = check_name(object, err);
@@ -473,7 +477,8 @@ static bool copy_env(char **out, const char *first, const char *second)
     return *out != NULL;
 }
 
-/* Fills in defaults. One net thread carries several GB/s; a second one only pays with many connections and cores. */
+/* Fills in defaults. One net thread carries several GB/s; a second one only pays with many
+ * connections and cores. */
 static void settle_options(struct http_store *s, const struct ps_store_options *options)
 {
     static const struct ps_store_options none;
@@ -506,7 +511,8 @@ static char *make_label(const struct ps_uri *u)
 static int start_threads(struct http_store *s, struct ps_err *err)
 {
     sigset_t all, before;
-    /* Our threads take no signals: SIGINT is the main thread's, and a SIGPIPE from a closed socket becomes EPIPE. */
+    /* Our threads take no signals: SIGINT is the main thread's, and a SIGPIPE from a closed
+     * socket becomes EPIPE. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = http_finish_start(s, err);

@@ -1,6 +1,7 @@
-/* One request from start to end. Comes in: a batch of touching jobs. Goes out: their bytes, scattered straight into the callers'
- * buffers, each job delivered as soon as its last byte is there; or the reason why not. Runs on the net thread that owns the
- * transfer; the store's lock is taken only to read and note what is known of the object. */
+/* One request from start to end. Comes in: a batch of touching jobs. Goes out: their bytes,
+ * scattered straight into the callers' buffers, each job delivered as soon as its last byte is
+ * there; or the reason why not. Runs on the net thread that owns the transfer; the store's lock
+ * is taken only to read and note what is known of the object. */
 #include "fetcher/http_internal.h"
 
 #include <errno.h>
@@ -38,7 +39,8 @@ static void deliver_first(struct http_transfer *t)
     http_finish_push(t->net->store, j, 0, NULL);
 }
 
-/* The last job of a reply without a stated length has to wait for the end: only then is it known that no more comes. */
+/* The last job of a reply without a stated length has to wait for the end: only then is it known
+ * that no more comes. */
 static bool deliverable(const struct http_transfer *t)
 {
     return t->jobs->next || t->judge.length_stated;
@@ -98,7 +100,8 @@ static bool sink_append(struct http_transfer *t, const char *p, size_t n)
 
 static bool over_budget(const struct http_transfer *t)
 {
-    /* What was reserved is always fine; only a body without a stated length, or a whole object, can go beyond. */
+    /* What was reserved is always fine; only a body without a stated length, or a whole object,
+     * can go beyond. */
     return t->net->store->opt.max_egress_bytes && t->body_bytes > t->reserved;
 }
 
@@ -128,8 +131,9 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
 
 /* ---- headers ---- */
 
-/* Notes what this reply says of the object. Replies that were under way together are compared here, because none of them was asked
- * with the first one's ETag. Returns false if they are of different versions. */
+/* Notes what this reply says of the object. Replies that were under way together are compared
+ * here, because none of them was asked with the first one's ETag. Returns false if they are of
+ * different versions. */
 static bool note_object(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;
@@ -511,7 +515,8 @@ static struct http_failure judged_failure(const struct http_transfer *t)
                                  .retry_after_ns = t->reply.retry_after_ns};
 }
 
-/* Is the accepted body complete? For a sink without a stated end, the end of the reply is the end. */
+/* Is the accepted body complete? For a sink without a stated end, the end of the reply is the
+ * end. */
 static bool body_complete(const struct http_transfer *t)
 {
     if (t->jobs && t->jobs->sink)
@@ -556,7 +561,8 @@ static void keep_sink_progress(struct http_job *j, const struct http_failure *f)
         j->failures = 0;
 }
 
-/* Credits the bytes that did arrive to the job that was being received, so that only its tail is asked for again. */
+/* Credits the bytes that did arrive to the job that was being received, so that only its tail is
+ * asked for again. */
 static void keep_progress(struct http_transfer *t, const struct http_failure *f)
 {
     struct http_job *j = t->jobs;
@@ -566,7 +572,8 @@ static void keep_progress(struct http_transfer *t, const struct http_failure *f)
         keep_sink_progress(j, f);
         return;
     }
-    /* A reply that breaks the rules is not trusted with a part either; and a complete job without its end of reply neither. */
+    /* A reply that breaks the rules is not trusted with a part either; and a complete job
+     * without its end of reply neither. */
     if (f->cls == PS_RETRY_REPLY || t->pos >= http_job_to(j)) {
         j->have = 0;
         return;
@@ -603,7 +610,8 @@ static bool follow(struct http_transfer *t, struct http_failure *f, struct ps_er
     return true;
 }
 
-/* A remembered redirect target that no longer works (a signed address that expired) gets one fresh look through the front door. */
+/* A remembered redirect target that no longer works (a signed address that expired) gets one
+ * fresh look through the front door. */
 static bool front_door(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;

@@ -1,6 +1,8 @@
-/* A net thread: owns one CURLM and the transfers in it. Comes in: batches from the queue. Goes out: bytes in the callers' buffers
- * (http_transfer.c). It sleeps in curl_multi_poll and is woken by curl_multi_wakeup, the one libcurl call that other threads may
- * make. No transfer is ever paused (libcurl 7.88 stalls paused HTTP/2 streams): back-pressure is not starting the next one. */
+/* A net thread: owns one CURLM and the transfers in it. Comes in: batches from the queue. Goes
+ * out: bytes in the callers' buffers (http_transfer.c). It sleeps in curl_multi_poll and is
+ * woken by curl_multi_wakeup, the one libcurl call that other threads may make. No transfer is
+ * ever paused (libcurl 7.88 stalls paused HTTP/2 streams): back-pressure is not starting the
+ * next one. */
 #include "fetcher/http_internal.h"
 
 #include <string.h>
@@ -166,8 +168,9 @@ static void multi_options(struct http_net *n)
 {
     const struct ps_store_options *opt = &n->store->opt;
     bool h2 = opt->http == PS_HTTP_2;
-    /* One HTTP version per multi: mixing them on one host breaks 7.88.1. HTTP/2 is sharded, one stream per connection: a single
-     * connection is slower for bulk than several (facts-stores.md section 3). */
+    /* One HTTP version per multi: mixing them on one host breaks 7.88.1. HTTP/2 is sharded, one
+     * stream per connection: a single connection is slower for bulk than several
+     * (facts-stores.md section 3). */
     curl_multi_setopt(n->multi, CURLMOPT_PIPELINING, h2 ? CURLPIPE_MULTIPLEX : CURLPIPE_NOTHING);
     if (h2)
         curl_multi_setopt(n->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, 1L);

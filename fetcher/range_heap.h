@@ -1,6 +1,7 @@
-/* A queue of waiting ranges in the order in which they are to be asked: smallest priority first, first come first served
- * among equals. A binary heap, so that a look-ahead of a hundred thousand ranges submitted out of order costs
- * logarithms. Not thread-safe: the store's lock guards it. */
+/* A queue of waiting ranges in the order in which they are to be asked: smallest priority first,
+ * first come first served among equals. A binary heap, so that a look-ahead of a hundred
+ * thousand ranges submitted out of order costs logarithms. Not thread-safe: the store's lock
+ * guards it. */
 #ifndef PS_FETCHER_RANGE_HEAP_H
 #define PS_FETCHER_RANGE_HEAP_H
 #include <stddef.h>

@@ -149,7 +149,8 @@ static void on_range(struct ps_reply *r, struct scan s)
     r->range = v;
 }
 
-/* entity-tag = [ "W/" ] DQUOTE *etagc DQUOTE. Anything else is treated as no ETag at all: it could not be sent back. */
+/* entity-tag = [ "W/" ] DQUOTE *etagc DQUOTE. Anything else is treated as no ETag at all: it
+ * could not be sent back. */
 static void on_etag(struct ps_reply *r, struct scan s)
 {
     bool weak = take_word(&s, "W/");
@@ -197,7 +198,8 @@ static void longer_wait(struct ps_reply *r, uint64_t seconds)
         r->retry_after_ns = seconds * PS_NS_PER_S;
 }
 
-/* IMF-fixdate only, "Sun, 06 Nov 1994 08:49:37 GMT": the one form that RFC 9110 lets senders generate. */
+/* IMF-fixdate only, "Sun, 06 Nov 1994 08:49:37 GMT": the one form that RFC 9110 lets senders
+ * generate. */
 static bool http_date(struct scan s, uint64_t *out)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -238,7 +240,8 @@ static void on_retry_after(struct ps_reply *r, struct scan s, uint64_t wall_s)
         longer_wait(r, v - wall_s);
 }
 
-/* RateLimit: "resolvers";r=0;t=37 (the Hub). Counts only when nothing is left (r=0), for otherwise t is no order to wait. */
+/* RateLimit: "resolvers";r=0;t=37 (the Hub). Counts only when nothing is left (r=0), for
+ * otherwise t is no order to wait. */
 static void on_ratelimit(struct ps_reply *r, struct scan s)
 {
     uint64_t left = 1, t = 0, v;
@@ -392,7 +395,8 @@ static bool is_redirect(int status)
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
-/* The opaque tags decide. W/ is not compared: a proxy that weakens a tag on its way keeps the tag. */
+/* The opaque tags decide. W/ is not compared: a proxy that weakens a tag on its way keeps the
+ * tag. */
 static bool version_differs(const struct ps_reply *r, const struct ps_ask *ask)
 {
     if (ask->etag && ask->etag[0] && r->etag[0])
@@ -433,7 +437,8 @@ static struct ps_judgement judge_partial(const struct ps_reply *r, const struct 
     return accept_span(c->from, c->to, r->has_length, c->total_known ? c->total : 0);
 }
 
-/* 200: the whole object. Right if that is just what was asked, or if a shorter object is welcome and fits. */
+/* 200: the whole object. Right if that is just what was asked, or if a shorter object is welcome
+ * and fits. */
 static struct ps_judgement judge_whole(const struct ps_reply *r, const struct ps_ask *ask)
 {
     if (r->has_length && ask->object_bytes && r->length != ask->object_bytes)
@@ -447,7 +452,7 @@ static struct ps_judgement judge_whole(const struct ps_reply *r, const struct ps
         return accept_span(0, r->has_length ? r->length : UINT64_MAX, r->has_length,
                            r->has_length ? r->length : 0);
     }
-    if (ask->from != 0)
+    if (ask->from != 0 || (ask->object_bytes && ask->object_bytes > ask->to))
         return no_ranges();
     if (r->has_length && r->length < ask->to)
         return shorter();

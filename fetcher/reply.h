@@ -1,8 +1,10 @@
-/* The strict check of an HTTP reply to a range request. Comes in: header lines, what was asked. Goes out: a judgement. Pure
- * functions on bytes and integers, so that they are tested and fuzzed without a socket.
+/* The strict check of an HTTP reply to a range request. Comes in: header lines, what was asked.
+ * Goes out: a judgement. Pure functions on bytes and integers, so that they are tested and
+ * fuzzed without a socket.
  *
- * Why it exists: libcurl 7.88 reports success for a 200 instead of a 206, for another Content-Range and for a short body
- * without a length (facts-stores.md section 3). RFC 9110 sections 14 (ranges), 8.8 (validators), 10.2.3 (Retry-After). */
+ * Why it exists: libcurl 7.88 reports success for a 200 instead of a 206, for another
+ * Content-Range and for a short body without a length (facts-stores.md section 3). RFC 9110
+ * sections 14 (ranges), 8.8 (validators), 10.2.3 (Retry-After). */
 #ifndef PS_FETCHER_REPLY_H
 #define PS_FETCHER_REPLY_H
 #include <stdbool.h>
@@ -40,8 +42,9 @@ struct ps_reply {
 };
 
 void ps_reply_init(struct ps_reply *r);
-/* Feeds one header line (with or without its line end). A status line starts over, so that 1xx replies vanish. `wall_s` is for
- * Retry-After dates. Lines after the empty line (trailers) are ignored. */
+/* Feeds one header line (with or without its line end). A status line starts over, so that 1xx
+ * replies vanish. `wall_s` is for Retry-After dates. Lines after the empty line (trailers) are
+ * ignored. */
 void ps_reply_line(struct ps_reply *r, const char *line, size_t len, uint64_t wall_s);
 
 struct ps_ask {

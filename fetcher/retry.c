@@ -54,8 +54,8 @@ struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in)
         return stop;
     uint64_t left = in->deadline_ns - in->elapsed_ns;
     if (in->retry_after_ns > 0) {
-        /* Waiting for something that comes too late only keeps the user waiting. A little jitter, so that the
-         * ranges that were sent away together do not come back together. */
+        /* Waiting for something that comes too late only keeps the user waiting. A little
+         * jitter, so that the ranges that were sent away together do not come back together. */
         if (in->retry_after_ns >= left)
             return stop;
         uint64_t extra = in->random % (250 * MS);
@@ -74,7 +74,8 @@ bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attemp
 {
     if (elapsed_ns < deadline_ns)
         return false;
-    /* An attempt that began after the deadline (its range had to wait for a free connection) gets a second. */
+    /* An attempt that began after the deadline (its range had to wait for a free connection)
+     * gets a second. */
     if (elapsed_ns - attempt_ns >= deadline_ns && attempt_ns < PS_NS_PER_S)
         return false;
     uint64_t seconds = attempt_ns / PS_NS_PER_S + 1;

@@ -1,8 +1,9 @@
-/* What to do after a failed attempt. Comes in: the class of the failure and the history of one range. Goes out: a delay, or
- * "give up". Pure functions on integers: no clock, no random source, no socket.
+/* What to do after a failed attempt. Comes in: the class of the failure and the history of one
+ * range. Goes out: a delay, or "give up". Pure functions on integers: no clock, no random
+ * source, no socket.
  *
- * Classes and full jitter follow aws-c-s3 and AWS's "Exponential backoff and jitter"; the total deadline replaces a count of
- * attempts, because what a user can judge is how long he waits. */
+ * Classes and full jitter follow aws-c-s3 and AWS's "Exponential backoff and jitter"; the total
+ * deadline replaces a count of attempts, because what a user can judge is how long he waits. */
 #ifndef PS_FETCHER_RETRY_H
 #define PS_FETCHER_RETRY_H
 #include <stdbool.h>
@@ -36,8 +37,9 @@ struct ps_retry_out {
 
 struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in);
 
-/* Should a transfer that is still running be cut off at its deadline? One that moves, if slowly, is left alone: a slow link is
- * no failure. Below 4 KiB/s over its life it counts as stuck (a server that drips a byte a second never ends otherwise). */
+/* Should a transfer that is still running be cut off at its deadline? One that moves, if slowly,
+ * is left alone: a slow link is no failure. Below 4 KiB/s over its life it counts as stuck (a
+ * server that drips a byte a second never ends otherwise). */
 bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attempt_ns,
                       uint64_t attempt_bytes);
 #endif

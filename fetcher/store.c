@@ -1,5 +1,5 @@
-/* From what the user wrote as MODEL to a source. Comes in: an address. Goes out: the store that its scheme names, or an error that
- * says what would do. See store.h. */
+/* From what the user wrote as MODEL to a source. Comes in: an address. Goes out: the store that
+ * its scheme names, or an error that says what would do. See store.h. */
 #include "fetcher/store.h"
 
 #include <string.h>

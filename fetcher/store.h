@@ -1,7 +1,8 @@
-/* Opening a source from what the user wrote as MODEL. Comes in: an address and options. Goes out: a struct ps_source.
+/* Opening a source from what the user wrote as MODEL. Comes in: an address and options. Goes
+ * out: a struct ps_source.
  *
- * Schemes now: a path or file://, http://, https://. s3:// and hf:// have their place in the table in store.c and answer PS_EUNSUPPORTED
- * until they exist; any other scheme is PS_EUSAGE. */
+ * Schemes now: a path or file://, http://, https://. s3:// and hf:// have their place in the
+ * table in store.c and answer PS_EUNSUPPORTED until they exist; any other scheme is PS_EUSAGE. */
 #ifndef PS_FETCHER_STORE_H
 #define PS_FETCHER_STORE_H
 #include "base/err.h"
@@ -22,7 +23,8 @@ struct ps_store_options {
     bool direct_io;         /* file store: O_DIRECT where it works (bypasses the page cache) */
     struct ps_stats *stats; /* nullable; must outlive the source */
 };
-/* No request is made and, for http, no connection opened: that is submit's and get's business. A missing local folder is PS_ENOTFOUND. */
+/* No request is made and, for http, no connection opened: that is submit's and get's business. A
+ * missing local folder is PS_ENOTFOUND. */
 int ps_store_open(struct ps_source **out, const char *address,
                   const struct ps_store_options *options, struct ps_err *err);
 #endif

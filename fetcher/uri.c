@@ -41,7 +41,8 @@ enum ps_uri_kind ps_uri_kind(const char *text)
     return PS_URI_UNKNOWN;
 }
 
-/* Every '%' must introduce two hex digits: a stray one would be read differently by servers and proxies. */
+/* Every '%' must introduce two hex digits: a stray one would be read differently by servers and
+ * proxies. */
 static bool escapes_ok(const char *s)
 {
     for (; *s; s++)
@@ -130,7 +131,8 @@ static int handle_code(CURLUcode rc)
     return rc == CURLUE_OK ? 0 : rc == CURLUE_OUT_OF_MEMORY ? PS_ENOMEM : PS_EUSAGE;
 }
 
-/* "http:///x" and "http:/x" are taken for "http://x" by libcurl: refuse what a reader would not expect. */
+/* "http:///x" and "http:/x" are taken for "http://x" by libcurl: refuse what a reader would not
+ * expect. */
 static bool authority_present(const char *text)
 {
     const char *p = text + scheme_length(text) + 3;
@@ -189,8 +191,8 @@ int ps_uri_copy(struct ps_uri *out, const struct ps_uri *u, struct ps_err *err)
     return 0;
 }
 
-/* RFC 3986 unreserved characters and '/' stay; everything else of a name is escaped, so that '?', '#' and '%' in a file
- * name reach the server as part of the name. */
+/* RFC 3986 unreserved characters and '/' stay; everything else of a name is escaped, so that
+ * '?', '#' and '%' in a file name reach the server as part of the name. */
 static void append_escaped(struct ps_strbuf *b, const char *name)
 {
     for (; *name; name++) {

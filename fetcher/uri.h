@@ -1,8 +1,10 @@
-/* Addresses. Comes in: what the user wrote as MODEL, or a Location that a server sent. Goes out: the parts of an http(s)
- * address, the address of one object below it, and a form that may be shown to people.
+/* Addresses. Comes in: what the user wrote as MODEL, or a Location that a server sent. Goes out:
+ * the parts of an http(s) address, the address of one object below it, and a form that may be
+ * shown to people.
  *
- * Parsing is libcurl's own (curl_url), so that what we check is what libcurl will connect to: two parsers that disagree
- * about where the host ends are how credentials leak. Pure functions, any thread; strings belong to the struct. */
+ * Parsing is libcurl's own (curl_url), so that what we check is what libcurl will connect to:
+ * two parsers that disagree about where the host ends are how credentials leak. Pure functions,
+ * any thread; strings belong to the struct. */
 #ifndef PS_FETCHER_URI_H
 #define PS_FETCHER_URI_H
 #include <stdbool.h>
@@ -34,26 +36,31 @@ struct ps_uri {
 
 enum ps_uri_kind ps_uri_kind(const char *text);
 
-/* An http or https address. PS_EUSAGE for anything malformed (no host, bad port, a '%' without two hex digits, control
- * characters); the message never quotes userinfo or query. *out is untouched on failure. */
+/* An http or https address. PS_EUSAGE for anything malformed (no host, bad port, a '%' without
+ * two hex digits, control characters); the message never quotes userinfo or query. *out is
+ * untouched on failure. */
 int ps_uri_parse(struct ps_uri *out, const char *text, struct ps_err *err);
 void ps_uri_deinit(struct ps_uri *u); /* also fine on a zeroed struct */
 int ps_uri_copy(struct ps_uri *out, const struct ps_uri *u, struct ps_err *err);
 
-/* Moves *u to the object `name` below it: percent-encodes the name, keeps the query string of the base. */
+/* Moves *u to the object `name` below it: percent-encodes the name, keeps the query string of
+ * the base. */
 int ps_uri_enter(struct ps_uri *u, const char *name, struct ps_err *err);
 
-/* Where a redirect from `from` to `location` leads (RFC 3986 section 5). Userinfo in `location` is dropped. PS_EREFUSED for
- * a scheme other than http or https, and for a step down from https to http; PS_EDATA for a malformed location. */
+/* Where a redirect from `from` to `location` leads (RFC 3986 section 5). Userinfo in `location`
+ * is dropped. PS_EREFUSED for a scheme other than http or https, and for a step down from https
+ * to http; PS_EDATA for a malformed location. */
 int ps_uri_resolve(struct ps_uri *out, const struct ps_uri *from, const char *location,
                    struct ps_err *err);
 
 bool ps_uri_same_origin(const struct ps_uri *a, const struct ps_uri *b); /* scheme, host and port */
 
-/* Heap strings (ps_free), NULL when out of memory: what libcurl is given (no userinfo), and what people see (no query). */
+/* Heap strings (ps_free), NULL when out of memory: what libcurl is given (no userinfo), and what
+ * people see (no query). */
 char *ps_uri_request(const struct ps_uri *u);
 char *ps_uri_label(const struct ps_uri *u);
 
-/* The path of a file:// address, decoded (heap). PS_EUSAGE if it names another host or is malformed. */
+/* The path of a file:// address, decoded (heap). PS_EUSAGE if it names another host or is
+ * malformed. */
 int ps_uri_file_path(char **out, const char *text, struct ps_err *err);
 #endif

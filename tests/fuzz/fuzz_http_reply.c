@@ -1,5 +1,6 @@
-/* Fuzz target: header lines and Content-Range values as a hostile server may send them, and the judgement over them. The first 4
- * bytes choose what was asked. Checks what must hold for any accepted reply. */
+/* Fuzz target: header lines and Content-Range values as a hostile server may send them, and the
+ * judgement over them. The first 4 bytes choose what was asked. Checks what must hold for any
+ * accepted reply. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -1,8 +1,9 @@
-/* A loopback HTTP server that misbehaves on request. Comes in: a table of rules (which request, how to answer). Goes out: right
- * answers to ranges of one block of content, except where a rule says otherwise, and a record of what was asked.
+/* A loopback HTTP server that misbehaves on request. Comes in: a table of rules (which request,
+ * how to answer). Goes out: right answers to ranges of one block of content, except where a rule
+ * says otherwise, and a record of what was asked.
  *
- * Every path serves the same content. Threads of its own; port chosen by the system; nothing leaves 127.0.0.1. The rules must
- * outlive the server. Functions may be called from any thread. */
+ * Every path serves the same content. Threads of its own; port chosen by the system; nothing
+ * leaves 127.0.0.1. The rules must outlive the server. Functions may be called from any thread. */
 #ifndef PS_TESTS_SUPPORT_BAD_SERVER_H
 #define PS_TESTS_SUPPORT_BAD_SERVER_H
 #include <stdbool.h>

@@ -1,4 +1,5 @@
-/* The file store: exact ranges with and without direct I/O, links, what is missing or damaged, order, cancelling, closing. */
+/* The file store: exact ranges with and without direct I/O, links, what is missing or damaged,
+ * order, cancelling, closing. */
 #include "tests/support/test.h"
 
 #include <pthread.h>

@@ -1,4 +1,5 @@
-/* The http store against a server that misbehaves: the right bytes or the right code, each within a time limit.
+/* The http store against a server that misbehaves: the right bytes or the right code, each
+ * within a time limit.
  *
  * ctest-timeout: 240 */
 #include "tests/support/test.h"
@@ -110,7 +111,9 @@ static void one_rule(const struct bad_rule *rule, bool hashed, int want, const c
     read_one(&b, 1000, 200000, hashed, want, says);
     if (requests && bad_server_requests(b.server) != requests)
         fail_msg("%zu requests, not %u", bad_server_requests(b.server), requests);
-    assert_int_equal(ps_stat_get(&b.stats.requests), bad_server_requests(b.server));
+    /* A request cut at the deadline may never have reached the server. */
+    if (want != PS_ENET)
+        assert_int_equal(ps_stat_get(&b.stats.requests), bad_server_requests(b.server));
     end(&b);
 }
 
@@ -283,7 +286,8 @@ static void test_weak_etag_is_not_sent(void **state)
     end(&b);
 }
 
-/* A change in the middle of one range: the resumed tail must not be glued to bytes of another version. */
+/* A change in the middle of one range: the resumed tail must not be glued to bytes of another
+ * version. */
 static void test_changes_inside_a_range(void **state)
 {
     (void)state;

@@ -167,9 +167,15 @@ static void test_whole(void **state)
     const struct ps_ask ask = {.from = 0, .to = 100};
     for (size_t i = 0; i < TEST_COUNT(cases); i++)
         check(&cases[i], &ask);
+    /* No length, but the object is known to be larger (found by fuzz_http_reply). */
+    const struct ps_ask front = {.from = 0, .to = 100, .object_bytes = 102};
+    const struct verdict_case whole = {"HTTP/1.1 200 OK\r\n\r\n", PS_REPLY_REFUSE, PS_EREFUSED,
+                                       PS_RETRY_FATAL};
+    check(&whole, &front);
 }
 
-/* Asked: up to 1000 bytes from the front of an object of unknown size; a whole object of up to 5000 is fine too. */
+/* Asked: up to 1000 bytes from the front of an object of unknown size; a whole object of up to
+ * 5000 is fine too. */
 static void test_open_end(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Retry decisions: delays by class, limits, what the server asks for, and slow transfers at their deadline. */
+/* Retry decisions: delays by class, limits, what the server asks for, and slow transfers at
+ * their deadline. */
 #include "tests/support/test.h"
 
 #include "base/clock.h"
