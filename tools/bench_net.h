@@ -1,4 +1,5 @@
-/* `penstock bench net MODEL`: how fast the fetcher takes a model's bytes in, beside a plain reader of the same bytes. */
+/* `penstock bench net MODEL`: how fast the fetcher takes a model's bytes in, beside a plain
+ * reader of the same bytes. */
 #ifndef PS_TOOLS_BENCH_NET_H
 #define PS_TOOLS_BENCH_NET_H
 #include "base/err.h"

@@ -73,7 +73,8 @@ struct early {
     void *user;
 };
 
-/* ps_engine_open has no handle yet that could be interrupted; a process that ends at any point costs the cache nothing. */
+/* ps_engine_open has no handle yet that could be interrupted; a process that ends at any point
+ * costs the cache nothing. */
 static void end_while_opening(void *user, int signo)
 {
     const struct early *early = user;
@@ -151,7 +152,8 @@ int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err)
     return *out ? 0 : ps_err_set(err, PS_ENOMEM, "cli", "out of memory");
 }
 
-/* Of two that were given at different levels the option beats the variable; at the same level they contradict. */
+/* Of two that were given at different levels the option beats the variable; at the same level
+ * they contradict. */
 static int choose_text(const struct ps_opts *o, bool *prompt, bool *file, struct ps_err *err)
 {
     enum ps_opt_origin p = ps_opts_origin(o, "prompt"), f = ps_opts_origin(o, "file");
@@ -186,9 +188,9 @@ int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *wo
     return ps_text_read(out, len, file ? o->file : NULL, err);
 }
 
-/* Short texts: no token is shorter than a byte, and a few are added. Long texts would reserve several times the KV that
- * they need that way; two bytes to a token is more than enough for prose, code and most scripts, and a session that
- * needs more than was planned makes a new plan. */
+/* Short texts: no token is shorter than a byte, and a few are added. Long texts would reserve
+ * several times the KV that they need that way; two bytes to a token is more than enough for
+ * prose, code and most scripts, and a session that needs more than was planned makes a new plan. */
 uint32_t ps_cli_estimate_tokens(size_t text_bytes)
 {
     size_t n = text_bytes <= 1024 ? text_bytes : 1024 + (text_bytes - 1024) / 2;

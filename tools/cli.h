@@ -1,5 +1,5 @@
-/* What the commands of the program share. main.c parses, calls one ps_cmd_ function and turns its error into one line on
- * stderr and an exit status. Everything here runs on the main thread. */
+/* What the commands of the program share. main.c parses, calls one ps_cmd_ function and turns
+ * its error into one line on stderr and an exit status. Everything here runs on the main thread. */
 #ifndef PS_TOOLS_CLI_H
 #define PS_TOOLS_CLI_H
 #include <stddef.h>
@@ -9,7 +9,8 @@
 #include "penstock/penstock.h"
 #include "tools/options.h"
 
-/* Each returns 0 or a negative code with *err filled. An error without a text is a failure that says nothing more. */
+/* Each returns 0 or a negative code with *err filled. An error without a text is a failure that
+ * says nothing more. */
 int ps_cmd_run(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_plan(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_doctor(const struct ps_opts *o, struct ps_err *err);
@@ -24,10 +25,11 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err);
 
 /* An error of the public interface as one of ours, with the same exit status. Returns its code. */
 int ps_cli_error(struct ps_err *err, const struct ps_error *e);
-/* Fills *e from the options; the caller sets what its command decides (ctx_size, headers_only, ...) before opening.
- * PS_EUNSUPPORTED for --vram. */
+/* Fills *e from the options; the caller sets what its command decides (ctx_size, headers_only,
+ * ...) before opening. PS_EUNSUPPORTED for --vram. */
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err);
-/* Opens and makes SIGINT interrupt the engine. Until it is open SIGINT calls `early` (nullable) and ends the process. */
+/* Opens and makes SIGINT interrupt the engine. Until it is open SIGINT calls `early` (nullable)
+ * and ends the process. */
 int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e,
                        void (*early)(void *user), void *user, struct ps_err *err);
 void ps_cli_engine_close(struct ps_engine *engine);
@@ -35,7 +37,8 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
 /* Heap path of the cache folder: --cache, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
 int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err);
 
-/* The text that -p, -f, `word` (nullable: an argument) or stdin gives. *out: ps_free. PS_EUSAGE where there is none. */
+/* The text that -p, -f, `word` (nullable: an argument) or stdin gives. *out: ps_free. PS_EUSAGE
+ * where there is none. */
 int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *word,
                 struct ps_err *err);
 /* Token positions to plan for before the text has been tokenised. Pure. */

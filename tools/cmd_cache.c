@@ -1,4 +1,5 @@
-/* `penstock cache`: what the disk cache holds, and upkeep. It speaks to the cache alone; no engine, no network. */
+/* `penstock cache`: what the disk cache holds, and upkeep. It speaks to the cache alone; no
+ * engine, no network. */
 #include "tools/cli.h"
 
 #include <stdio.h>
@@ -18,7 +19,8 @@ struct upkeep {
     struct ps_cache *cache; /* NULL: there is no cache yet */
 };
 
-/* Upkeep never shrinks a cache: its budget is no limit, and the smallest budget of the living processes governs. */
+/* Upkeep never shrinks a cache: its budget is no limit, and the smallest budget of the living
+ * processes governs. */
 static int open_cache(struct upkeep *u, bool writes, struct ps_err *err)
 {
     struct ps_cache_options co = {.budget_bytes = UINT64_MAX, .read_only = !writes, .must_exist = true};

@@ -1,4 +1,5 @@
-/* The commands that ask an engine for facts: plan, doctor, warm, inspect MODEL, bench gemv|codec|disk. */
+/* The commands that ask an engine for facts: plan, doctor, warm, inspect MODEL, bench
+ * gemv|codec|disk. */
 #include "tools/cli.h"
 
 #include <stdio.h>
@@ -20,7 +21,8 @@ static int open_for_facts(struct ps_engine **out, struct ps_engine_options *e, s
     return ps_cli_engine_open(out, e, NULL, NULL, err);
 }
 
-/* What `run` with the same -p, -f, -n and -c would plan for. Without any of them: the engine's default. */
+/* What `run` with the same -p, -f, -n and -c would plan for. Without any of them: the engine's
+ * default. */
 static int plan_size(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
     bool has_text = ps_opts_origin(o, "prompt") || ps_opts_origin(o, "file");

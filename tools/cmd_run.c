@@ -1,5 +1,5 @@
-/* `penstock run`: a prompt in, text out. Order: read the prompt, open the engine (which starts to fetch), tokenise while
- * bytes arrive, reserve KV for what is needed, generate. */
+/* `penstock run`: a prompt in, text out. Order: read the prompt, open the engine (which starts
+ * to fetch), tokenise while bytes arrive, reserve KV for what is needed, generate. */
 #include "tools/cli.h"
 
 #include <stdio.h>
@@ -132,6 +132,8 @@ static uint64_t choose_seed(const struct ps_opts *o)
 
     if (o->seed >= 0)
         return (uint64_t)o->seed;
+    if (o->temp <= 0)
+        return 0; /* nothing is drawn */
     if (getrandom(&drawn, sizeof drawn, GRND_NONBLOCK) != (ssize_t)sizeof drawn)
         drawn = (uint32_t)(ps_now_ns() ^ (uint64_t)getpid() << 16);
     return drawn;

@@ -47,7 +47,8 @@ static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTE
 
 int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
 {
-    /* source_label: paths and hosts stay out of a manifest, so the same input gives the same tree everywhere */
+    /* source_label: paths and hosts stay out of a manifest, so the same input gives the same
+     * tree everywhere */
     struct ps_split_options so = {.dst = o->args[1],
                                   .codec = strcmp(o->codec, "raw") == 0 ? PS_CODEC_RAW : PS_CODEC_LZ4,
                                   .threads = (unsigned)o->threads,

@@ -22,7 +22,7 @@ static void write_command_names(struct ps_strbuf *b)
         ps_strbuf_printf(b, "%s%s", i > 1 ? " " : "", ps_command_get((enum ps_command)i)->name);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- bash */
+/* ---- bash ---- */
 
 static void bash_option_names(struct ps_strbuf *b, enum ps_command command)
 {
@@ -51,14 +51,14 @@ static void bash_values(struct ps_strbuf *b)
             ps_strbuf_printf(b, "--%s | ", s->alias);
         ps_strbuf_printf(b, "--%s) ", s->name);
         if (s->kind == PS_OPT_FILE || s->kind == PS_OPT_DIR) {
-            ps_strbuf_printf(b, "mapfile -t COMPREPLY < <(compgen -%c -- \"$cur\")",
+            ps_strbuf_printf(b, "mapfile -t COMPREPLY < <(compgen -%c -- \"$cur\"); ",
                              s->kind == PS_OPT_FILE ? 'f' : 'd');
         } else if (s->choices) {
             ps_strbuf_puts(b, "mapfile -t COMPREPLY < <(compgen -W \"");
             write_words(b, s->choices);
-            ps_strbuf_puts(b, "\" -- \"$cur\")");
+            ps_strbuf_puts(b, "\" -- \"$cur\"); ");
         }
-        ps_strbuf_puts(b, "; return ;;\n");
+        ps_strbuf_puts(b, "return ;;\n");
     }
 }
 
@@ -108,9 +108,10 @@ static void write_bash(struct ps_strbuf *b)
                       "complete -o filenames -F _penstock penstock\n");
 }
 
-/* -------------------------------------------------------------------------------------------------------------- zsh */
+/* ---- zsh ---- */
 
-/* Inside single quotes and an _arguments specification: brackets and colons end it, a quote ends the word. */
+/* Inside single quotes and an _arguments specification: brackets and colons end it, a quote ends
+ * the word. */
 static void zsh_text(struct ps_strbuf *b, const char *text)
 {
     for (; *text; text++) {
@@ -192,7 +193,7 @@ static void write_zsh(struct ps_strbuf *b)
                       "_penstock penstock; fi\n");
 }
 
-/* ------------------------------------------------------------------------------------------------------------- fish */
+/* ---- fish ---- */
 
 static void fish_text(struct ps_strbuf *b, const char *text)
 {

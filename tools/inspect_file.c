@@ -63,7 +63,7 @@ static void write_shape(struct ps_json_writer *w, const uint64_t *shape, unsigne
     ps_jw_array_end(w);
 }
 
-/* ------------------------------------------------------------------------------------------------------ safetensors */
+/* ---- safetensors ---- */
 
 static void write_header(struct ps_json_writer *w, const struct ps_st_header *h)
 {
@@ -103,7 +103,7 @@ static int inspect_safetensors(struct ps_json_writer *w, const struct input *in,
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ shard */
+/* ---- shard ---- */
 
 static void write_shard_extents(struct ps_json_writer *w, const struct ps_shard_tensor *t)
 {
@@ -185,7 +185,7 @@ static int inspect_shard(struct ps_json_writer *w, const struct input *in, bool 
     return rc;
 }
 
-/* --------------------------------------------------------------------------------------------------------- manifest */
+/* ---- manifest ---- */
 
 static void write_manifest(struct ps_json_writer *w, const struct ps_manifest *m)
 {
@@ -244,7 +244,7 @@ static int inspect_manifest(struct ps_json_writer *w, const struct input *in, st
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- file */
+/* ---- file ---- */
 
 static bool has_suffix(const char *s, const char *end)
 {

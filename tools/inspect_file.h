@@ -1,4 +1,5 @@
-/* What one local file of a model holds, as a JSON object: a .safetensors header, a shard's index, a manifest. */
+/* What one local file of a model holds, as a JSON object: a .safetensors header, a shard's
+ * index, a manifest. */
 #ifndef PS_TOOLS_INSPECT_FILE_H
 #define PS_TOOLS_INSPECT_FILE_H
 #include <stdbool.h>

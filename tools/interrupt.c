@@ -41,8 +41,8 @@ static void *watch(void *unused)
     return NULL;
 }
 
-/* A shell without job control starts background jobs with SIGINT ignored. A blocked signal is queued and taken by
- * sigwait even so: `kill -INT` must stop a run that a script started. */
+/* A shell without job control starts background jobs with SIGINT ignored. A blocked signal is
+ * queued and taken by sigwait even so: `kill -INT` must stop a run that a script started. */
 int ps_interrupt_start(struct ps_err *err)
 {
     pthread_attr_t attr;
@@ -62,7 +62,8 @@ int ps_interrupt_start(struct ps_err *err)
     return 0;
 }
 
-/* A signal that came in before its function was set must not be lost: the caller sees it in ps_interrupt_seen. */
+/* A signal that came in before its function was set must not be lost: the caller sees it in
+ * ps_interrupt_seen. */
 void ps_interrupt_set(void (*fn)(void *user, int signo), void *user)
 {
     pthread_mutex_lock(&watcher.lock);

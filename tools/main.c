@@ -152,8 +152,8 @@ int main(int argc, char **argv)
     ps_opts_deinit(&o);
     if (rc >= 0)
         return 0;
-    if (err.code ==
-        0) /* a function that failed without saying why is a fault of ours: say at least what kind */
+    /* A function that failed without saying why is a fault of ours: say at least what kind. */
+    if (err.code == 0)
         ps_err_set(&err, rc, "main", "failed (%s)", ps_err_name(rc));
     if (err.text[0])
         fprintf(stderr, "penstock: %s\n", err.text);

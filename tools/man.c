@@ -1,6 +1,8 @@
-/* penstock(1), made of the tables: `penstock --man` prints it, deploy/man/penstock.1 is its copy. Pure. See options.h.
+/* penstock(1), made of the tables: `penstock --man` prints it, deploy/man/penstock.1 is its copy.
+ * Pure. See options.h.
  *
- * Plain man(7) macros, which groff and mandoc both read. No date: the same source gives the same page. */
+ * Plain man(7) macros, which groff and mandoc both read. No date: the same source gives the same
+ * page. */
 #include "tools/options.h"
 
 #include <stdio.h>

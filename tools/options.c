@@ -1,8 +1,8 @@
 /* Reading argv and the environment by the tables. See options.h.
  *
- * Options may stand anywhere, before or after the command and its arguments; "--" ends them. A value is the next
- * argument whatever it begins with (`-p -hello`), as getopt does it. Flags take a value only as --flag=off, which lets an
- * option overrule a variable. */
+ * Options may stand anywhere, before or after the command and its arguments; "--" ends them. A
+ * value is the next argument whatever it begins with (`-p -hello`), as getopt does it. Flags
+ * take a value only as --flag=off, which lets an option overrule a variable. */
 #include "tools/options.h"
 
 #include <stdio.h>
@@ -16,7 +16,8 @@ struct reader {
     struct ps_err *err;
 };
 
-/* The table's names nearest to an unknown one, or NULL where none is near: a third of the letters may be wrong. */
+/* The table's names nearest to an unknown one, or NULL where none is near: a third of the
+ * letters may be wrong. */
 static const char *nearest_option(const char *word)
 {
     const struct ps_opt_spec *s;
@@ -192,7 +193,8 @@ static int set_defaults(struct ps_opts *o, struct ps_err *err)
     return rc;
 }
 
-/* --model stands for the first argument; from the environment only where that argument is missing. */
+/* --model stands for the first argument; from the environment only where that argument is
+ * missing. */
 static void place_model(struct ps_opts *o, const struct ps_command_spec *c)
 {
     enum ps_opt_origin from = ps_opts_origin(o, "model");

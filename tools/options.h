@@ -1,7 +1,9 @@
-/* What the user asked for. Comes in: argv and the environment. Goes out: one struct ps_opts that the commands read.
+/* What the user asked for. Comes in: argv and the environment. Goes out: one struct ps_opts that
+ * the commands read.
  *
- * There is one table of options (option_table.c) and one of commands (command_table.c). Parsing, --help, the variables
- * PENSTOCK_<LONG NAME>, the man page and shell completion are all made from them, so that none can lag behind another.
+ * There is one table of options (option_table.c) and one of commands (command_table.c). Parsing,
+ * --help, the variables PENSTOCK_<LONG NAME>, the man page and shell completion are all made from
+ * them, so that none can lag behind another.
  *
  * Pure code: no I/O, one thread. Strings in struct ps_opts point into argv and the environment. */
 #ifndef PS_TOOLS_OPTIONS_H
@@ -122,9 +124,9 @@ int ps_option_find_letter(const char *letter);
 /* "PENSTOCK_N_PREDICT" into out; returns out. */
 char *ps_option_env_name(char *out, size_t cap, const struct ps_opt_spec *s);
 
-/* Reads argv (argv[0] is skipped), then for what is not given there the environment through `get_env`. PS_EUSAGE names
- * the option. --help and --version end the checks early: the caller looks at o->help first. Free with ps_opts_deinit in
- * every case. */
+/* Reads argv (argv[0] is skipped), then for what is not given there the environment through
+ * `get_env`. PS_EUSAGE names the option. --help and --version end the checks early: the caller
+ * looks at o->help first. Free with ps_opts_deinit in every case. */
 int ps_opts_parse(struct ps_opts *o, int argc, char **argv,
                   const char *(*get_env)(const char *name), struct ps_err *err);
 void ps_opts_deinit(struct ps_opts *o);
@@ -136,7 +138,8 @@ int ps_option_set(struct ps_opts *o, const struct ps_opt_spec *s, const char *te
                   const char *spelled, struct ps_err *err);
 /* Is `word` one of "a|b|c"? */
 bool ps_choice_has(const char *choices, const char *word);
-/* Edits (insert, delete, replace, swap neighbours) that make b of a: at most 32 bytes of each are looked at. */
+/* Edits (insert, delete, replace, swap neighbours) that make b of a: at most 32 bytes of each
+ * are looked at. */
 unsigned ps_word_distance(const char *a, const char *b);
 
 /* Texts made of the tables. command NULL: the overview. */

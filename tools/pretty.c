@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include "base/alloc.h"
 #include "base/size.h"
 
@@ -34,6 +35,14 @@ char *ps_pretty_seconds(char *out, size_t cap, double s)
     return out;
 }
 
+static void wall_time(char *out, size_t cap, time_t t)
+{
+    struct tm tm;
+
+    if (!localtime_r(&t, &tm) || strftime(out, cap, "%Y-%m-%d %H:%M:%S", &tm) == 0)
+        snprintf(out, cap, "-");
+}
+
 static void number(char *out, size_t cap, const char *key, const struct ps_json *v)
 {
     double x = v->kind == PS_JSON_INT ? (double)v->integer : v->number;
@@ -44,6 +53,8 @@ static void number(char *out, size_t cap, const char *key, const struct ps_json 
     else if ((ends_in(key, "bytes") || strncmp(key, "bytes_", 6) == 0 || strstr(key, "_bytes_")) &&
              x >= 0)
         ps_size_format(out, cap, (uint64_t)x);
+    else if (ends_in(key, "_at") && x > 0)
+        wall_time(out, cap, (time_t)x);
     else if (ends_in(key, "_pct"))
         snprintf(out, cap, "%.1f %%", x);
     else if (ends_in(key, "gb_s"))
@@ -109,10 +120,16 @@ static bool is_nested(const struct ps_json *v)
     return v->kind == PS_JSON_OBJECT || is_table(v);
 }
 
-/* "ram_min_bytes" as "ram min bytes" */
+/* "ram_min_bytes" as "ram min bytes", "link_bytes_s" as "link rate", "probe_age_s" as "probe
+ * age" (the value has its unit) */
 static void name(char *out, size_t cap, const char *key)
 {
-    snprintf(out, cap, "%s", key);
+    int n = (int)strlen(key);
+
+    if (ends_in(key, "_bytes_s"))
+        snprintf(out, cap, "%.*s_rate", n - 8, key);
+    else
+        snprintf(out, cap, "%.*s", ends_in(key, "_s") && !ends_in(key, "gb_s") ? n - 2 : n, key);
     for (char *p = out; *p; p++)
         *p = *p == '_' ? ' ' : *p;
 }
@@ -143,7 +160,7 @@ static void measure(struct columns *t, const struct ps_json *rows)
     for (const struct ps_json *c = rows->child->child; c && t->n < COLUMNS_MAX; c = c->next)
         if (!is_nested(c)) {
             t->keys[t->n] = c->key;
-            t->width[t->n++] = strlen(c->key);
+            t->width[t->n++] = strlen(c->key); /* a heading is never longer than its key */
         }
     for (const struct ps_json *r = rows->child; r; r = r->next)
         for (size_t i = 0; i < t->n; i++) {
@@ -203,9 +220,11 @@ static void write_scalars(struct ps_strbuf *b, const struct ps_json *o, unsigned
     char out[CELL * 8], label[CELL];
     size_t width = 0;
 
-    for (const struct ps_json *c = o->child; c; c = c->next)
-        if (!is_nested(c) && strlen(c->key) > width)
-            width = strlen(c->key);
+    for (const struct ps_json *c = o->child; c; c = c->next) {
+        name(label, sizeof label, c->key);
+        if (!is_nested(c) && strlen(label) > width)
+            width = strlen(label);
+    }
     for (const struct ps_json *c = o->child; c; c = c->next) {
         if (is_nested(c))
             continue;

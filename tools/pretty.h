@@ -1,5 +1,6 @@
-/* A JSON object as text for people: one line per fact, arrays of objects as tables. The unit of a number is known by the
- * end of its name (_bytes, _bytes_s, _s, _pct), as everywhere in Penstock, so that a new fact needs no code here. Pure. */
+/* A JSON object as text for people: one line per fact, arrays of objects as tables. The unit of
+ * a number is known by the end of its name (_bytes, _bytes_s, _s, _pct), as everywhere in
+ * Penstock, so that a new fact needs no code here. Pure. */
 #ifndef PS_TOOLS_PRETTY_H
 #define PS_TOOLS_PRETTY_H
 #include <stddef.h>

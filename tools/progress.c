@@ -1,4 +1,5 @@
-/* See progress.h. No colour is ever used, so NO_COLOR holds as it is; TERM=dumb and CI get plain lines. */
+/* See progress.h. No colour is ever used, so NO_COLOR holds as it is; TERM=dumb and CI get plain
+ * lines. */
 #include "tools/progress.h"
 
 #include <pthread.h>

@@ -1,7 +1,8 @@
 /* See share_folder.h.
  *
- * The file is opened first, as a bare handle (O_PATH: no side effect, even on a device), and then asked for its real path
- * through /proc: there is no moment between the check and the use in which a link could be changed. */
+ * The file is opened first, as a bare handle (O_PATH: no side effect, even on a device), and
+ * then asked for its real path through /proc: there is no moment between the check and the use
+ * in which a link could be changed. */
 #include "tools/share_folder.h"
 
 #include <errno.h>

@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ----------------------------------------------------------------------------------------------------------- ranges */
+/* ---- ranges ---- */
 
-/* Decimal digits; a value beyond 64 bits stays at the largest, which is behind the end of every file. */
+/* Decimal digits; a value beyond 64 bits stays at the largest, which is behind the end of every
+ * file. */
 static const char *read_number(uint64_t *out, const char *s)
 {
     uint64_t v = 0;
@@ -24,7 +25,8 @@ static const char *read_number(uint64_t *out, const char *s)
     return s;
 }
 
-/* 206 with offset and length, 416, or 200 where the header is no single range of bytes: that one is ignored. */
+/* 206 with offset and length, 416, or 200 where the header is no single range of bytes: that one
+ * is ignored. */
 static unsigned read_range(struct ps_share_answer *out, const char *text, uint64_t size)
 {
     uint64_t first = 0, last = UINT64_MAX;
@@ -59,9 +61,10 @@ static unsigned read_range(struct ps_share_answer *out, const char *text, uint64
     return 206;
 }
 
-/* ------------------------------------------------------------------------------------------------------- conditions */
+/* ---- conditions ---- */
 
-/* Is `etag` (strong, quoted) in a list such as `"a", W/"b"`, or is the list `*`? `weak`: W/ may stand before it. */
+/* Is `etag` (strong, quoted) in a list such as `"a", W/"b"`, or is the list `*`? `weak`: W/ may
+ * stand before it. */
 static bool list_has(const char *list, const char *etag, bool weak)
 {
     size_t n = strlen(etag);
@@ -146,7 +149,7 @@ void ps_share_decide(struct ps_share_answer *out, const struct ps_share_headers 
         out->status = read_range(out, h->range, f->bytes);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ paths */
+/* ---- paths ---- */
 
 static int hex_digit(char c)
 {
@@ -159,7 +162,8 @@ static int hex_digit(char c)
     return -1;
 }
 
-/* One byte of the path. What decodes to a byte that shapes a path is no name of ours. -1: refused. */
+/* One byte of the path. What decodes to a byte that shapes a path is no name of ours. -1:
+ * refused. */
 static int read_byte(const char **p)
 {
     int c = (unsigned char)**p, high, low;

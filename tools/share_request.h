@@ -1,7 +1,7 @@
 /* What `penstock share` answers, decided from texts and numbers alone: no socket, no file. Pure.
  *
- * Semantics: RFC 9110 sections 13 (conditions, in the order of 13.2.2) and 14 (ranges). Several ranges in one request are
- * answered with the whole file, as the section allows. */
+ * Semantics: RFC 9110 sections 13 (conditions, in the order of 13.2.2) and 14 (ranges). Several
+ * ranges in one request are answered with the whole file, as the section allows. */
 #ifndef PS_TOOLS_SHARE_REQUEST_H
 #define PS_TOOLS_SHARE_REQUEST_H
 #include <stdbool.h>
@@ -28,12 +28,14 @@ struct ps_share_answer {
 void ps_share_decide(struct ps_share_answer *out, const struct ps_share_headers *h,
                      const struct ps_share_facts *f, bool get);
 
-/* The raw path of a request ("/shards/ab%20c") as a relative name in out[PS_SHARE_PATH_MAX] ("" for "/"). 0, or the
- * status to answer: 400 for what no honest client sends ("..", "%2e", "%2f", %00, a backslash, an empty part, a control
- * character), 404 for hidden files and names that are too long. */
+/* The raw path of a request ("/shards/ab%20c") as a relative name in out[PS_SHARE_PATH_MAX] (""
+ * for "/"). 0, or the status to answer: 400 for what no honest client sends ("..", "%2e", "%2f",
+ * %00, a backslash, an empty part, a control character), 404 for hidden files and names that are
+ * too long. */
 unsigned ps_share_path(char *out, const char *raw);
 
-/* "shards/<64 hex>.shard", perhaps behind folders: its bytes never change. Its ETag is the name's hash. */
+/* "shards/<64 hex>.shard", perhaps behind folders: its bytes never change. Its ETag is the
+ * name's hash. */
 bool ps_share_is_shard(const char *path, char hash[65]);
 void ps_share_etag(char out[PS_SHARE_ETAG_MAX], const char *path, uint64_t bytes,
                    const struct timespec *mtime);

@@ -1,12 +1,14 @@
 /* See share_server.h.
  *
- * One thread per connection: bytes go from the page cache to the socket by sendfile, which blocks while a cold file is
- * read, and one slow disk read must not hold up the other connections of a shared thread. Measured on loopback with 8
- * parallel readers: see SPEED.md. Clients are runs of Penstock with 8 connections each.
+ * One thread per connection: bytes go from the page cache to the socket by sendfile, which blocks
+ * while a cold file is read, and one slow disk read must not hold up the other connections of a
+ * shared thread. Measured on loopback with 8 parallel readers: see SPEED.md. Clients are runs of
+ * Penstock with 8 connections each.
  *
- * What a hostile client can hold: a connection slot (CONNECTIONS_MAX), for as long as it keeps reading. One that sends
- * nothing is dropped after IDLE_S by libmicrohttpd. A header that comes in byte by byte would renew that time for ever
- * (measured), so every connection is watched: it has HEADER_S from its start, or from its last reply, to ask for something. */
+ * What a hostile client can hold: a connection slot (CONNECTIONS_MAX), for as long as it keeps
+ * reading. One that sends nothing is dropped after IDLE_S by libmicrohttpd. A header that comes
+ * in byte by byte would renew that time for ever (measured), so every connection is watched: it
+ * has HEADER_S from its start, or from its last reply, to ask for something. */
 #include "tools/share_server.h"
 
 #include <errno.h>
@@ -45,7 +47,7 @@ struct ps_share_server {
     bool stopping;
 };
 
-/* --------------------------------------------------------------------------------------------------- the connections */
+/* ---- the connections ---- */
 
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode code)
@@ -123,7 +125,8 @@ static void *watch(void *arg)
         uint64_t now = ps_now_ns();
 
         if (now >= next_ns) {
-            /* Shut, not closed: the number stays libmicrohttpd's, which sees the end and closes it. */
+            /* Shut, not closed: the number stays libmicrohttpd's, which sees the end and closes
+             * it. */
             for (struct connection *c = s->connections; c; c = c->next)
                 if (c->waiting_since_ns && now - c->waiting_since_ns > HEADER_S * PS_NS_PER_S)
                     shutdown(c->fd, SHUT_RDWR);
@@ -135,7 +138,7 @@ static void *watch(void *arg)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------- the replies */
+/* ---- the replies ---- */
 
 static enum MHD_Result send_response(struct MHD_Connection *connection, unsigned status,
                                      struct MHD_Response *response)
@@ -208,7 +211,8 @@ static enum MHD_Result send_range_error(struct MHD_Connection *connection, const
     return send_response(connection, MHD_HTTP_RANGE_NOT_SATISFIABLE, r);
 }
 
-/* The response owns the descriptor and closes it, also where its creation fails after this point. */
+/* The response owns the descriptor and closes it, also where its creation fails after this
+ * point. */
 static enum MHD_Result send_bytes(struct MHD_Connection *connection, const char *path,
                                   const struct ps_share_facts *f, const struct ps_share_answer *a,
                                   int fd)
@@ -344,7 +348,7 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     ps_log(PS_LOG_DEBUG, "share", "%s", line);
 }
 
-/* ---------------------------------------------------------------------------------------------------- start and stop */
+/* ---- start and stop ---- */
 
 static int init_locks(struct ps_share_server *s)
 {

@@ -6,14 +6,16 @@
 #include "base/err.h"
 #include "base/strbuf.h"
 
-/* Writes and flushes. PS_EIO without a text when the reader has gone (the program then ends silently with status 1). */
+/* Writes and flushes. PS_EIO without a text when the reader has gone (the program then ends
+ * silently with status 1). */
 int ps_out_write(const char *text, size_t len, struct ps_err *err);
 int ps_out_line(const char *text, struct ps_err *err);      /* text and a newline */
 int ps_out_strbuf(struct ps_strbuf *b, struct ps_err *err); /* PS_ENOMEM if the buffer had failed */
 
-/* The bytes of a file, or of stdin where `path` is NULL. PS_EUSAGE names the file; at most 256 MiB. *out: ps_free. */
+/* The bytes of a file, or of stdin where `path` is NULL. PS_EUSAGE names the file; at most 256
+ * MiB. *out: ps_free. */
 int ps_text_read(char **out, size_t *len, const char *path, struct ps_err *err);
-/* Writes beside `path` and renames, so that a reader sees the old or the new file; straight into what is not a regular
- * file (a pipe, /dev/null). */
+/* Writes beside `path` and renames, so that a reader sees the old or the new file; straight into
+ * what is not a regular file (a pipe, /dev/null). */
 int ps_text_write_file(const char *path, const void *bytes, size_t len, struct ps_err *err);
 #endif

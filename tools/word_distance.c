@@ -10,8 +10,8 @@ static unsigned least(unsigned a, unsigned b)
     return a < b ? a : b;
 }
 
-/* Optimal string alignment: R. Lowrance and R. A. Wagner, "An Extension of the String-to-String Correction Problem",
- * 1975, without edits inside a swapped pair. */
+/* Optimal string alignment: R. Lowrance and R. A. Wagner, "An Extension of the String-to-String
+ * Correction Problem", 1975, without edits inside a swapped pair. */
 unsigned ps_word_distance(const char *a, const char *b)
 {
     unsigned d[LONGEST + 1][LONGEST + 1];

@@ -1,0 +1,154 @@
+#!/bin/bash
+# Help, exit statuses, hints and generated files of the program; no model, no network.
+# ctest-timeout: 60
+set -u
+: "${PENSTOCK:?path of the program}" "${PENSTOCK_SOURCE_DIR:?}"
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+for name in $(compgen -e PENSTOCK_); do
+    case $name in PENSTOCK_SOURCE_DIR | PENSTOCK_BINARY_DIR | PENSTOCK_TEST_DATA | PENSTOCK_LIB) ;; *) unset "$name" ;; esac
+done
+export XDG_CACHE_HOME=$work/cache HOME=$work
+failed=0
+
+fail() {
+    echo "FAIL: $*"
+    failed=1
+}
+
+# expect STATUS PATTERN ARGUMENT...: the exit status, and an extended regular expression that stderr must match
+expect() {
+    local status=$1 pattern=$2 rc
+    shift 2
+    "$PENSTOCK" "$@" >"$work/out" 2>"$work/err" </dev/null
+    rc=$?
+    [ "$rc" = "$status" ] || fail "penstock $*: status $rc, not $status: $(head -c 300 "$work/err")"
+    [ -z "$pattern" ] || grep -qE -- "$pattern" "$work/err" || fail "penstock $*: stderr lacks /$pattern/: $(head -c 300 "$work/err")"
+    if [ "$rc" != 0 ] && [ $# -gt 0 ] && [ "$(wc -l <"$work/err")" -gt 4 ]; then
+        fail "penstock $*: more than four lines of error"
+    fi
+}
+
+commands="run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help"
+
+# help
+expect 2 '^usage: penstock COMMAND'
+[ ! -s "$work/out" ] || fail "penstock alone writes to stdout"
+expect 0 '' --help
+for c in $commands; do
+    grep -q "^  $c " "$work/out" || fail "--help lacks $c"
+done
+for c in $commands; do
+    "$PENSTOCK" "$c" --help >"$work/out" 2>"$work/err" || fail "$c --help: status $?"
+    [ ! -s "$work/err" ] || fail "$c --help writes to stderr"
+    for word in "Usage: penstock $c" "^Example" "^Exit status:"; do
+        grep -q "$word" "$work/out" || fail "$c --help lacks '$word'"
+    done
+    "$PENSTOCK" help "$c" | cmp -s - "$work/out" || fail "help $c differs from $c --help"
+    awk 'length > 110 { exit 1 }' "$work/out" || fail "$c --help has overlong lines"
+done
+expect 0 '' version
+grep -qE '^penstock [0-9]+\.[0-9]+\.[0-9]+$' "$work/out" || fail "version: $(cat "$work/out")"
+expect 0 '' --version
+expect 0 '' version --json
+expect 2 'unknown command' help nonsense
+
+# mistakes are named, with a hint
+expect 2 "did you mean .run.\?" rum ./model
+expect 2 'unknown command' xyzzy
+expect 2 'did you mean --temp\?' run ./model --tmp 0
+expect 2 'did you mean --n-predict\?' run ./model --n_predict 3
+expect 2 'did you mean --top-k\?' run ./model --topk=3
+expect 2 'unknown option' run ./model --qqqqqqqqqq
+expect 2 "not an option of .plan" plan ./model --temp 0
+expect 2 'MODEL is missing' run
+expect 2 'one argument too many' run a b -p x
+expect 2 'its value is missing' run ./model -n
+expect 2 "^penstock: --temp: '1x' is not a number" run ./model --temp 1x
+expect 2 'not a number' run ./model --temp nan
+expect 2 'not a number' run ./model --temp=
+expect 2 'out of range' run ./model --temp -1
+expect 2 '^penstock: -n: .*not a whole number' run ./model -n 1.5
+expect 2 'out of range' run ./model -n -1
+expect 2 'not a whole number' run ./model -n ' 1'
+expect 2 'not a whole number' run ./model -n 0x10
+expect 2 'out of range' run ./model -n 99999999999
+expect 2 'not a whole number' run ./model -n 99999999999999999999
+expect 2 '^penstock: --http: .*auto\|h1\|h2' run ./model --http h3
+expect 2 '--disk' run ./model --disk 12Q
+expect 2 '--ram' plan ./model --ram ''
+expect 2 'layers' warm ./model --layers 4-2
+expect 2 'neither on nor off' run ./model --json=maybe
+expect 2 'give one of them' run ./model -p x -f y
+expect 2 'nofile' run ./model -f "$work/nofile"
+expect 2 'tokens' logits ./model
+expect 2 'no token id' logits ./model --tokens 1,,2
+expect 2 'no token id' logits ./model --tokens 1,-2
+expect 2 'no token id' logits ./model --tokens ''
+expect 2 'none of' cache nonsense
+expect 2 'the model is missing' cache pin
+expect 2 '--all' cache evict
+expect 2 'none of' bench nonsense
+expect 2 'none of' completion tcsh
+expect 1 'not yet' chat ./model
+expect 1 'not yet' serve ./model
+expect 1 'no CUDA in this build' run ./model --vram 8G -p x
+expect 3 "$work/none" run "$work/none" -p x
+expect 3 "$work/none" share "$work/none"
+expect 3 "$work/none" plan "$work/none"
+expect 3 '' inspect "$work/none"
+expect 2 'ftp' run ftp://host/model -p x
+
+# variables: read for the options that a command has, beaten by the option, ignored when empty
+PENSTOCK_TEMP=warm expect 2 '^penstock: PENSTOCK_TEMP:' run ./model -p x
+PENSTOCK_TEMP=warm expect 3 '' run "$work/none" -p x --temp 0
+PENSTOCK_TEMP='' expect 3 '' run "$work/none" -p x
+PENSTOCK_TEMP=warm expect 0 '' version
+PENSTOCK_IGNORE_EOS=maybe expect 2 'PENSTOCK_IGNORE_EOS' run ./model -p x
+PENSTOCK_MODEL=$work/none expect 3 "$work/none" run -p x
+PENSTOCK_JSON=1 expect 0 '' cache ls
+grep -q '"models":' "$work/out" || fail "PENSTOCK_JSON=1 cache ls: $(cat "$work/out")"
+
+# an empty cache is no error, and looking at it makes no folder
+expect 0 '' cache ls
+expect 0 '' cache stat --json
+expect 0 '' cache verify
+expect 0 '' cache evict --all
+expect 3 'not in the cache' cache evict abcd
+expect 0 '' cache dir
+[ "$(cat "$work/out")" = "$work/cache/penstock" ] || fail "cache dir: $(cat "$work/out")"
+[ ! -e "$work/cache/penstock" ] || fail "the cache folder was made by looking at it"
+
+# options stand anywhere; -- ends them
+expect 3 "$work/none" --temp 0 run -p x "$work/none" -n 1
+expect 3 '--odd' run -p x -- --odd
+
+# the statistics are written on failure, too
+"$PENSTOCK" run "$work/none" -p x --stats "$work/stats.json" 2>/dev/null
+python3 - "$work/stats.json" <<'PY' || fail "stats of a failed run"
+import json, sys
+s = json.load(open(sys.argv[1]))
+assert s["exit"] == 3 and s["error"], s
+PY
+ls "$work"/stats.json*.tmp 2>/dev/null && fail "a temporary file is left"
+
+# what is generated is what is checked in
+"$PENSTOCK" --man | cmp - "$PENSTOCK_SOURCE_DIR/deploy/man/penstock.1" || fail "deploy/man/penstock.1 is stale: penstock --man"
+for pair in bash:penstock.bash zsh:_penstock fish:penstock.fish; do
+    "$PENSTOCK" completion "${pair%%:*}" | cmp - "$PENSTOCK_SOURCE_DIR/deploy/completion/${pair##*:}" ||
+        fail "deploy/completion/${pair##*:} is stale: penstock completion ${pair%%:*}"
+done
+if command -v groff >/dev/null; then
+    [ -z "$("$PENSTOCK" --man | groff -man -Tutf8 -ww 2>&1 >/dev/null)" ] || fail "groff warns about the man page"
+fi
+"$PENSTOCK" completion bash >"$work/completion.bash"
+bash -n "$work/completion.bash" || fail "bash completion does not parse"
+words=$(bash --norc -c 'source "$1"; COMP_WORDS=(penstock cache v); COMP_CWORD=2; _penstock; echo "${COMPREPLY[*]}"' - "$work/completion.bash")
+[ "$words" = verify ] || fail "bash completion of 'cache v': $words"
+words=$(bash --norc -c 'source "$1"; COMP_WORDS=(penstock run --te); COMP_CWORD=2; _penstock; echo "${COMPREPLY[*]}"' - "$work/completion.bash")
+[ "$words" = --temp ] || fail "bash completion of 'run --te': $words"
+words=$(bash --norc -c 'source "$1"; COMP_WORDS=(penstock run --http h); COMP_CWORD=3; _penstock; echo "${COMPREPLY[*]}"' - "$work/completion.bash")
+[ "$words" = "h1 h2" ] || fail "bash completion of '--http h': $words"
+
+[ "$failed" = 0 ] && echo "cli_usage: ok"
+exit "$failed"
