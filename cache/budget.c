@@ -41,7 +41,8 @@ static uint64_t add_sat(uint64_t a, uint64_t b)
 
 uint64_t ps_budget_round(uint64_t bytes)
 {
-    return div_up(bytes, PS_CACHE_GRAIN) * PS_CACHE_GRAIN;
+    const uint64_t grains = div_up(bytes, PS_CACHE_GRAIN);
+    return grains > UINT64_MAX / PS_CACHE_GRAIN ? UINT64_MAX : grains * PS_CACHE_GRAIN;
 }
 
 int ps_budget_class(uint64_t bytes)

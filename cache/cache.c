@@ -1,7 +1,8 @@
 /* Reads, reservations and writes. In: bytes from a source, already checked; out: the same bytes, checked again.
  *
- * A reservation looks at the folder under the claims lock: what the index holds, what is in flight everywhere, what it can
- * grow to. Only what fits in the smallest live budget gets a slot, so the limit holds before a byte is asked for. */
+ * A reservation looks at the folder under the claims lock: what the index holds, what is in flight everywhere,
+ * what it can grow to. Only what fits in the smallest live budget gets a slot, so the limit holds before a byte is
+ * asked for. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -90,7 +91,8 @@ void ps_cache_state_locked(struct ps_cache *c, const struct ps_index_meta *meta,
     for (int i = 0; i < PS_CACHE_CLASSES; i++)
         s->extent_bytes += meta->classes[i].bytes;
     ps_claims_sum_locked(c->claims, meta->committed, &s->inflight_bytes, &s->n_inflight);
-    /* Thirteen stat calls guard against file systems that need more than the bound; far from the limit they tell nothing. */
+    /* Thirteen stat calls guard against file systems that need more than the bound; far from the limit they tell
+     * nothing. */
     if (ps_budget_charge(s, 0, 0) / SLAB_LOOK_PCT * 100 >= s->budget_bytes)
         s->slab_file_bytes = ps_slabs_allocated_bytes(c->slabs);
 }
@@ -262,11 +264,22 @@ static int read_slot(struct ps_cache *c, const struct ps_record *rec, void *buf,
     return 0;
 }
 
+/* A record, in the index or on its way there. Between the two looks a batch may have moved from the one to the
+ * other. */
+static int find_record(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES],
+                       struct ps_record *rec, struct ps_err *err)
+{
+    const int rc = ps_index_get(c->index, key, rec, err);
+    if (rc != PS_ENOTFOUND || c->read_only)
+        return rc;
+    return ps_writer_find_pending(c, key, rec) ? 0 : ps_index_get(c->index, key, rec, err);
+}
+
 int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *buf, size_t bytes,
                   size_t buf_cap, struct ps_err *err)
 {
     struct ps_keyed_record k, before;
-    int rc = ps_index_get(c->index, key, &k.rec, err);
+    int rc = find_record(c, key, &k.rec, err);
     if (rc != 0)
         return ps_cache_note(c, rc);
     rc = read_slot(c, &k.rec, buf, bytes, buf_cap, err);
@@ -274,7 +287,7 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
      * record twice with wrong bytes twice is damage. */
     for (int i = 0; i < 2 && rc == PS_EDATA; i++) {
         before.rec = k.rec;
-        rc = ps_index_get(c->index, key, &k.rec, err);
+        rc = find_record(c, key, &k.rec, err);
         if (rc != 0)
             return ps_cache_note(c, rc);
         rc = read_slot(c, &k.rec, buf, bytes, buf_cap, err);
@@ -300,7 +313,8 @@ static bool slot_busy(void *user, int cls, uint32_t slot)
     return ps_claims_slot_busy_locked(user, cls, slot);
 }
 
-/* A slot that neither the index nor a claim holds: the next free one after the last given out, or a new one at the end. */
+/* A slot that neither the index nor a claim holds: the next free one after the last given out, or a new one at the
+ * end. */
 static int pick_slot_locked(struct ps_cache *c, struct ps_index_read *r,
                             const struct ps_index_meta *meta, int cls, uint32_t *slot)
 {
@@ -353,8 +367,8 @@ static bool table_is_full_locked(struct ps_cache *c)
     return used + CLAIMS_SPARE >= ps_claims_count(c->claims);
 }
 
-/* With key, rec.bytes and rec.cls set: claims a slot. PS_EBUDGET with *need > 0: free that much and try again; with *need
- * 0: the table is full of claims. */
+/* With key, rec.bytes and rec.cls set: claims a slot. PS_EBUDGET with *need > 0: free that much and try again;
+ * with *need 0: the table is full of claims. */
 static int claim_slot_locked(struct ps_cache *c, struct ps_index_read *r, struct ps_cache_ticket *t,
                              uint64_t *need, struct ps_err *err)
 {

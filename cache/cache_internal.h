@@ -34,7 +34,8 @@ struct ps_cache_ticket {
     struct ps_record rec;
 };
 
-/* Keys of one model's plan: the first eight bytes of each, sorted. A collision (1 in 2^64 per pair) keeps one extent more. */
+/* Keys of one model's plan: the first eight bytes of each, sorted. A collision (1 in 2^64 per pair) keeps one
+ * extent more. */
 struct ps_plan_key {
     uint64_t prefix;
     uint32_t rank;
@@ -92,6 +93,8 @@ struct ps_cache {
     struct ps_job *first_job, *last_job;
     struct ps_cache_ticket *first_pending, *last_pending, *unused;
     size_t n_pending;
+    struct ps_cache_ticket *const *publishing; /* the batch that is being committed; readable like the pending ones */
+    size_t n_publishing;
     uint64_t first_pending_ns;
     struct ps_err write_err; /* of a batch that nobody waited for; told by the next flush */
     struct ps_plan plans[PS_CLAIM_MODELS];
@@ -102,6 +105,9 @@ struct ps_cache {
 /* ---- writer.c ---- */
 int ps_writer_start(struct ps_cache *c, struct ps_err *err);
 void ps_writer_stop(struct ps_cache *c); /* publishes what is pending */
+/* The record of a put that is not in the index yet: its bytes are in its slot, so this process may read them. */
+bool ps_writer_find_pending(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES],
+                            struct ps_record *out);
 /* Runs fn on the writer thread (or here, while there is none) and waits. */
 int ps_writer_call(struct ps_cache *c, int (*fn)(struct ps_cache *, void *, struct ps_err *),
                    void *user, struct ps_err *err);
@@ -128,7 +134,8 @@ void ps_cache_state_locked(struct ps_cache *c, const struct ps_index_meta *meta,
 /* Damage that LMDB reports while running: leaves word for the next opening. Returns code. */
 int ps_cache_note(struct ps_cache *c, int code);
 void ps_cache_disk_full(struct ps_cache *c);
-/* Walks the folder: st_blocks of everything, and of everything that is neither a slab nor data.mdb. Updates the peak. */
+/* Walks the folder: st_blocks of everything, and of everything that is neither a slab nor data.mdb. Updates the
+ * peak. */
 uint64_t ps_cache_measure(struct ps_cache *c);
 bool ps_plan_find(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES],
                   uint32_t *rank); /* takes c->lock */

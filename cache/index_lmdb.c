@@ -25,15 +25,17 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "records are stored as they lie in memory");
 
 struct ps_index {
-    /* Shared by transactions, exclusive for what LMDB forbids beside them: changing the map, reopening. Readers are
-     * preferred (the default): a reader holding the claims table must get in although a map change waits for a writer
-     * who wants that table. They stay microseconds, so the change comes to its turn. */
-    pthread_rwlock_t gate;
     MDB_env *env; /* NULL after a failed reopen */
     MDB_dbi extents, slots, info;
     struct ps_index_options options;
-    pthread_mutex_t pool_lock;
-    MDB_txn *pool[READ_POOL]; /* pool_lock; reset */
+    /* The gate: shared by transactions, exclusive for what LMDB forbids beside them (changing the map, reopening). Not an
+     * rwlock: those that are inside must be able to come in again, and to hold the claims table on either side of it, while
+     * somebody waits for exclusive use. They stay microseconds, so that use comes to its turn. */
+    pthread_mutex_t gate_lock;
+    pthread_cond_t gate_changed;
+    unsigned inside;          /* gate_lock */
+    bool exclusive;           /* gate_lock */
+    MDB_txn *pool[READ_POOL]; /* gate_lock; ended, reset */
     size_t n_pool;
     int data_fd; /* ours, for its size: usable under any lock */
     char dir[PATH_BYTES];
@@ -93,12 +95,51 @@ static int lmdb_error(const struct ps_index *ix, int rc, const char *what, struc
 
 /* ---- opening ---- */
 
-static void drain_pool(struct ps_index *ix)
+static void enter_locked(struct ps_index *ix)
 {
-    pthread_mutex_lock(&ix->pool_lock);
+    while (ix->exclusive)
+        pthread_cond_wait(&ix->gate_changed, &ix->gate_lock);
+    ix->inside++;
+}
+
+static void leave_locked(struct ps_index *ix)
+{
+    if (--ix->inside == 0)
+        pthread_cond_broadcast(&ix->gate_changed);
+}
+
+static void enter(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->gate_lock);
+    enter_locked(ix);
+    pthread_mutex_unlock(&ix->gate_lock);
+}
+
+static void leave(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->gate_lock);
+    leave_locked(ix);
+    pthread_mutex_unlock(&ix->gate_lock);
+}
+
+/* Waits until no transaction is open, and ends those kept for reuse. */
+static void close_gate(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->gate_lock);
+    while (ix->exclusive || ix->inside > 0)
+        pthread_cond_wait(&ix->gate_changed, &ix->gate_lock);
+    ix->exclusive = true;
     while (ix->n_pool > 0)
         mdb_txn_abort(ix->pool[--ix->n_pool]);
-    pthread_mutex_unlock(&ix->pool_lock);
+    pthread_mutex_unlock(&ix->gate_lock);
+}
+
+static void open_gate(struct ps_index *ix)
+{
+    pthread_mutex_lock(&ix->gate_lock);
+    ix->exclusive = false;
+    pthread_cond_broadcast(&ix->gate_changed);
+    pthread_mutex_unlock(&ix->gate_lock);
 }
 
 static int env_open(struct ps_index *ix, MDB_env **out)
@@ -294,8 +335,8 @@ int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_
     memcpy(ix->dir, dir, strlen(dir) + 1);
     ix->options = *options;
     ix->data_fd = -1;
-    pthread_rwlock_init(&ix->gate, NULL);
-    pthread_mutex_init(&ix->pool_lock, NULL);
+    pthread_mutex_init(&ix->gate_lock, NULL);
+    pthread_cond_init(&ix->gate_changed, NULL);
     int code = open_env(ix, err);
     if (code == 0)
         code = open_data_fd(ix, err);
@@ -311,13 +352,13 @@ void ps_index_close(struct ps_index *ix)
 {
     if (!ix)
         return;
-    drain_pool(ix);
+    close_gate(ix);
     if (ix->env)
         mdb_env_close(ix->env);
     if (ix->data_fd >= 0)
         close(ix->data_fd);
-    pthread_mutex_destroy(&ix->pool_lock);
-    pthread_rwlock_destroy(&ix->gate);
+    pthread_mutex_destroy(&ix->gate_lock);
+    pthread_cond_destroy(&ix->gate_changed);
     ps_free(ix);
 }
 
@@ -326,35 +367,32 @@ void ps_index_close(struct ps_index *ix)
 /* Another process has grown the map. */
 static int adopt_map(struct ps_index *ix)
 {
-    pthread_rwlock_wrlock(&ix->gate);
-    drain_pool(ix);
+    close_gate(ix);
     const int rc = ix->env ? mdb_env_set_mapsize(ix->env, 0) : EIO;
-    pthread_rwlock_unlock(&ix->gate);
+    open_gate(ix);
     return rc;
 }
 
 static int grow_map(struct ps_index *ix)
 {
-    pthread_rwlock_wrlock(&ix->gate);
-    drain_pool(ix);
+    close_gate(ix);
     MDB_envinfo info;
     int rc = ix->env ? mdb_env_info(ix->env, &info) : EIO;
     if (rc == 0)
         rc = mdb_env_set_mapsize(ix->env, info.me_mapsize * 2);
-    pthread_rwlock_unlock(&ix->gate);
+    open_gate(ix);
     return rc;
 }
 
 /* After a failed write of LMDB's own header the environment refuses everything. */
 static int reopen(struct ps_index *ix, struct ps_err *err)
 {
-    pthread_rwlock_wrlock(&ix->gate);
-    drain_pool(ix);
+    close_gate(ix);
     if (ix->env)
         mdb_env_close(ix->env);
     ix->env = NULL;
     const int code = open_env(ix, err);
-    pthread_rwlock_unlock(&ix->gate);
+    open_gate(ix);
     return code;
 }
 
@@ -374,17 +412,18 @@ static bool mended(struct ps_index *ix, int rc)
 
 /* ---- reading ---- */
 
-static MDB_txn *pooled_txn(struct ps_index *ix)
+/* Comes in, with an ended transaction to use again if there is one. */
+static MDB_txn *enter_for_read(struct ps_index *ix)
 {
-    pthread_mutex_lock(&ix->pool_lock);
+    pthread_mutex_lock(&ix->gate_lock);
+    enter_locked(ix);
     MDB_txn *txn = ix->n_pool > 0 ? ix->pool[--ix->n_pool] : NULL;
-    pthread_mutex_unlock(&ix->pool_lock);
+    pthread_mutex_unlock(&ix->gate_lock);
     return txn;
 }
 
-static int begin_txn(struct ps_index *ix, MDB_txn **out)
+static int begin_txn(struct ps_index *ix, MDB_txn *txn, MDB_txn **out)
 {
-    MDB_txn *txn = pooled_txn(ix);
     if (txn) {
         if (mdb_txn_renew(txn) == 0) {
             *out = txn;
@@ -400,14 +439,14 @@ int ps_index_read_begin(struct ps_index_read *r, struct ps_index *ix, struct ps_
     int rc = EIO;
     for (int i = 0; i < TRIES; i++) {
         MDB_txn *txn;
-        pthread_rwlock_rdlock(&ix->gate);
-        rc = ix->env ? begin_txn(ix, &txn) : EIO;
+        MDB_txn *ended = enter_for_read(ix);
+        rc = ix->env ? begin_txn(ix, ended, &txn) : EIO;
         if (rc == 0) {
             r->ix = ix;
             r->txn = txn;
             return 0;
         }
-        pthread_rwlock_unlock(&ix->gate);
+        leave(ix);
         if (!mended(ix, rc))
             break;
     }
@@ -418,15 +457,14 @@ void ps_index_read_end(struct ps_index_read *r)
 {
     struct ps_index *ix = r->ix;
     mdb_txn_reset(r->txn); /* the snapshot ends here, whatever becomes of the handle */
-    pthread_mutex_lock(&ix->pool_lock);
-    const bool keep = ix->n_pool < READ_POOL;
-    if (keep)
+    pthread_mutex_lock(&ix->gate_lock);
+    if (ix->n_pool < READ_POOL)
         ix->pool[ix->n_pool++] = r->txn;
-    pthread_mutex_unlock(&ix->pool_lock);
-    if (!keep)
-        mdb_txn_abort(r->txn);
+    else
+        mdb_txn_abort(r->txn); /* before leaving: it is LMDB's until then */
+    leave_locked(ix);
+    pthread_mutex_unlock(&ix->gate_lock);
     r->txn = NULL;
-    pthread_rwlock_unlock(&ix->gate);
 }
 
 int ps_index_read_meta(struct ps_index_read *r, struct ps_index_meta *meta, struct ps_err *err)
@@ -859,9 +897,9 @@ int ps_index_update(struct ps_index *ix, ps_index_body body, void *user, struct 
     int code = PS_EIO;
     for (int i = 0; i < TRIES; i++) {
         int mdb_rc = 0;
-        pthread_rwlock_rdlock(&ix->gate);
+        enter(ix);
         code = update_once(ix, body, user, &mdb_rc, err);
-        pthread_rwlock_unlock(&ix->gate);
+        leave(ix);
         if (code == 0 || !mended(ix, mdb_rc))
             break;
     }
@@ -923,17 +961,17 @@ uint64_t ps_index_file_bytes(struct ps_index *ix)
 int ps_index_check_readers(struct ps_index *ix)
 {
     int dead = 0;
-    pthread_rwlock_rdlock(&ix->gate);
+    enter(ix);
     if (ix->env)
         (void)mdb_reader_check(ix->env, &dead);
-    pthread_rwlock_unlock(&ix->gate);
+    leave(ix);
     return dead;
 }
 
 int ps_index_copy_compact(struct ps_index *ix, const char *to, struct ps_err *err)
 {
-    pthread_rwlock_rdlock(&ix->gate);
+    enter(ix);
     const int rc = ix->env ? mdb_env_copy2(ix->env, to, MDB_CP_COMPACT) : EIO;
-    pthread_rwlock_unlock(&ix->gate);
+    leave(ix);
     return rc == 0 ? 0 : lmdb_error(ix, rc, "compact", err);
 }

@@ -1,10 +1,10 @@
-/* The writer: one thread per process that changes the index. In: tickets whose bytes lie in their slots, and jobs; out:
- * synced commits, each for many tickets.
+/* The writer: one thread per process that changes the index. In: tickets whose bytes lie in their slots, and jobs;
+ * out: synced commits, each for many tickets.
  *
- * Order of a publication: data sync of the slabs, claims marked with the batch's number, index commit that records the same
- * number, claims removed. Whoever adds up the folder in between sees each extent exactly once (claims.h). Order of an
- * eviction: claims, commit, punch, claims removed: a slot is never punched while the index names it, nor given out before
- * it is punched. */
+ * Order of a publication: data sync of the slabs, claims marked with the batch's number, index commit that records
+ * the same number, claims removed. Whoever adds up the folder in between sees each extent exactly once (claims.h).
+ * Order of an eviction: claims, commit, punch, claims removed: a slot is never punched while the index names it,
+ * nor given out before it is punched. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -80,7 +80,35 @@ static void take_batch(struct ps_cache *c, struct batch *b)
     if (!c->first_pending)
         c->last_pending = NULL;
     c->first_pending_ns = ps_now_ns();
+    c->publishing = b->tickets;
+    c->n_publishing = b->n;
     pthread_mutex_unlock(&c->lock);
+}
+
+/* The batch is in the index, or given up: its tickets may go. */
+static void end_publishing(struct ps_cache *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->publishing = NULL;
+    c->n_publishing = 0;
+    pthread_mutex_unlock(&c->lock);
+}
+
+bool ps_writer_find_pending(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES],
+                            struct ps_record *out)
+{
+    const struct ps_cache_ticket *found = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < c->n_publishing && !found; i++)
+        if (memcmp(c->publishing[i]->key, key, PS_SHA256_BYTES) == 0)
+            found = c->publishing[i];
+    for (struct ps_cache_ticket *t = c->first_pending; t && !found; t = t->next)
+        if (memcmp(t->key, key, PS_SHA256_BYTES) == 0)
+            found = t;
+    if (found)
+        *out = found->rec;
+    pthread_mutex_unlock(&c->lock);
+    return found != NULL;
 }
 
 static int sync_classes(struct batch *b, struct ps_err *err)
@@ -192,7 +220,8 @@ static void finish_published(struct batch *b)
     }
 }
 
-/* Publishes up to a batch of pending tickets. On failure they are given up: a refetch is cheap, half a record is not. */
+/* Publishes up to a batch of pending tickets. On failure they are given up: a refetch is cheap, half a record is
+ * not. */
 static int publish_batch(struct ps_cache *c, struct ps_err *err)
 {
     struct batch b = {.c = c};
@@ -208,6 +237,7 @@ static int publish_batch(struct ps_cache *c, struct ps_err *err)
         if (rc != 0)
             set_states(&b, PS_CLAIM_FILLING, false);
     }
+    end_publishing(c);
     if (rc == 0) {
         finish_published(&b);
         return 0;
@@ -251,7 +281,8 @@ struct eviction {
     struct ps_keyed_record recs[PS_CACHE_BATCH];
 };
 
-/* Claims those records that are still as they were seen and whose slots nobody handles. From here on they can't change. */
+/* Claims those records that are still as they were seen and whose slots nobody handles. From here on they can't
+ * change. */
 static int claim_victims(struct eviction *e, const struct ps_keyed_record *recs, size_t n,
                          struct ps_err *err)
 {

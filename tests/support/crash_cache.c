@@ -4,10 +4,13 @@
 #include <ftw.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 #include "tests/support/test.h"
 
 void crash_extent_key(uint64_t number, uint8_t key[PS_SHA256_BYTES])
@@ -107,6 +110,27 @@ bool crash_holds(struct ps_cache *c, uint64_t number)
     uint8_t key[1][PS_SHA256_BYTES], present = 0;
     crash_extent_key(number, key[0]);
     return ps_cache_lookup(c, (const uint8_t(*)[PS_SHA256_BYTES])key, 1, &present, NULL) == 0 && present == 1;
+}
+
+int crash_spawn(const char *role, const char *dir, uint64_t a, uint64_t b)
+{
+    char first[24], second[24];
+    snprintf(first, sizeof first, "%llu", (unsigned long long)a);
+    snprintf(second, sizeof second, "%llu", (unsigned long long)b);
+    fflush(NULL);
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        execl("/proc/self/exe", "test", role, dir, first, second, (char *)NULL);
+        _exit(126);
+    }
+    return pid;
+}
+
+bool crash_wait(int pid)
+{
+    int status;
+    return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 struct crash_watch {

@@ -26,6 +26,12 @@ int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t lay
 int crash_load(struct ps_cache *c, uint64_t number, void *buf, size_t bytes, size_t cap);
 bool crash_holds(struct ps_cache *c, uint64_t number);
 
+/* Starts this test program again as `role` with two numbers and the folder as arguments 1 to 4, and returns its pid: an exec,
+ * because neither LMDB nor the thread sanitizer survive a mere fork. */
+int crash_spawn(const char *role, const char *dir, uint64_t a, uint64_t b);
+/* Waits; true if it ended with status 0. */
+bool crash_wait(int pid);
+
 /* Watches a folder from a thread of its own and keeps the largest size seen. */
 struct crash_watch;
 struct crash_watch *crash_watch_start(const char *dir);
