@@ -72,6 +72,22 @@ static void test_round_trip(void **state)
     ps_cache_close(c);
 }
 
+/* What was put is readable at once, long before its batch is committed: the next sweep asks for it while this one
+ * runs. */
+static void test_readable_before_it_is_published(void **state)
+{
+    (void)state;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 1);
+    for (uint64_t i = 0; i < 500; i++) {
+        const size_t n = crash_extent_size(i, 1, 30000);
+        assert_int_equal(crash_store(c, m, i, 0, buf, n), 0);
+        assert_int_equal(crash_load(c, i, buf, n, CAP), 0);
+        assert_int_equal(crash_load(c, i / 2, buf, crash_extent_size(i / 2, 1, 30000), CAP), 0);
+    }
+    ps_cache_close(c);
+}
+
 static void test_published_without_flush(void **state)
 {
     (void)state;
@@ -119,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_readable_before_it_is_published, setup, teardown),
         cmocka_unit_test_setup_teardown(test_published_without_flush, setup, teardown),
         cmocka_unit_test_setup_teardown(test_claims_and_repeats, setup, teardown),
     };
