@@ -66,7 +66,8 @@ struct ps_engine {
     struct ps_err tokenizer_err;
     struct ps_tokenizer *tokenizer;
 
-    struct ps_probes probes;
+    struct ps_probes probes;  /* what the plan was made with */
+    struct ps_probes learned; /* what this run has seen: for the next one */
     struct ps_run_facts run;
 };
 

@@ -89,9 +89,10 @@ void ps_engine_learn_rates(struct ps_engine *e)
     if (!e->source || e->source->local || !e->cache || ps_cache_is_read_only(e->cache) ||
         net < LEARN_MIN_BYTES || busy_s < LEARN_MIN_S)
         return;
-    e->probes.link_bytes_s = (double)net / busy_s;
-    e->probes.wall_s = ps_wall_s();
-    ps_probes_save(&e->probes, e->cache_dir);
+    e->learned = e->probes; /* link_use_pct compares with the rate known before the run, so that one stays */
+    e->learned.link_bytes_s = (double)net / busy_s;
+    e->learned.wall_s = ps_wall_s();
+    ps_probes_save(&e->learned, e->cache_dir);
 }
 
 /* ---- on purpose: doctor, plan --probe ---- */
