@@ -1,78 +1,88 @@
 /* The walk over a panel. In: rows of weights as they lie in the panel, packed activations. Out: C, by micro-kernels.
  *
- * Few columns: memory binds. A thread walks its rows once, a handful at a time; while one handful is multiplied the next
- * is prefetched, spread over the column blocks. Many columns: arithmetic binds. Columns go in groups, K in stretches, such
- * that the activations of both stay in the L2 cache while the rows of a task pass by, and a handful of rows in L1. */
+ * A thread walks its rows a handful at a time, with every column block of a group; meanwhile the next handful is
+ * prefetched, its share at each block. Few columns make one group: memory binds, and the weights pass once. With many,
+ * arithmetic binds: the groups are such that their activations stay in L2, from where they stream past the handful, while
+ * the rows of the task come from L3. */
 #include "kernels/matmul_drive.h"
 
-/* Activations of a group and stretch: under half of the L2 of a core (1 MB on Zen 5, 2 MB on recent Intel). */
-#define GROUP_BYTES (384u << 10)
-/* Bytes of a row in a stretch of K: four rows fill two thirds of a 48 KiB L1. A multiple of every k_step. */
-#define STRETCH_BYTES 8192u
-/* Sums that rest between two stretches: on the stack of the thread, in its L2. */
-#define SUMS_FLOATS (24u << 10)
+/* Activations of a group: most of the L2 of a core (1 MB on Zen 5, 2 MB on recent Intel). Measured best of 384 to 1152. */
+#define GROUP_BYTES (576u << 10)
+/* Elements of K in one go where a group would be too narrow otherwise. */
+#define STRETCH 4096u
+/* Rows of which the sums rest between two stretches, 144 KiB for a group: on the stack of the thread, in its L2. */
+#define REST_ROWS   64u
+#define SUMS_FLOATS (REST_ROWS * (GROUP_BYTES / 4 / STRETCH) * 16u)
 /* Up to so many columns the rows are cut evenly, one run per thread: the walk is linear and ends together. */
-#define STATIC_COLS 32
-/* Rows of a task for which bringing in its activations is worth it. */
-#define TASK_ROWS 64
+#define FEW_COLS 32
 
 struct drive {
     const struct ps_micro_set *set;
     const struct ps_matmul_job *job;
     size_t elem, col_bytes;
+    size_t step;          /* rows of a micro-kernel: a handful */
     size_t blocks, group; /* column blocks, and how many make a group */
     size_t stretch;       /* elements of K */
-    size_t step;          /* rows of a micro-kernel */
     size_t row_tasks, task_blocks;
 };
 
-/* One stretch of K of the rows [r0, r1) times the column blocks [b0, b1). */
-static void walk(const struct drive *d, size_t r0, size_t r1, size_t b0, size_t b1, size_t k0,
-                 float *sums)
+/* One stretch of K of some rows times some column blocks. */
+struct cells {
+    size_t r0, r1, b0, b1, k0;
+    float *sums; /* NULL if the stretch is all of K */
+};
+
+static void cell(const struct drive *d, const struct cells *s, size_t r, size_t b)
 {
     const struct ps_matmul_job *j = d->job;
     const struct ps_act *act = j->act;
-    size_t K = ps_min_size(d->stretch, act->K - k0);
-    struct ps_micro m = {.row_stride = j->row_stride,
-                         .K = K,
+    size_t t = ps_col_start(d->set, act->T, b), n_blocks = s->b1 - s->b0, i = b - s->b0;
+    size_t handful = d->step * d->set->cols * d->set->sum_floats;
+    const uint8_t *W = j->W + s->k0 * d->elem;
+    struct ps_micro m = {.w = W + r * j->row_stride,
+                         .row_stride = j->row_stride,
+                         .rows = ps_min_size(d->step, s->r1 - r),
+                         .cols = ps_col_start(d->set, act->T, b + 1) - t,
+                         .K = ps_min_size(d->stretch, act->K - s->k0),
+                         .c = j->C + t * j->ldc + r,
                          .ldc = j->ldc,
                          .accumulate = j->accumulate,
-                         .more = k0 + K<act->K, .begun = k0> 0,
-                         .sums = sums};
-    for (size_t r = r0; r < r1; r += m.rows) {
-        m.rows = ps_min_size(d->step, r1 - r);
-        m.w = j->W + r * j->row_stride + k0 * d->elem;
-        size_t n_next = ps_min_size(d->step, r1 - r - m.rows);
-        for (size_t b = b0; b < b1; b++) {
-            size_t t = ps_col_start(d->set, act->T, b);
-            size_t from = n_next * (b - b0) / (b1 - b0);
-            m.cols = ps_col_start(d->set, act->T, b + 1) - t;
-            m.a = (const uint8_t *)act->packed + t * d->col_bytes +
-                  k0 * 4 * ps_round_up(m.cols, d->set->pad_cols);
-            m.c = j->C + t * j->ldc + r;
-            m.ahead = m.w + (m.rows + from) * j->row_stride;
-            m.n_ahead = n_next * (b - b0 + 1) / (b1 - b0) - from;
-            d->set->run(&m);
-            if (sums)
-                m.sums += d->step * d->set->cols * d->set->sum_floats;
-        }
-    }
+                         .begun = s->k0 > 0};
+    m.more = s->k0 + m.K < act->K;
+    m.a = (const uint8_t *)act->packed + t * d->col_bytes +
+          s->k0 * 4 * ps_round_up(m.cols, d->set->pad_cols);
+    if (s->sums)
+        m.sums = s->sums + ((r - s->r0) / d->step * n_blocks + i) * handful;
+    size_t next = r + m.rows, n_next = ps_min_size(d->step, s->r1 - next);
+    size_t from = n_next * i / n_blocks;
+    m.ahead = W + (next + from) * j->row_stride;
+    m.n_ahead = n_next * (i + 1) / n_blocks - from;
+    d->set->run(&m);
+}
+
+static void walk(const struct drive *d, const struct cells *s)
+{
+    for (size_t r = s->r0; r < s->r1; r += d->step)
+        for (size_t b = s->b0; b < s->b1; b++)
+            cell(d, s, r, b);
 }
 
 /* Rows [r0, r1) times column blocks [b0, b1), whole sums. */
 static void multiply(const struct drive *d, size_t r0, size_t r1, size_t b0, size_t b1)
 {
-    if (d->job->act->K <= d->stretch) {
-        walk(d, r0, r1, b0, b1, 0, NULL);
-        return;
-    }
+    size_t K = d->job->act->K, rows = r1 - r0;
     _Alignas(64) float sums[SUMS_FLOATS];
-    size_t handful = d->step * d->set->cols * d->set->sum_floats * (b1 - b0);
-    size_t rows = SUMS_FLOATS / handful * d->step;
-    PS_ASSERT(rows > 0);
+    if (K > d->stretch) {
+        size_t handful = d->step * d->set->cols * d->set->sum_floats * (b1 - b0);
+        PS_ASSERT(handful <= SUMS_FLOATS);
+        rows = SUMS_FLOATS / handful * d->step;
+    }
     for (size_t r = r0; r < r1; r += rows)
-        for (size_t k = 0; k < d->job->act->K; k += d->stretch)
-            walk(d, r, ps_min_size(r + rows, r1), b0, b1, k, sums);
+        for (size_t k = 0; k == 0 || k < K; k += d->stretch) {
+            struct cells s = {r, ps_min_size(r + rows, r1),   b0, b1,
+                              k, K > d->stretch ? sums : NULL};
+            walk(d, &s);
+        }
 }
 
 /* Rows [r0, r1) times column blocks [b0, end), by groups. */
@@ -111,17 +121,17 @@ static void tasks(void *user, size_t begin, size_t end, unsigned thread)
     }
 }
 
-/* Up to four tasks per thread, all alike, so that the threads end together even if one was held up; by rows as long as a
- * task keeps enough of them, else by columns too. */
+/* Two tasks per thread, so that the threads end together even if one was held up; by rows as long as a task keeps enough of
+ * them for its activations to be worth bringing in, else by columns too. */
 static void cut_tasks(struct drive *d, size_t threads)
 {
-    size_t per_thread = ps_min_size(4, d->job->n_rows / (threads * TASK_ROWS));
+    size_t per_thread = ps_min_size(2, d->job->n_rows / (threads * REST_ROWS));
     if (per_thread > 0) {
         d->row_tasks = per_thread * threads;
         d->task_blocks = d->blocks;
         return;
     }
-    d->row_tasks = ps_min_size(threads, ps_div_up(d->job->n_rows, TASK_ROWS));
+    d->row_tasks = ps_min_size(threads, ps_div_up(d->job->n_rows, REST_ROWS));
     d->task_blocks = ps_div_up(d->blocks, ps_div_up(2 * threads, d->row_tasks));
 }
 
@@ -137,14 +147,12 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                       .col_bytes = ps_col_bytes(set, K),
                       .blocks = ps_col_blocks(set, T),
                       .step = T <= set->narrow ? set->rows_narrow : set->rows};
-    d.stretch = K;
+    bool many = T > FEW_COLS;
+    d.stretch = T * d.col_bytes > GROUP_BYTES ? STRETCH : K + 1;
     d.group = d.blocks;
-    if (T * d.col_bytes > GROUP_BYTES) {
-        d.stretch = STRETCH_BYTES / d.elem;
-        if (T > STATIC_COLS) /* else every column at once, lest the weights come twice from memory */
-            d.group = ps_max_size(1, GROUP_BYTES / (set->cols * 4 * ps_min_size(K, d.stretch)));
-    }
-    if (T <= STATIC_COLS) {
+    if (many)
+        d.group = ps_max_size(1, GROUP_BYTES / (set->cols * 4 * (ps_min_size(K, STRETCH) + 1)));
+    if (!many) {
         ps_fork(pool, even_run, &d);
         return;
     }
