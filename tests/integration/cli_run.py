@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""The program around a real small model: what is on stdout and what on stderr, result files, interruption, closed pipes,
+the same text from a folder and over HTTP, the facts of every command as JSON. A hanging server for the early end."""
+# ctest-timeout: 180
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PENSTOCK = os.environ["PENSTOCK"]
+MODEL = os.path.join(os.environ.get("PENSTOCK_TEST_DATA", ""), "models", "stories260K")
+failures = []
+
+
+def check(ok, what):
+    if not ok:
+        failures.append(what)
+        print("FAIL:", what, flush=True)
+
+
+def penstock(*args, status=0, **more):
+    p = subprocess.run([PENSTOCK, *args], capture_output=True, timeout=120, stdin=more.pop("stdin", subprocess.DEVNULL), **more)
+    check(p.returncode == status, f"{' '.join(args)[:120]}: status {p.returncode}, not {status}: {p.stderr[-300:]}")
+    return p
+
+
+def facts(*args, status=0):
+    p = penstock(*args, "--json", status=status)
+    try:
+        return json.loads(p.stdout)
+    except ValueError:
+        check(False, f"{' '.join(args)[:120]}: no JSON on stdout: {p.stdout[:200]}")
+        return {}
+
+
+STATS = ("model_id tokens_prompt tokens_generated ttft_s decode_tok_s sweeps tokens_per_sweep bytes_net bytes_disk_read "
+         "bytes_disk_written bytes_ram_hit requests retries hit_ratio link_bytes_s link_busy_pct cache_bytes "
+         "cache_bytes_max rss_bytes_max plan plan_predicted_s_per_token link_use_pct bytes_hedged").split()
+PLAN = ("model_id model_bytes stored_bytes layers extents extent_bytes disk_bytes ram_bytes ram_min_bytes bytes_per_sweep "
+        "bytes_net_per_sweep bytes_disk_per_sweep predicted_s_per_token binds").split()
+
+
+def test_run(work):
+    stats = os.path.join(work, "stats.json")
+    short = penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "--stats", stats)
+    text = short.stdout
+    check(text.endswith(b"\n") and len(text) > 8, f"text and a newline: {text}")
+    check(b"8 tokens" in short.stderr and b"tok/s" in short.stderr, f"a summary on stderr: {short.stderr}")
+    s = json.load(open(stats))
+    check(all(k in s for k in STATS), f"stats lack {[k for k in STATS if k not in s]}")
+    check(all(k in s["plan"] for k in PLAN), f"plan lacks {[k for k in PLAN if k not in s['plan']]}")
+    check(s["tokens_generated"] == 8 and "error" not in s, f"stats: {s}")
+    quiet = penstock("run", "-q", "--temp=0", "-n", "24", MODEL, "-p", "Once upon a time")
+    check(quiet.stderr == b"", f"--quiet: {quiet.stderr}")
+    check(quiet.stdout.startswith(text[:-1]), "-n 8 writes a prefix of -n 24")
+    echo = penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "--echo", "-q")
+    check(echo.stdout == b"Once upon a time" + text, f"--echo: {echo.stdout}")
+    one = facts("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "-q")
+    check(one.get("text", "").encode() + b"\n" == text and one.get("tokens_generated") == 8, f"--json: {one}")
+    nothing = penstock("run", MODEL, "-p", "Once", "-n", "0", "-q")
+    check(nothing.stdout == b"\n", f"-n 0: {nothing.stdout}")
+    seeded = [penstock("run", MODEL, "-p", "Once", "-n", "12", "-s", "5", "-q").stdout for _ in range(2)]
+    check(seeded[0] == seeded[1], "one seed, one text")
+    drawn = penstock("run", MODEL, "-p", "Once", "-n", "2")
+    check(b"seed" in drawn.stderr, f"a drawn seed is named: {drawn.stderr}")
+    return text
+
+
+def test_prompts(work, text):
+    path = os.path.join(work, "prompt.txt")
+    common = ("-n", "8", "--temp", "0", "-q")
+    with open(path, "wb") as f:
+        f.write(b"Once upon a time\n")
+    check(penstock("run", MODEL, "-f", path, *common).stdout == text, "-f drops one newline")
+    with open(path) as f:
+        check(penstock("run", MODEL, *common, stdin=f).stdout in (text, penstock("run", MODEL, "-p", "Once upon a time\n",
+              *common).stdout), "the prompt from stdin")
+    env = dict(os.environ, PENSTOCK_PROMPT="Once upon a time", PENSTOCK_N_PREDICT="8", PENSTOCK_TEMP="0", PENSTOCK_QUIET="1")
+    check(penstock("run", MODEL, env=env).stdout == text, "everything from variables")
+    check(penstock("run", MODEL, "-p", "Once upon a time", "-f", "/none", *common, status=2).stdout == b"", "-p and -f")
+    check(penstock("run", MODEL, "-p", "", *common).stdout != b"\n", "-p '' is BOS alone")
+    p = penstock("run", MODEL, "-p", "Once upon a time", "-c", "2", *common, status=2)
+    check(b"--ctx-size" in p.stderr, f"a prompt longer than -c: {p.stderr}")
+
+
+def test_tokens(work):
+    ids = penstock("tokenize", MODEL, "Once upon a time").stdout
+    check(ids == (" ".join(ids.decode().split()) + "\n").encode(), f"one line of ids: {ids}")
+    ids = [int(i) for i in ids.split()]
+    check(facts("tokenize", MODEL, "Once upon a time") == {"tokens": ids}, "tokenize --json")
+    bare = [int(i) for i in penstock("tokenize", MODEL, "--no-bos", "-p", "Once upon a time").stdout.split()]
+    check(ids[-len(bare):] == bare and len(ids) == len(bare) + 1, f"--no-bos: {ids} {bare}")
+    only = os.path.join(work, "tokenizer")
+    os.makedirs(only)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if os.path.exists(os.path.join(MODEL, name)):
+            shutil.copy(os.path.join(MODEL, name), only)
+    check(facts("tokenize", only, "Once upon a time", "--no-bos")["tokens"] == bare, "tokenizer files alone")
+    path = os.path.join(work, "text")
+    with open(path, "wb") as f:
+        f.write(b"Once\n")
+    check(len(facts("tokenize", MODEL, "-f", path)["tokens"]) > 2, "tokenize -f takes the newline")
+    check(penstock("tokenize", MODEL, "-f", "/dev/null", "--no-bos").stdout == b"\n", "no text, no ids")
+    out = os.path.join(work, "logits.f32")
+    given = ",".join(map(str, ids))
+    j = facts("logits", MODEL, "--tokens", given, "--out", out)
+    raw = open(out, "rb").read()
+    check(j["positions"] == len(ids) and len(raw) == 4 * j["vocab"] * len(ids), f"logits: {j['positions']} {len(raw)}")
+    flat = [x for row in j["logits"] for x in row]
+    same = all(struct.pack("<f", x) == raw[4 * i:4 * i + 4] for i, x in enumerate(flat))
+    check(len(flat) * 4 == len(raw) and same, "--out and --json hold the same floats")
+    p = penstock("logits", MODEL, "--tokens", "1,999999", status=2)
+    check(b"999999" in p.stderr, f"an id out of range is named: {p.stderr}")
+    check(b"likeliest" in penstock("logits", MODEL, "--tokens", given).stdout, "logits as text")
+
+
+def test_facts(work):
+    plan = facts("plan", MODEL)
+    check(all(k in plan for k in PLAN), f"plan lacks {[k for k in PLAN if k not in plan]}")
+    check(b"least that works" in penstock("plan", MODEL).stdout, "plan as text")
+    ins = facts("inspect", MODEL, "--extents")
+    check(ins["tensors"] and ins["tensors"][0]["extent_list"], "inspect --extents")
+    f = facts("inspect", os.path.join(MODEL, "model.safetensors"))
+    check({t["name"] for t in f["tensors"]} == {t["name"] for t in ins["tensors"]}, "inspect of the file and of the model")
+    check(b"model.safetensors" in penstock("inspect", MODEL).stdout, "inspect as text")
+    bad = os.path.join(work, "bad.safetensors")
+    with open(bad, "wb") as out:
+        out.write(b"\xff" * 64)
+    penstock("inspect", bad, status=4)
+    p = penstock("run", MODEL, "-p", "x", "--ram", "4K", "--stats", os.path.join(work, "s5.json"), status=5)
+    check(p.stdout == b"" and json.load(open(os.path.join(work, "s5.json")))["exit"] == 5, "a budget that is too small")
+
+
+def test_pipes(work):
+    p = subprocess.Popen([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "400", "--ignore-eos", "-q"], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
+    p.stdout.read(1)
+    p.stdout.close()
+    err = p.stderr.read()
+    check(p.wait(60) == 1 and err == b"", f"a closed pipe: {p.returncode} {err}")
+    p.stderr.close()
+    with open("/dev/full", "wb") as full:
+        p = subprocess.run([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "3", "-q"], stdout=full, stderr=subprocess.PIPE)
+    check(p.returncode == 1 and b"stdout" in p.stderr, f"a full disk: {p.returncode} {p.stderr}")
+    penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", os.path.join(work, "no", "such", "dir"), status=1)
+
+
+def test_interrupt(work):
+    stats = os.path.join(work, "interrupted.json")
+    # A fast machine must not finish first: a long text, and the signal comes with its first bytes.
+    p = subprocess.Popen([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "100000", "--ignore-eos", "--stats", stats],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    head = p.stdout.read(5)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    check(p.returncode == 130, f"SIGINT: status {p.returncode} {err}")
+    check((head + out).endswith(b"\n"), "the text so far stays")
+    s = json.load(open(stats))
+    check(s["exit"] == 130 and s["tokens_generated"] > 0 and s["error"], f"stats of an interrupted run: {s.get('error')}")
+    check(err.count(b"penstock: ") == 1, f"one line of error: {err}")
+
+
+def test_interrupt_early(work):
+    """A server that accepts and says nothing: the engine does not exist yet."""
+    stats = os.path.join(work, "early.json")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        kept = []
+        threading.Thread(target=lambda: kept.append(server.accept()), daemon=True).start()
+        for signo in (signal.SIGINT, signal.SIGTERM):
+            p = subprocess.Popen([PENSTOCK, "run", f"http://127.0.0.1:{port}", "-p", "x", "--stats", stats],
+                                 stderr=subprocess.PIPE)
+            time.sleep(0.7)
+            begin = time.monotonic()
+            p.send_signal(signo)
+            err = p.communicate(timeout=30)[1]
+            check(p.returncode == 130 and time.monotonic() - begin < 3, f"signal {signo} while opening: {p.returncode} {err}")
+            check(json.load(open(stats))["exit"] == 130, "stats of a run that was not open yet")
+            os.unlink(stats)
+
+
+def test_http(work, text):
+    cache = os.path.join(work, "cache")
+    share = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", "0", "--json", "-q"], stdout=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(share.stdout.readline())["url"]
+        common = ("-p", "Once upon a time", "-n", "8", "--temp", "0", "-q", "--cache", cache)
+        for disk in ("0", "100%", "100%"):
+            check(penstock("run", url, *common, "--disk", disk).stdout == text, f"over HTTP, --disk {disk}: another text")
+        check(facts("warm", url, "--cache", cache, "--disk", "100%")["complete"] is True, "warm")
+        ls = facts("cache", "ls", "--cache", cache)
+        check(len(ls["models"]) == 1 and ls["models"][0]["source"] == url, f"cache ls: {ls}")
+        model = ls["models"][0]["model_id"]
+        facts("cache", "pin", model[:8], "--cache", cache)
+        check(facts("cache", "stat", "--cache", cache)["models"][0]["pinned"] is True, "cache pin")
+        facts("cache", "unpin", url, "--cache", cache)
+        check(facts("cache", "verify", "--cache", cache)["extents_wrong"] == 0, "cache verify")
+        check(facts("cache", "evict", model[:8], "--cache", cache)["freed_bytes"] > 0, "cache evict")
+        penstock("cache", "evict", "zzzz", "--cache", cache, status=3)
+        doctor = facts("doctor", url, "--cache", cache, "--seconds", "0.3")
+        check("probes" in doctor and "binds" in doctor, f"doctor: {list(doctor)}")
+        check("predicted_s_per_token" in facts("plan", url, "--cache", cache), "plan over HTTP")
+    finally:
+        share.terminate()
+        share.communicate(timeout=20)
+
+
+def main():
+    if not os.path.exists(os.path.join(MODEL, "model.safetensors")):
+        print("cli_run: skipped: no test data (PENSTOCK_TEST_DATA)")
+        return 77
+    with tempfile.TemporaryDirectory() as work:
+        for name in list(os.environ):
+            if name.startswith("PENSTOCK_") and name not in ("PENSTOCK_BACKEND",):
+                del os.environ[name]
+        os.environ.update(HOME=work, XDG_CACHE_HOME=os.path.join(work, "xdg"))
+        text = test_run(work)
+        test_prompts(work, text)
+        test_tokens(work)
+        test_facts(work)
+        test_pipes(work)
+        test_interrupt(work)
+        test_interrupt_early(work)
+        test_http(work, text)
+    print("cli_run:", "FAILED" if failures else "ok")
+    return 1 if failures else 0
+
+
+sys.exit(main())
