@@ -1,7 +1,7 @@
 /* The tile instructions that cpu_amx.c uses, in plain C, for machines without AMX: a test compiles cpu_amx.c with
- * PS_AMX_EMULATE=1. Follows Intel's Instruction Set Reference, TDPBF16PS: per dest row, pairs are summed by FMA in two
- * chains (even and odd elements) along k, both chains are added, then the destination; inputs and results that are
- * denormal count as zero, rounding is to nearest even. All tiles are 16 rows of 64 bytes. */
+ * PS_AMX_EMULATE=1. Follows Intel's Instruction Set Reference, TDPBF16PS: per dest row, pairs are summed by FMA in
+ * two chains (even and odd elements) along k, both chains are added, then the destination; inputs and results that
+ * are denormal count as zero, rounding is to nearest even. All tiles are 16 rows of 64 bytes. */
 #ifndef PS_KERNELS_AMX_EMULATE_H
 #define PS_KERNELS_AMX_EMULATE_H
 #include <math.h>

@@ -1,12 +1,13 @@
 /* Attention over paged keys and values, written once in the names of vec_*.h (include ops_impl.h first).
  *
- * Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; blocks as in FlashAttention, arXiv:2205.14135) whose
- * blocks are the KV pages, fixed by position. For one (row, head): within a page a key's score is one chain of FMAs along
- * head_dim; the page's exponentials are summed by slot; values are added slot by slot. So the result depends on the row's
- * query and its pages alone, whatever T, the chunk, the number of threads and the grouping below are.
+ * Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; blocks as in FlashAttention, arXiv:2205.14135)
+ * whose blocks are the KV pages, fixed by position. For one (row, head): within a page a key's score is one chain
+ * of FMAs along head_dim; the page's exponentials are summed by slot; values are added slot by slot. So the result
+ * depends on the row's query and its pages alone, whatever T, the chunk, the number of threads and the grouping
+ * below are.
  *
- * Grouping: a task is some rows times some query heads of one kv head. It converts each page to f32 once (keys transposed,
- * so that a vector holds one dimension of many keys) and lets all its queries use it. */
+ * Grouping: a task is some rows times some query heads of one kv head. It converts each page to f32 once (keys
+ * transposed, so that a vector holds one dimension of many keys) and lets all its queries use it. */
 #ifndef PS_KERNELS_ATTENTION_IMPL_H
 #define PS_KERNELS_ATTENTION_IMPL_H
 #ifdef VW
@@ -108,8 +109,8 @@ static void at_scores(const struct at_query *q, const float *keys, size_t dim, s
     }
 }
 
-/* Scores to weights: q->score becomes exp(score - max), zero outside the slots [lo, hi) that the row sees. Returns the
- * factor by which what was summed before shrinks. Slots not seen may hold anything, NaNs too. */
+/* Scores to weights: q->score becomes exp(score - max), zero outside the slots [lo, hi) that the row sees. Returns
+ * the factor by which what was summed before shrinks. Slots not seen may hold anything, NaNs too. */
 static float at_softmax(struct at_query *q, const struct ps_attn *a, int lo, int hi)
 {
     vf s[PAGE_VECS], top = v_set1(-INFINITY), sum = v_zero();

@@ -1,6 +1,6 @@
-/* Measures the matrix products: see bench_gemv.h. The matrix lies in plain memory and is walked in stretches of 32 MiB,
- * several times; the time is the sum of each stretch's best, because whatever else runs on the machine can only slow
- * them, and rarely spares a whole pass. The probe of the bandwidth is treated in the same way. */
+/* Measures the matrix products: see bench_gemv.h. The matrix lies in plain memory and is walked in stretches of 32
+ * MiB, several times; the time is the sum of each stretch's best, because whatever else runs on the machine can
+ * only slow them, and rarely spares a whole pass. The probe of the bandwidth is treated in the same way. */
 #include "kernels/bench_gemv.h"
 
 #include <math.h>

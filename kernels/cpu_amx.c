@@ -1,17 +1,18 @@
 /* The AMX backend: bf16 weights by TDPBF16PS, all else by AVX-512.
  *
- * The row-major weights are tile operand A as they lie in the panel: 16 rows x 32 elements, the stride being the row's.
- * Nothing is repacked. The activations, few, are operand B in its pair layout, packed once per matrix: a tile holds 32
- * elements of eight activation rows, each row as two columns, its hi and its lo half (kernel_scalar.h); the two sums are
- * added at the end. So up to eight activation rows cost what one costs, and the result keeps about 17 bits of each
- * activation (measured relative rms error of a product of 4096: 2.9e-6; with bf16 activations it is 1.8e-3).
+ * The row-major weights are tile operand A as they lie in the panel: 16 rows x 32 elements, the stride being the
+ * row's. Nothing is repacked. The activations, few, are operand B in its pair layout, packed once per matrix: a
+ * tile holds 32 elements of eight activation rows, each row as two columns, its hi and its lo half
+ * (kernel_scalar.h); the two sums are added at the end. So up to eight activation rows cost what one costs, and the
+ * result keeps about 17 bits of each activation (measured relative rms error of a product of 4096: 2.9e-6; with
+ * bf16 activations it is 1.8e-3).
  *
- * Order of additions: one tile accumulator per sum, over k in steps of 32, within a step as the instruction does; then
- * hi + lo. The same for every T: columns that are not used cost nothing while memory binds.
+ * Order of additions: one tile accumulator per sum, over k in steps of 32, within a step as the instruction does;
+ * then hi + lo. The same for every T: columns that are not used cost nothing while memory binds.
  *
- * Two traps. Linux lets no process use tiles before it has asked (ps_amx_permit); without that the first tile instruction
- * is an illegal one, although cpuid and XCR0 say that all is well. And tile shapes are per-thread state: each thread that
- * multiplies must have run ps_amx_thread_start. */
+ * Two traps. Linux lets no process use tiles before it has asked (ps_amx_permit); without that the first tile
+ * instruction is an illegal one, although cpuid and XCR0 say that all is well. And tile shapes are per-thread
+ * state: each thread that multiplies must have run ps_amx_thread_start. */
 #include "kernels/matmul_drive.h"
 
 #include "kernels/kernel_scalar.h"
@@ -31,8 +32,8 @@
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA  18
 
-/* Kernels before 5.16 don't know the request (EINVAL) and don't enable tiles either. The kernel also refuses if a thread
- * has an alternate signal stack too small for the 8 KiB that tiles add to a signal frame. */
+/* Kernels before 5.16 don't know the request (EINVAL) and don't enable tiles either. The kernel also refuses if a
+ * thread has an alternate signal stack too small for the 8 KiB that tiles add to a signal frame. */
 int ps_amx_permit(void)
 {
     static int asked = 1; /* same answer however often and by whomever it is asked */
@@ -66,8 +67,8 @@ void ps_amx_thread_start(void)
 #define TILE_ROWS  16
 #define TILE_ACT   8 /* activation rows in a B tile */
 
-/* Where the tile of row-tile `i` for the step at k is: in the panel if it is whole there, else in `pad`, copied and filled up
- * with zeros, because the panel may be the end of its buffer. */
+/* Where the tile of row-tile `i` for the step at k is: in the panel if it is whole there, else in `pad`, copied and
+ * filled up with zeros, because the panel may be the end of its buffer. */
 static const uint8_t *a_tile(const struct ps_micro *m, size_t i, size_t k, uint8_t *pad,
                              size_t *stride)
 {
@@ -92,8 +93,8 @@ static void ahead(const struct ps_micro *m, size_t k)
         __builtin_prefetch(m->ahead + i * m->row_stride + 2 * k, 0, 2);
 }
 
-/* sums: the tiles of rows 0-15 times columns 0-7 and 8-15, then of rows 16-31, 256 floats each. `begun`: they hold the sums
- * so far. Tile numbers must be literals: sums in 0-3, A in 4-5, B in 6-7. */
+/* sums: the tiles of rows 0-15 times columns 0-7 and 8-15, then of rows 16-31, 256 floats each. `begun`: they hold
+ * the sums so far. Tile numbers must be literals: sums in 0-3, A in 4-5, B in 6-7. */
 static void tiles(const struct ps_micro *m, bool two_rows, bool two_cols, float *sums)
 {
     _Alignas(64) uint8_t pad[2][TILE_BYTES];
@@ -159,8 +160,8 @@ static const struct ps_micro_set set = {
     .sum_floats = 2,
 };
 
-/* B tiles of one column block: for each step of K its one or two tiles; row p of a tile holds elements 2p and 2p + 1 of the
- * hi half of activation row 0, of its lo half, of the hi half of row 1, ... */
+/* B tiles of one column block: for each step of K its one or two tiles; row p of a tile holds elements 2p and 2p +
+ * 1 of the hi half of activation row 0, of its lo half, of the hi half of row 1, ... */
 static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
 {
     for (size_t k0 = 0; k0 < act->K; k0 += STEP)

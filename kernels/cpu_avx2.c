@@ -1,4 +1,5 @@
-/* The AVX2 backend: f32 FMA on eight lanes. Sixteen registers: 2 x 6 sums and their operands, 4 x 2 for narrow blocks. */
+/* The AVX2 backend: f32 FMA on eight lanes. Sixteen registers: 2 x 6 sums and their operands, 4 x 2 for narrow
+ * blocks. */
 #include "kernels/vec_avx2.h"
 
 #include "kernels/ops_impl.h"

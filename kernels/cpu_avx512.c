@@ -1,5 +1,5 @@
-/* The AVX-512 backend: everything in f32 FMA. Where the CPU has vdpbf16ps, cpu_avx512bf16.c takes the bf16 weights and the
- * rest is here. */
+/* The AVX-512 backend: everything in f32 FMA. Where the CPU has vdpbf16ps, cpu_avx512bf16.c takes the bf16 weights
+ * and the rest is here. */
 #include "kernels/vec_avx512.h"
 
 #include "kernels/ops_impl.h"

@@ -1,13 +1,14 @@
-/* bf16 weights by vdpbf16ps, which multiplies two pairs of bf16 and adds both to a float per lane. The weights are exact;
- * the activations would lose 16 bits, so each is split into hi + lo (kernel_scalar.h) and costs two instructions per 64
- * bytes of weights: still under memory bandwidth at T = 1, and the same arithmetic rate as f32 FMA. Measured relative rms
- * error of a product of 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
+/* bf16 weights by vdpbf16ps, which multiplies two pairs of bf16 and adds both to a float per lane. The weights are
+ * exact; the activations would lose 16 bits, so each is split into hi + lo (kernel_scalar.h) and costs two
+ * instructions per 64 bytes of weights: still under memory bandwidth at T = 1, and the same arithmetic rate as f32
+ * FMA. Measured relative rms error of a product of 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
  *
- * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k + 2l + 1) of
- * the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The instruction treats
- * denormal inputs and results as zero, whatever MXCSR says.
+ * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k + 2l
+ * + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
+ * instruction treats denormal inputs and results as zero, whatever MXCSR says.
  *
- * Packed activations (matmul_drive.h): for each 32 elements, per column 64 bytes of hi halves, then 64 of lo halves. */
+ * Packed activations (matmul_drive.h): for each 32 elements, per column 64 bytes of hi halves, then 64 of lo
+ * halves. */
 #include "kernels/vec_avx512.h"
 
 #include "kernels/matmul_impl.h"

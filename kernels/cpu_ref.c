@@ -1,5 +1,5 @@
-/* The readable truth: every operation as plain loops, sums in double in one fixed order. In: what kernels.h says. Out: the
- * numbers that the other backends are tested against. Slow on purpose; nothing here may be clever. */
+/* The readable truth: every operation as plain loops, sums in double in one fixed order. In: what kernels.h says.
+ * Out: the numbers that the other backends are tested against. Slow on purpose; nothing here may be clever. */
 #include <math.h>
 
 #include "kernels/kernel_scalar.h"

@@ -1,9 +1,11 @@
-/* The small operations between the matrix products, the same code for every backend: rotary embedding, additions, stored
- * rows to f32, and the writing of keys and values into their pages. Each output depends on its own inputs only. */
+/* The small operations between the matrix products, the same code for every backend: rotary embedding, additions,
+ * stored rows to f32, and the writing of keys and values into their pages. Each output depends on its own inputs
+ * only. */
 #include "kernels/kernel_scalar.h"
 #include "kernels/kernels_internal.h"
 
-/* Rotation of pairs (Su et al. 2021, arXiv:2104.09864); the half-split pairing is GPT-NeoX's, the interleaved one GPT-J's. */
+/* Rotation of pairs (Su et al. 2021, arXiv:2104.09864); the half-split pairing is GPT-NeoX's, the interleaved one
+ * GPT-J's. */
 void ps_rope(float *x, size_t ld, size_t T, uint32_t n_heads, uint32_t head_dim, uint32_t rot_dim,
              const float *cos, const float *sin, bool interleaved)
 {
@@ -70,8 +72,8 @@ void ps_kv_store(void *page, enum ps_dtype kv_dtype, uint32_t n_kv_heads, uint32
     }
 }
 
-/* See at_task in attention_impl.h: a page of keys and one of values as f32, the sums of all queries of a task, and the
- * scores of the four that are at work. */
+/* See at_task in attention_impl.h: a page of keys and one of values as f32, the sums of all queries of a task, and
+ * the scores of the four that are at work. */
 size_t ps_attn_thread_floats(uint32_t head_dim)
 {
     size_t dim_pad = ps_round_up(head_dim, 16);

@@ -1,5 +1,6 @@
-/* Single numbers: bf16 and f16 to and from f32, by bits, the same on every machine. Bytes of a weight row may lie at any
- * address, so loads go through memcpy. Used by the reference backend, the tails of the others, and the small operations. */
+/* Single numbers: bf16 and f16 to and from f32, by bits, the same on every machine. Bytes of a weight row may lie
+ * at any address, so loads go through memcpy. Used by the reference backend, the tails of the others, and the small
+ * operations. */
 #ifndef PS_KERNELS_KERNEL_SCALAR_H
 #define PS_KERNELS_KERNEL_SCALAR_H
 #include <stdint.h>

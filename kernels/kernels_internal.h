@@ -41,7 +41,8 @@ static inline size_t ps_round_up(size_t a, size_t b)
     return ps_div_up(a, b) * b;
 }
 
-/* Elements below which an elementwise operation is done by the caller alone: a fork and join costs a few microseconds. */
+/* Elements below which an elementwise operation is done by the caller alone: a fork and join costs a few
+ * microseconds. */
 #define PS_FORK_MIN 32768
 
 static inline unsigned ps_threads_of(const struct ps_pool *pool)

@@ -1,12 +1,14 @@
-/* The walk over a panel. In: rows of weights as they lie in the panel, packed activations. Out: C, by micro-kernels.
+/* The walk over a panel. In: rows of weights as they lie in the panel, packed activations. Out: C, by
+ * micro-kernels.
  *
  * A thread walks its rows a handful at a time, with every column block of a group; meanwhile the next handful is
- * prefetched, its share at each block. Few columns make one group: memory binds, and the weights pass once. With many,
- * arithmetic binds: the groups are such that their activations stay in L2, from where they stream past the handful, while
- * the rows of the task come from L3. */
+ * prefetched, its share at each block. Few columns make one group: memory binds, and the weights pass once. With
+ * many, arithmetic binds: the groups are such that their activations stay in L2, from where they stream past the
+ * handful, while the rows of the task come from L3. */
 #include "kernels/matmul_drive.h"
 
-/* Activations of a group: most of the L2 of a core (1 MB on Zen 5, 2 MB on recent Intel). Measured best of 384 to 1152. */
+/* Activations of a group: most of the L2 of a core (1 MB on Zen 5, 2 MB on recent Intel). Measured best of 384 to
+ * 1152. */
 #define GROUP_BYTES (576u << 10)
 /* Elements of K in one go where a group would be too narrow otherwise. */
 #define STRETCH 4096u
@@ -121,8 +123,8 @@ static void tasks(void *user, size_t begin, size_t end, unsigned thread)
     }
 }
 
-/* Two tasks per thread, so that the threads end together even if one was held up; by rows as long as a task keeps enough of
- * them for its activations to be worth bringing in, else by columns too. */
+/* Two tasks per thread, so that the threads end together even if one was held up; by rows as long as a task keeps
+ * enough of them for its activations to be worth bringing in, else by columns too. */
 static void cut_tasks(struct drive *d, size_t threads)
 {
     size_t per_thread = ps_min_size(2, d->job->n_rows / (threads * REST_ROWS));

@@ -1,10 +1,11 @@
-/* How a matrix product is cut into micro-kernels: shared by avx2, avx512 and amx. A micro-kernel computes some rows times
- * some columns of C; the cut into rows, columns, stretches of K and threads is free, because every sum has its own
- * accumulator and takes its terms in one order: between two stretches of K the accumulators rest in memory, unrounded and
- * unreduced. "Column" here is a row of activations, a column of the product W x A^T.
+/* How a matrix product is cut into micro-kernels: shared by avx2, avx512 and amx. A micro-kernel computes some rows
+ * times some columns of C; the cut into rows, columns, stretches of K and threads is free, because every sum has
+ * its own accumulator and takes its terms in one order: between two stretches of K the accumulators rest in memory,
+ * unrounded and unreduced. "Column" here is a row of activations, a column of the product W x A^T.
  *
- * Packed activations: column blocks one after the other; within a block, for each k_step elements of K (the last one
- * filled up with zeros), its columns side by side, four bytes per element: a float, or its hi and lo bf16 halves. */
+ * Packed activations: column blocks one after the other; within a block, for each k_step elements of K (the last
+ * one filled up with zeros), its columns side by side, four bytes per element: a float, or its hi and lo bf16
+ * halves. */
 #ifndef PS_KERNELS_MATMUL_DRIVE_H
 #define PS_KERNELS_MATMUL_DRIVE_H
 #include "kernels/kernels_internal.h"

@@ -1,7 +1,8 @@
-/* The micro-kernels in f32: weights f32, f16 or bf16 widened, activations as they are, FMA; in the names of vec_*.h.
+/* The micro-kernels in f32: weights f32, f16 or bf16 widened, activations as they are, FMA; in the names of
+ * vec_*.h.
  *
- * Order of additions: lane l of a sum's accumulator takes k = l, l + VW, l + 2 VW, ... by FMA (a masked last step where K
- * ends), then v_sum's tree adds the lanes. */
+ * Order of additions: lane l of a sum's accumulator takes k = l, l + VW, l + 2 VW, ... by FMA (a masked last step
+ * where K ends), then v_sum's tree adds the lanes. */
 #ifndef PS_KERNELS_MATMUL_IMPL_H
 #define PS_KERNELS_MATMUL_IMPL_H
 #ifdef VW

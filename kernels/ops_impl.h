@@ -1,5 +1,5 @@
-/* rmsnorm and swiglu, and the exponential that attention shares, written once in the names of vec_*.h. A backend's file
- * includes its vec_*.h first, then this. */
+/* rmsnorm and swiglu, and the exponential that attention shares, written once in the names of vec_*.h. A backend's
+ * file includes its vec_*.h first, then this. */
 #ifndef PS_KERNELS_OPS_IMPL_H
 #define PS_KERNELS_OPS_IMPL_H
 #ifdef VW
@@ -7,9 +7,9 @@
 
 #include "kernels/kernels_internal.h"
 
-/* e^x within about 1.5 ulp: Cody and Waite's reduction, the polynomial of Cephes' expf. One polynomial in every lane and
- * every tail: libm's expf may differ between builds, and a vector library's between its vector and its remainder loop.
- * -inf gives 0, overflow +inf, NaN stays. */
+/* e^x within about 1.5 ulp: Cody and Waite's reduction, the polynomial of Cephes' expf. One polynomial in every
+ * lane and every tail: libm's expf may differ between builds, and a vector library's between its vector and its
+ * remainder loop. -inf gives 0, overflow +inf, NaN stays. */
 static inline vf v_exp(vf x)
 {
     x = v_max(v_set1(-104.0f), x); /* operand order: a NaN in x survives */

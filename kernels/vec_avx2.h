@@ -1,5 +1,5 @@
-/* Eight floats at once: the names of vec_avx512.h said in AVX2, FMA and F16C. AVX2 can't mask 16-bit loads; such tails
- * go through a small zeroed buffer. */
+/* Eight floats at once: the names of vec_avx512.h said in AVX2, FMA and F16C. AVX2 can't mask 16-bit loads; such
+ * tails go through a small zeroed buffer. */
 #ifndef PS_KERNELS_VEC_AVX2_H
 #define PS_KERNELS_VEC_AVX2_H
 #ifdef __AVX2__

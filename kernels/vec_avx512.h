@@ -1,5 +1,6 @@
-/* Sixteen floats at once: the names in which ops_impl.h, attention_impl.h and matmul_impl.h are written, said in AVX-512.
- * Each operation is lane-wise or has one fixed order, so a lane's result never depends on where in the vector it lies. */
+/* Sixteen floats at once: the names in which ops_impl.h, attention_impl.h and matmul_impl.h are written, said in
+ * AVX-512. Each operation is lane-wise or has one fixed order, so a lane's result never depends on where in the
+ * vector it lies. */
 #ifndef PS_KERNELS_VEC_AVX512_H
 #define PS_KERNELS_VEC_AVX512_H
 #ifdef __AVX512F__

@@ -1,5 +1,5 @@
-/* The AMX backend's algorithm, its own source compiled against a software model of the tile instructions: layout, tails, hi
- * and lo, row invariance. What this can't show is that the real instructions do what the model does. */
+/* The AMX backend's algorithm, its own source compiled against a software model of the tile instructions: layout,
+ * tails, hi and lo, row invariance. What this can't show is that the real instructions do what the model does. */
 #include "test_kernels_common.h"
 
 #define PS_AMX_EMULATE 1
@@ -115,10 +115,8 @@ static void test_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model),
-        cmocka_unit_test(test_against_ref),
-        cmocka_unit_test(test_precision),
-        cmocka_unit_test(test_invariance),
+        cmocka_unit_test(test_model),     cmocka_unit_test(test_against_ref),
+        cmocka_unit_test(test_precision), cmocka_unit_test(test_invariance),
         cmocka_unit_test(test_long_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* Attention of every backend against the reference, and the same bits however the rows are cut, shared out and threaded. */
+/* Attention of every backend against the reference, and the same bits however the rows are cut, shared out and
+ * threaded. */
 #include "test_kernels_common.h"
 
 struct at_case {

@@ -1,4 +1,5 @@
-/* What the kernel tests share: numbers, matrices at the very end of readable memory, one call that does a whole product. */
+/* What the kernel tests share: numbers, matrices at the very end of readable memory, one call that does a whole
+ * product. */
 #ifndef PS_TESTS_TEST_KERNELS_COMMON_H
 #define PS_TESTS_TEST_KERNELS_COMMON_H
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-/* Row invariance of the products: the bits of C[t][r] are a matter of A[t] and W[r] alone. They must not change with T, the
- * panel's cut, the number of threads, the address of the rows, their stride, or the column offset. */
+/* Row invariance of the products: the bits of C[t][r] are a matter of A[t] and W[r] alone. They must not change
+ * with T, the panel's cut, the number of threads, the address of the rows, their stride, or the column offset. */
 #include "test_kernels_common.h"
 
 #define ROWS  37
@@ -150,6 +150,7 @@ static void test_long_rows(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invariance), cmocka_unit_test(test_long_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invariance),
+                                       cmocka_unit_test(test_long_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

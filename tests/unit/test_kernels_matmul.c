@@ -1,11 +1,11 @@
-/* Products of every backend that runs here against the reference: sizes with all kinds of tails, all weight types, rows that
- * end where readable memory ends, special values. */
+/* Products of every backend that runs here against the reference: sizes with all kinds of tails, all weight types,
+ * rows that end where readable memory ends, special values. */
 #include "test_kernels_common.h"
 
 static const enum ps_dtype types[] = {PS_F32, PS_F16, PS_BF16};
 
-/* Bounds of the rms error relative to the rms that the sums are expected to have, sqrt(K) (a few sums may happen to be
- * small). f32 sums of K products lose about 2^-24 sqrt(K / lanes): 1e-6 is generous. bf16 weights may meet
+/* Bounds of the rms error relative to the rms that the sums are expected to have, sqrt(K) (a few sums may happen to
+ * be small). f32 sums of K products lose about 2^-24 sqrt(K / lanes): 1e-6 is generous. bf16 weights may meet
  * activations of hi + lo bf16 halves, each activation within 2^-17 or so: 1e-5 (measured 3e-6; plain bf16: 2e-3). */
 static double bound(enum ps_dtype t)
 {
