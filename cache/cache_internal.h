@@ -83,6 +83,7 @@ struct ps_cache {
     struct ps_evict_list victims;
     size_t next_victim;
     uint64_t victims_generation; /* of plans, when the list was made */
+    uint64_t victims_until_ns;
     uint64_t next_upkeep_ns;
 
     pthread_mutex_t lock; /* what follows */

@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/alloc.h"
-#include "base/host.h"
 
 #define ORIGIN     "cache"
 #define TABLE_NAME "claims"
@@ -294,21 +293,22 @@ static uint64_t own_pid_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
 }
 
-/* Field 22 of /proc/self/stat: clock ticks since boot. */
+/* Field 22 of /proc/self/stat: clock ticks since boot. 0 where there is no /proc: it only names the process. */
 static uint64_t own_start_ticks(void)
 {
-    char *text = NULL;
-    size_t len;
-    if (ps_file_read(&text, &len, "/proc/self/stat", 8192, NULL) != 0)
-        return 0;
+    char text[1024];
     unsigned long long ticks = 0;
+    const int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return 0;
+    text[n] = 0;
     const char *p = strrchr(text, ')'); /* the name before it may hold anything */
     for (int field = 2; p && field < 22; field++)
         p = strchr(p + 1, ' ');
-    if (p && sscanf(p, "%llu", &ticks) != 1)
-        ticks = 0;
-    ps_free(text);
-    return ticks;
+    return p && sscanf(p, "%llu", &ticks) == 1 ? ticks : 0;
 }
 
 bool ps_claims_alive_locked(struct ps_claims *t, uint32_t process)

@@ -37,6 +37,11 @@ uint64_t ps_evict_score(const struct ps_evict_facts *f)
     return (uint64_t)tier << 48 | (uint64_t)f->use_order << 32 | (UINT32_MAX - f->rank);
 }
 
+bool ps_evict_is_share(uint64_t score)
+{
+    return score >> 48 == TIER_SHARE;
+}
+
 static void swap(struct ps_evict_victim *a, struct ps_evict_victim *b)
 {
     const struct ps_evict_victim t = *a;

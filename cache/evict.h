@@ -38,6 +38,8 @@ struct ps_evict_list {
     size_t n, cap;
 };
 void ps_evict_offer(struct ps_evict_list *l, uint64_t score, const struct ps_keyed_record *rec);
+/* Whether a score is that of an extent beyond the fair share of a live process: of those only the excess may go. */
+bool ps_evict_is_share(uint64_t score);
 void ps_evict_sort(struct ps_evict_list *l); /* lowest score first; no offers afterwards */
 
 #endif

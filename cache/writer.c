@@ -21,6 +21,7 @@
 /* Evicting a little more than asked for spares a synced commit per extent. */
 #define ROOM_SLACK_SHARE 64u
 #define ROOM_SLACK_MAX   (64ull << 20)
+#define VICTIMS_NS       (5ull * PS_NS_PER_S)
 #define NO_VICTIMS_NS    (2ull * PS_NS_PER_S)
 
 /* ---- tickets ---- */
@@ -453,6 +454,34 @@ static int size_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
     return 0;
 }
 
+/* Leaves each live process its share: drops those victims that would take it below. */
+static void spare_shares(struct ps_evict_list *l, const struct model_facts *f)
+{
+    uint64_t taken[PS_CACHE_PROCESSES] = {0}; /* by place among the models that are live elsewhere */
+    uint16_t models[PS_CACHE_PROCESSES];
+    size_t n_models = 0, kept = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        const struct ps_evict_victim *v = &l->items[i];
+        const uint16_t place = v->kept.rec.model < PS_INDEX_MODELS_MAX ? f->by_number[v->kept.rec.model] : 0;
+        if (ps_evict_is_share(v->score) && place > 0) {
+            const struct ps_model *m = &f->models[place - 1];
+            size_t k = 0;
+            while (k < n_models && models[k] != place)
+                k++;
+            if (k == PS_CACHE_PROCESSES)
+                continue;
+            if (k == n_models)
+                models[n_models++] = place;
+            const uint64_t padded = ps_budget_round(v->kept.rec.bytes);
+            if (m->padded_bytes < f->share_bytes + taken[k] + padded)
+                continue;
+            taken[k] += padded;
+        }
+        l->items[kept++] = *v;
+    }
+    l->n = kept;
+}
+
 /* Scans the index for the victims that go first. A scan of 1,000,000 extents takes about 0.1 s, once per a thousand
  * evictions at least. */
 static int find_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
@@ -478,6 +507,8 @@ static int find_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
         started = true;
     }
     ps_evict_sort(&c->victims);
+    if (!shrinking)
+        spare_shares(&c->victims, f);
     ps_free(f->models);
     ps_free(f);
     return rc;
@@ -516,8 +547,8 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
     pthread_mutex_lock(&c->lock);
     const uint64_t generation = c->plan_generation;
     pthread_mutex_unlock(&c->lock);
-    if (generation != c->victims_generation || shrinking)
-        c->victims.n = c->next_victim = 0; /* chosen under another plan */
+    if (generation != c->victims_generation || ps_now_ns() > c->victims_until_ns || shrinking)
+        c->victims.n = c->next_victim = 0; /* chosen under another plan, or when other processes were here */
     const uint64_t target = shrinking ? need : with_slack(c, need);
     while (rc == 0 && *freed_bytes < target) {
         if (c->next_victim == c->victims.n) {
@@ -527,6 +558,7 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
                 break; /* the slack is not worth a second scan */
             rc = find_victims(c, shrinking, err);
             c->victims_generation = generation;
+            c->victims_until_ns = ps_now_ns() + VICTIMS_NS;
             scanned = true;
             if (rc != 0 || c->victims.n == 0)
                 break;

@@ -703,7 +703,10 @@ static void test_close_under_way(void **state)
     for (size_t i = 0; i < TEST_COUNT(kinds); i++) {
         const struct bad_rule rule = {.kind = kinds[i]};
         struct bench b;
-        begin(&b, &rule, 1, (struct ps_store_options){.connections = 3});
+        begin(&b, &rule, 1,
+              (struct ps_store_options){.connections = 3,
+                                        .net_threads = 3,
+                                        .max_egress_bytes = 100 * CONTENT_BYTES});
         struct crowd *c = crowd_start(&b, true);
         usleep(20000);
         end(&b); /* every done() is called before close returns */

@@ -1,0 +1,161 @@
+/* kill -9 of a writing process at many moments, then reopening: no wrong byte, no leaked block, no more than the budget.
+ * ctest-timeout: 900 */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "cache/budget.h"
+#include "tests/support/crash_cache.h"
+#include "tests/support/test.h"
+
+#define CAP    (256u << 10)
+#define BUDGET (6ull << 20)
+#define ROUNDS 60
+#define KEYS   400
+
+static size_t size_of(uint64_t number)
+{
+    return crash_extent_size(number, 1, 60000);
+}
+
+static uint32_t open_model(struct ps_cache *c, uint64_t number)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    uint32_t model;
+    crash_model_id(number, id);
+    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
+    return model;
+}
+
+/* Two models in turn, each more than fits: writes, publishes, evicts, aborts until somebody ends it. */
+static int child(const char *dir, uint64_t seed, uint64_t budget)
+{
+    uint8_t *buf = ps_alloc_pages(CAP, 4096);
+    struct ps_cache *c = crash_open(dir, budget);
+    for (uint64_t turn = seed;; turn++) {
+        const uint32_t m = open_model(c, turn % 2);
+        uint8_t keys[8][PS_SHA256_BYTES];
+        for (uint64_t i = 0; i < 8; i++)
+            crash_extent_key((turn % 2) * KEYS + (turn * 8 + i) % KEYS, keys[i]);
+        /* What the plan doesn't name gives way, so that every turn evicts. */
+        assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, 8, NULL), 0);
+        for (uint64_t i = 0; i < 60; i++) {
+            const uint64_t number = (turn % 2) * KEYS + (turn * 8 + i) % KEYS;
+            const int rc = crash_store(c, m, number, 0, buf, size_of(number));
+            if (rc != 0 && rc != PS_EBUDGET && rc != PS_EAGAIN)
+                return 3;
+            if (crash_load(c, number, buf, size_of(number), CAP) == PS_EFAIL)
+                return 4;
+        }
+        if (turn % 3 == 0 && ps_cache_flush(c, NULL) != 0)
+            return 5;
+    }
+}
+
+static void pause_us(uint64_t us)
+{
+    const struct timespec t = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000};
+    nanosleep(&t, NULL);
+}
+
+static void kill_and_wait(int pid)
+{
+    int status;
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    /* Had it ended by itself, it would have found an error. */
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* Reopens and looks at everything. Returns how many extents survived. */
+static uint64_t inspect(const char *dir)
+{
+    uint8_t *buf = ps_alloc_pages(CAP, 4096);
+    struct ps_err err = {.code = 0};
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    uint64_t checked, bad, held = 0, padded = 0;
+    assert_ok(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, &err), &err);
+    assert_int_equal(bad, 0);
+    for (uint64_t i = 0; i < 2 * KEYS; i++) {
+        const int rc = crash_load(c, i, buf, size_of(i), CAP);
+        assert_true(rc == 0 || rc == PS_ENOTFOUND);
+        held += rc == 0;
+        padded += rc == 0 ? ps_budget_round(size_of(i)) : 0;
+    }
+    assert_int_equal(held, checked);
+    /* Nothing is in flight: what the slabs hold beyond the extents is the file system's own. */
+    char slabs[300];
+    snprintf(slabs, sizeof slabs, "%s/slabs", dir);
+    const uint64_t slab_bytes = crash_folder_bytes(slabs);
+    assert_true(slab_bytes <= padded + ps_budget_slab_overhead(held, padded) + 4096);
+    assert_true(slab_bytes >= padded);
+    assert_true(crash_folder_bytes(dir) <= BUDGET);
+    ps_cache_close(c);
+    ps_free_pages(buf, CAP);
+    return held;
+}
+
+static void test_kill_one(void **state)
+{
+    (void)state;
+    char dir[256];
+    uint64_t held = 0, most = 0;
+    test_temp_dir(dir, sizeof dir);
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        const int pid = crash_spawn("write", dir, round, BUDGET);
+        pause_us(2000 + crash_extent_size(round, 0, 250000));
+        const uint64_t now = crash_folder_bytes(dir);
+        most = now > most ? now : most;
+        kill_and_wait(pid);
+        assert_true(crash_folder_bytes(dir) <= BUDGET);
+        held += inspect(dir);
+    }
+    printf("    %d kills: %.0f extents held on average, at most %llu of %llu bytes\n", ROUNDS, (double)held / ROUNDS,
+           (unsigned long long)most, (unsigned long long)BUDGET);
+    assert_true(held > 0);
+    test_remove_tree(dir);
+}
+
+/* One of three is killed again and again; the others find their way, and the slots of the dead. */
+static void test_kill_among_others(void **state)
+{
+    (void)state;
+    char dir[256];
+    int others[2];
+    test_temp_dir(dir, sizeof dir);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    for (uint64_t i = 0; i < 2; i++)
+        others[i] = crash_spawn("write", dir, 1000 * i, BUDGET);
+    struct crash_watch *w = crash_watch_start(dir);
+    for (uint64_t round = 0; round < 25; round++) {
+        const int pid = crash_spawn("write", dir, round, BUDGET);
+        pause_us(2000 + crash_extent_size(round, 0, 200000));
+        kill_and_wait(pid);
+        uint64_t checked, bad;
+        assert_int_equal(ps_cache_verify(c, false, false, NULL, NULL, &checked, &bad, NULL), 0);
+        assert_int_equal(bad, 0);
+    }
+    for (int i = 0; i < 2; i++)
+        kill_and_wait(others[i]);
+    ps_cache_close(c);
+    const uint64_t most = crash_watch_stop(w);
+    printf("    three processes: at most %llu of %llu bytes\n", (unsigned long long)most, (unsigned long long)BUDGET);
+    assert_true(most <= BUDGET);
+    assert_true(inspect(dir) > 0);
+    test_remove_tree(dir);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 5)
+        return child(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kill_one),
+        cmocka_unit_test(test_kill_among_others),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

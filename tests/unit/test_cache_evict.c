@@ -1,0 +1,306 @@
+/* What leaves first, and what never leaves. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "cache/evict.h"
+#include "tests/support/crash_cache.h"
+#include "tests/support/test.h"
+
+#define BUDGET (4ull << 20)
+#define EACH   32768u
+#define CAP    65536u
+
+static char dir[256];
+static uint8_t *buf;
+
+static int setup(void **state)
+{
+    (void)state;
+    test_temp_dir(dir, sizeof dir);
+    buf = ps_alloc_pages(CAP, 4096);
+    return buf ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    ps_free_pages(buf, CAP);
+    test_remove_tree(dir);
+    return 0;
+}
+
+/* ---- the order, pure ---- */
+
+static void test_score(void **state)
+{
+    (void)state;
+    const struct ps_evict_facts other = {.use_order = 5, .rank = 10}, older = {.use_order = 4, .rank = 10},
+                                behind = {.use_order = 5, .rank = 11}, pinned = {.pinned = true},
+                                planned = {.own = true, .has_plan = true, .planned = true},
+                                unplanned = {.own = true, .has_plan = true, .use_order = 1},
+                                no_plan = {.own = true}, live = {.live_elsewhere = true},
+                                greedy = {.live_elsewhere = true, .above_share = true},
+                                foreign_wanted = {.use_order = 1, .planned = true};
+    assert_true(ps_evict_score(&older) < ps_evict_score(&other));
+    assert_true(ps_evict_score(&behind) < ps_evict_score(&other));
+    assert_true(ps_evict_score(&other) < ps_evict_score(&unplanned));
+    assert_true(ps_evict_score(&unplanned) < ps_evict_score(&greedy));
+    assert_true(ps_evict_score(&greedy) < PS_EVICT_KEEP);
+    const struct ps_evict_facts *keep[] = {&pinned, &planned, &no_plan, &live, &foreign_wanted};
+    for (size_t i = 0; i < TEST_COUNT(keep); i++) {
+        struct ps_evict_facts f = *keep[i];
+        assert_true(ps_evict_score(&f) == PS_EVICT_KEEP);
+        f.shrinking = true;
+        assert_true(ps_evict_score(&f) < PS_EVICT_KEEP);
+        assert_true(ps_evict_score(&f) > ps_evict_score(&greedy));
+    }
+    struct ps_evict_facts p = pinned, q = planned;
+    p.shrinking = q.shrinking = true;
+    assert_true(ps_evict_score(&q) < ps_evict_score(&p)); /* pins go last */
+}
+
+static void test_lowest_of_many(void **state)
+{
+    (void)state;
+    struct ps_evict_victim items[10];
+    struct ps_evict_list l = {.items = items, .cap = 10};
+    struct ps_keyed_record k = {.rec = {.bytes = 1}};
+    for (uint32_t i = 0; i < 1000; i++) {
+        k.rec.slot = i * 7 % 1000;
+        ps_evict_offer(&l, k.rec.slot, &k);
+        ps_evict_offer(&l, PS_EVICT_KEEP, &k);
+    }
+    ps_evict_sort(&l);
+    assert_int_equal(l.n, 10);
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_int_equal(l.items[i].score, i);
+        assert_int_equal(l.items[i].kept.rec.slot, i);
+    }
+}
+
+/* ---- on a folder ---- */
+
+static uint32_t open_model(struct ps_cache *c, uint64_t number)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    uint32_t model;
+    crash_model_id(number, id);
+    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
+    return model;
+}
+
+static void pin(struct ps_cache *c, uint64_t number, bool pinned)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    crash_model_id(number, id);
+    assert_int_equal(ps_cache_pin(c, id, pinned, NULL), 0);
+}
+
+/* Stores extents [from, from + n) of a model in an opening of its own; how many were admitted. */
+static unsigned fill(uint64_t model, uint64_t from, unsigned n)
+{
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, model);
+    unsigned ok = 0;
+    for (unsigned i = 0; i < n; i++) {
+        const int rc = crash_store(c, m, from + i, 0, buf, EACH);
+        assert_true(rc == 0 || rc == PS_EBUDGET);
+        ok += rc == 0;
+    }
+    ps_cache_close(c);
+    return ok;
+}
+
+static unsigned held(struct ps_cache *c, uint64_t from, unsigned n)
+{
+    unsigned k = 0;
+    for (unsigned i = 0; i < n; i++)
+        k += crash_holds(c, from + i);
+    return k;
+}
+
+static void test_least_recently_used_model_first(void **state)
+{
+    (void)state;
+    assert_int_equal(fill(1, 1000, 30), 30);
+    assert_int_equal(fill(2, 2000, 30), 30);
+    assert_int_equal(fill(1, 1030, 1), 1); /* model 1 is now the younger */
+    assert_int_equal(fill(3, 3000, 65), 65);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const unsigned one = held(c, 1000, 31), two = held(c, 2000, 30);
+    printf("    kept: %u of the younger model, %u of the older\n", one, two);
+    assert_int_equal(held(c, 3000, 65), 65);
+    assert_true(two < 30);
+    assert_true(one == 31 || two == 0);
+    ps_cache_close(c);
+    assert_int_equal(fill(4, 4000, 90), 90); /* everything else goes */
+}
+
+static void test_pinned_stays(void **state)
+{
+    (void)state;
+    assert_int_equal(fill(1, 1000, 40), 40);
+    assert_int_equal(fill(2, 2000, 40), 40);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    pin(c, 1, true);
+    uint8_t id[PS_SHA256_BYTES];
+    crash_model_id(99, id);
+    assert_int_equal(ps_cache_pin(c, id, true, NULL), PS_ENOTFOUND);
+    ps_cache_close(c);
+    const unsigned ok = fill(3, 3000, 120);
+    c = crash_open(dir, BUDGET);
+    assert_int_equal(held(c, 1000, 40), 40);
+    assert_int_equal(held(c, 2000, 40), 0);
+    assert_true(ok < 120 && ok > 40);
+    assert_int_equal(held(c, 3000, 120), ok);
+    /* The usable share knows of the pin. */
+    open_model(c, 3);
+    assert_true(ps_cache_usable_bytes(c, 80) < BUDGET - 40 * EACH);
+    pin(c, 1, false);
+    assert_true(ps_cache_usable_bytes(c, 80) > BUDGET - 40 * EACH - (900u << 10));
+    ps_cache_close(c);
+    assert_int_equal(fill(4, 4000, 90), 90);
+}
+
+static void set_plan(struct ps_cache *c, uint32_t m, uint64_t from, size_t n)
+{
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc(n * PS_SHA256_BYTES);
+    for (size_t i = 0; i < n; i++)
+        crash_extent_key(from + i, keys[i]);
+    assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, n, NULL), 0);
+    ps_free(keys);
+}
+
+static void test_plan_is_kept(void **state)
+{
+    (void)state;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 1);
+    unsigned ok = 0;
+    for (unsigned i = 0; i < 200; i++)
+        ok += crash_store(c, m, i, 0, buf, EACH) == 0;
+    assert_int_equal(held(c, 0, 200), 0 + held(c, 0, ok)); /* the first that came; without a plan none of them goes */
+    assert_true(ok > 60 && ok < 128);
+    set_plan(c, m, ok - 20, 90); /* 20 that are there, 70 that are not */
+    for (unsigned i = ok; i < ok + 70; i++)
+        assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    assert_int_equal(held(c, ok - 20, 90), 90);
+    /* Full of planned extents: others are refused, and nothing planned leaves. */
+    unsigned refused = 0;
+    for (unsigned i = 5000; i < 5100; i++)
+        refused += crash_store(c, m, i, 0, buf, EACH) == PS_EBUDGET;
+    assert_true(refused > 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    assert_int_equal(held(c, ok - 20, 90), 90);
+    ps_cache_close(c);
+}
+
+/* Extents of another model that our plan names (a shared hash) stay. */
+static void test_shared_extent_is_kept(void **state)
+{
+    (void)state;
+    assert_int_equal(fill(1, 1000, 60), 60);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 2);
+    set_plan(c, m, 1050, 100); /* 1050..1059 are model 1's */
+    for (unsigned i = 1060; i < 1140; i++)
+        assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    assert_int_equal(held(c, 1050, 90), 90);
+    assert_true(held(c, 1000, 50) < 50);
+    ps_cache_close(c);
+}
+
+/* A smaller budget leaves the front of the plan. */
+static void test_shrink_keeps_front_of_plan(void **state)
+{
+    (void)state;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 1);
+    set_plan(c, m, 0, 90);
+    for (unsigned i = 0; i < 90; i++)
+        assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
+    ps_cache_close(c);
+    c = crash_open(dir, BUDGET / 2);
+    const unsigned left = held(c, 0, 90);
+    assert_true(left > 20 && left < 60);
+    assert_int_equal(held(c, 0, left), left);
+    ps_cache_close(c);
+}
+
+static int child_works(const char *folder, uint64_t model, uint64_t from)
+{
+    snprintf(dir, sizeof dir, "%s", folder);
+    buf = ps_alloc_pages(CAP, 4096);
+    return fill(model, from, 120) > 0 ? 0 : 1;
+}
+
+/* Two live processes: neither pushes the other below its share. */
+static void test_live_model_keeps_its_share(void **state)
+{
+    (void)state;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 1);
+    for (unsigned i = 0; i < 120; i++)
+        (void)crash_store(c, m, 1000 + i, 0, buf, EACH);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    const unsigned before = held(c, 1000, 120);
+    assert_true(crash_wait(crash_spawn("work", dir, 2, 2000)));
+    const unsigned ours = held(c, 1000, 120), theirs = held(c, 2000, 120);
+    printf("    alone %u, then %u and %u\n", before, ours, theirs);
+    assert_true(ours * EACH > BUDGET / 2 - (512u << 10));
+    assert_true(theirs > 20);
+    ps_cache_close(c);
+}
+
+static void test_evict_by_hand(void **state)
+{
+    (void)state;
+    uint8_t id[PS_SHA256_BYTES], found[PS_SHA256_BYTES];
+    char hex[2 * PS_SHA256_BYTES + 1];
+    uint64_t freed = 0;
+    fill(1, 1000, 30);
+    fill(2, 2000, 20);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    crash_model_id(1, id);
+    ps_hex_encode(id, PS_SHA256_BYTES, hex);
+    hex[9] = 0;
+    assert_int_equal(ps_cache_find_model(c, hex, found, NULL), 0);
+    assert_memory_equal(found, id, sizeof id);
+    assert_int_equal(ps_cache_find_model(c, "label", found, NULL), PS_EUSAGE);
+    assert_int_equal(ps_cache_find_model(c, "nothing", found, NULL), PS_ENOTFOUND);
+    pin(c, 1, true);
+    assert_int_equal(ps_cache_evict(c, NULL, &freed, NULL), 0); /* all but the pinned */
+    assert_int_equal(freed, 20 * EACH);
+    assert_int_equal(held(c, 1000, 30), 30);
+    assert_int_equal(held(c, 2000, 20), 0);
+    assert_int_equal(ps_cache_find_model(c, "label", found, NULL), 0);
+    pin(c, 1, false);
+    assert_int_equal(ps_cache_evict(c, id, &freed, NULL), 0);
+    assert_int_equal(freed, 30 * EACH);
+    assert_int_equal(held(c, 1000, 30), 0);
+    assert_int_equal(ps_cache_evict(c, id, &freed, NULL), PS_ENOTFOUND);
+    assert_int_equal(ps_cache_find_model(c, "label", found, NULL), PS_ENOTFOUND);
+    ps_cache_close(c);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 5)
+        return child_works(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_lowest_of_many),
+        cmocka_unit_test_setup_teardown(test_least_recently_used_model_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pinned_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_plan_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shared_extent_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shrink_keeps_front_of_plan, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_live_model_keeps_its_share, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_evict_by_hand, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
