@@ -179,6 +179,7 @@ void http_finish_push_locked(struct http_store *s, struct http_job *j, int rc,
 /* net_loop.c */
 int http_net_start(struct http_store *s, struct http_net *n, unsigned slots, struct ps_err *err);
 void http_net_join(struct http_net *n); /* the store is closing */
+void http_net_deinit(struct http_net *n); /* all net threads and finishers have ended: they wake each other */
 
 /* http_queue.c: which jobs are asked for next, and what becomes of them when a request fails. */
 bool http_take_batch(struct http_store *s, struct http_transfer *t,

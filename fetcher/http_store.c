@@ -25,7 +25,7 @@ void http_wake_locked(struct http_store *s)
 {
     for (unsigned i = 0; i < s->n_nets; i++) {
         struct http_net *n = &s->nets[i];
-        if (n->wake_sent || n->active >= n->slots)
+        if (n->wake_sent || n->active >= n->slots || !n->started)
             continue;
         n->wake_sent = true;
         curl_multi_wakeup(n->multi);
@@ -36,7 +36,8 @@ void http_wake_locked(struct http_store *s)
 void http_wake_all_locked(struct http_store *s)
 {
     for (unsigned i = 0; i < s->n_nets; i++)
-        curl_multi_wakeup(s->nets[i].multi);
+        if (s->nets[i].started) /* not one that failed to start */
+            curl_multi_wakeup(s->nets[i].multi);
 }
 
 /* ---- objects ---- */
@@ -444,6 +445,8 @@ static void http_close(struct ps_source *base)
     for (unsigned i = 0; i < s->n_nets; i++)
         http_net_join(&s->nets[i]);
     http_finish_stop(s); /* drains what the net threads left */
+    for (unsigned i = 0; i < s->n_nets; i++)
+        http_net_deinit(&s->nets[i]);
     PS_ASSERT(s->live_jobs == 0);
     free_everything(s);
 }
@@ -554,7 +557,7 @@ int ps_http_store_open(struct ps_source **out, const char *address,
     s->finish_tail = &s->finish_head;
     settle_options(s, options);
     s->base.label = make_label(&s->uri);
-    if (!s->base.label || !copy_env(&s->ca_file, "CURL_CA_BUNDLE", "SSL_CERT_FILE") ||
+    if (!s->base.label || !copy_env(&s->ca_file, "SSL_CERT_FILE", "CURL_CA_BUNDLE") ||
         !copy_env(&s->ca_dir, "SSL_CERT_DIR", NULL))
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0)

@@ -22,14 +22,23 @@
 
 /* ---- body ---- */
 
+/* Moves the stamp of the last arrival forward; returns the time since the one before. Net threads
+ * may be a little out of step: only the one that moves the stamp counts, so no time counts twice. */
+static uint64_t advance_stamp(struct http_store *s, uint64_t now_ns)
+{
+    uint64_t last = atomic_load_explicit(&s->last_body_ns, memory_order_relaxed);
+    while (now_ns > last)
+        if (atomic_compare_exchange_weak_explicit(&s->last_body_ns, &last, now_ns,
+                                                  memory_order_relaxed, memory_order_relaxed))
+            return now_ns - last;
+    return 0;
+}
+
 /* Time in which bytes were moving: gaps between arrivals, the long ones cut. */
 static void note_arrival(struct http_store *s, uint64_t now_ns)
 {
-    uint64_t last = atomic_exchange_explicit(&s->last_body_ns, now_ns, memory_order_relaxed);
-    if (now_ns > last && last != 0) {
-        uint64_t gap = now_ns - last;
-        ps_stat_add(&s->stats->link_busy_ns, gap < BUSY_GAP_NS ? gap : BUSY_GAP_NS);
-    }
+    uint64_t gap = advance_stamp(s, now_ns);
+    ps_stat_add(&s->stats->link_busy_ns, gap < BUSY_GAP_NS ? gap : BUSY_GAP_NS);
 }
 
 static void deliver_first(struct http_transfer *t)
@@ -113,7 +122,9 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
     t->last_ns = ps_now_ns();
     t->body_bytes += n;
     ps_stat_add(&s->stats->bytes_net, n);
-    if (!t->judged || t->judge.verdict != PS_REPLY_ACCEPT) {
+    /* Error pages, and what follows after everything was delivered (a chunked reply that goes on):
+     * read a little so that the connection lives on, but not without end. */
+    if (!t->judged || t->judge.verdict != PS_REPLY_ACCEPT || !t->jobs) {
         t->drained += n;
         return t->drained <= DRAIN_MAX_BYTES ? n : 0;
     }
@@ -122,8 +133,6 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
         t->over_budget = true;
         return 0;
     }
-    if (!t->jobs)
-        return n; /* everything delivered: libcurl stops at the stated length itself */
     bool ok = t->jobs->sink ? sink_append(t, p, n) : scatter(t, p, n);
     t->overflow = !ok && !t->no_room && !t->no_memory;
     return ok ? n : 0;
@@ -229,7 +238,7 @@ static bool accept_body(struct http_transfer *t)
         return false;
     t->receiving = true;
     if (atomic_fetch_add_explicit(&s->receiving, 1, memory_order_relaxed) == 0)
-        atomic_store_explicit(&s->last_body_ns, t->last_ns, memory_order_relaxed);
+        advance_stamp(s, t->last_ns); /* the silence before does not count */
     return true;
 }
 
@@ -254,6 +263,8 @@ static bool judge(struct http_transfer *t)
     pthread_mutex_unlock(&s->lock);
     if (t->judge.verdict == PS_REPLY_ACCEPT)
         return accept_body(t);
+    if (t->judge.verdict == PS_REPLY_EMPTY)
+        note_object(t); /* for its ETag */
     return !t->judge.stop_now;
 }
 

@@ -203,12 +203,13 @@ void http_net_join(struct http_net *n)
 {
     if (n->started)
         pthread_join(n->thread, NULL);
-    n->started = false;
+}
+
+void http_net_deinit(struct http_net *n)
+{
     for (unsigned i = 0; n->transfers && i < n->slots; i++)
         http_transfer_deinit(&n->transfers[i]);
     ps_free(n->transfers);
-    n->transfers = NULL;
     if (n->multi)
         curl_multi_cleanup(n->multi);
-    n->multi = NULL;
 }
