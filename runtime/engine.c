@@ -106,14 +106,14 @@ static int http_version(enum ps_http_version *out, const char *text, struct ps_e
     return 0;
 }
 
-static int open_source(struct ps_engine *e, struct ps_err *err)
+static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
 {
     struct ps_size egress;
     struct ps_store_options so = {
         .connections = e->o.connections,
         .net_deadline_s = e->o.net_deadline_s,
         .net_stall_s = e->o.net_stall_s,
-        .direct_io = e->o.direct_io != 2,
+        .direct_io = direct,
         .stats = &e->stats,
     };
     int rc = ps_size_parse(&egress, e->o.max_egress, "--max-egress", err);
@@ -125,10 +125,23 @@ static int open_source(struct ps_engine *e, struct ps_err *err)
     return rc < 0 ? rc : ps_store_open(&e->source, e->o.model, &so, err);
 }
 
+/* A local model that can't stay in the page cache would only push everything else out of it: such a one is read
+ * past it. One that can is read through it, so that the next run starts from memory. */
+static int choose_direct(struct ps_engine *e, struct ps_err *err)
+{
+    if (!e->source->local || e->o.direct_io ||
+        e->files.map->stored_bytes < ps_host_free_memory_bytes() / 2)
+        return 0;
+    ps_source_close(e->source);
+    e->source = NULL;
+    return open_source(e, true, err);
+}
+
 static int open_model(struct ps_engine *e, struct ps_err *err)
 {
     int rc;
-    if ((rc = open_source(e, err)) < 0 || (rc = ps_model_files_open(&e->files, e->source, err)) < 0)
+    if ((rc = open_source(e, e->o.direct_io == 1, err)) < 0 ||
+        (rc = ps_model_files_open(&e->files, e->source, err)) < 0 || (rc = choose_direct(e, err)) < 0)
         return rc;
     if ((rc = ps_arch_read(&e->arch, e->files.config, e->files.config_len, err)) < 0 ||
         (rc = ps_weights_bind(&e->weights, e->files.map, e->arch, err)) < 0)

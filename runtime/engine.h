@@ -27,6 +27,7 @@ struct ps_probes {
 struct ps_run_facts { /* of the last generate call */
     uint64_t tokens_prompt, tokens_generated, sweeps;
     double ttft_s, decode_s;
+    uint64_t stall_ns_at_first; /* of the wait for weights, what lay before the first token */
     struct ps_err error;
 };
 

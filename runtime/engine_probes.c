@@ -82,15 +82,30 @@ void ps_probes_save(const struct ps_probes *p, const char *dir)
     ps_strbuf_deinit(&b);
 }
 
+/* Rate at which the arithmetic took the weights while it did not wait for them: decode alone, because a prompt's
+ * rows share one pass. */
+static double seen_ram_rate(const struct ps_engine *e)
+{
+    double decode_s =
+        e->run.decode_s - (double)(ps_stat_get(&e->stats.stall_ns) - e->run.stall_ns_at_first) / 1e9;
+    return e->run.tokens_generated > 4 && decode_s > LEARN_MIN_S
+               ? (double)e->plan.bytes_per_sweep * (double)(e->run.tokens_generated - 1) / decode_s
+               : 0;
+}
+
 void ps_engine_learn_rates(struct ps_engine *e)
 {
-    uint64_t net = ps_stat_get(&e->stats.bytes_net);
-    double busy_s = (double)ps_stat_get(&e->stats.link_busy_ns) / 1e9;
-    if (!e->source || e->source->local || !e->cache || ps_cache_is_read_only(e->cache) ||
-        net < LEARN_MIN_BYTES || busy_s < LEARN_MIN_S)
+    if (!e->source || !e->cache || ps_cache_is_read_only(e->cache))
         return;
-    e->learned = e->probes; /* link_use_pct compares with the rate known before the run, so that one stays */
-    e->learned.link_bytes_s = (double)net / busy_s;
+    uint64_t net = ps_stat_get(&e->stats.bytes_net);
+    double busy_s = (double)ps_stat_get(&e->stats.link_busy_ns) / 1e9, ram = seen_ram_rate(e);
+    bool link_seen = !e->source->local && net >= LEARN_MIN_BYTES && busy_s >= LEARN_MIN_S;
+    if (!link_seen && ram <= 0)
+        return;
+    e->learned =
+        e->probes; /* link_use_pct compares with the rate known before the run, so that one stays */
+    e->learned.link_bytes_s = link_seen ? (double)net / busy_s : e->learned.link_bytes_s;
+    e->learned.ram_bytes_s = ram > 0 ? ram : e->learned.ram_bytes_s;
     e->learned.wall_s = ps_wall_s();
     ps_probes_save(&e->learned, e->cache_dir);
 }

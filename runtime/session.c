@@ -254,6 +254,7 @@ static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_promp
         if (made == 1) {
             first_ns = ps_now_ns();
             e->run.ttft_s = ps_seconds_since(e->opened_ns);
+            e->run.stall_ns_at_first = ps_stat_get(&e->stats.stall_ns);
         } else {
             e->run.decode_s = ps_seconds_since(first_ns);
         }
@@ -300,7 +301,6 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     writer_deinit(&w);
     ps_sampler_free(sampler);
     s->e->run.error = err;
-    ps_engine_learn_rates(s->e);
     return ps_engine_error(error, rc, &err);
 }
 
