@@ -242,10 +242,13 @@ static void write_fish(struct ps_strbuf *b)
         ps_strbuf_printf(b, "complete -c penstock -n __fish_use_subcommand -f -a %s -d '", c->name);
         fish_text(b, c->summary);
         ps_strbuf_puts(b, "'\n");
-        if (c->words) {
+        if (c->words || c->id == PS_CMD_HELP) {
             ps_strbuf_printf(b, "complete -c penstock -n '__fish_seen_subcommand_from %s' -a '",
                              c->name);
-            write_words(b, c->words);
+            if (c->words)
+                write_words(b, c->words);
+            else
+                write_command_names(b);
             ps_strbuf_puts(b, "'\n");
         }
     }

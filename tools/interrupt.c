@@ -2,8 +2,10 @@
 #include "tools/interrupt.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "tools/progress.h"
 
 volatile sig_atomic_t ps_interrupt_seen;
 
@@ -20,6 +22,13 @@ static void signal_set(sigset_t *set)
     sigaddset(set, SIGTERM);
 }
 
+static void end_now(void)
+{
+    ps_progress_stop();
+    fputs("penstock: interrupted\n", stderr);
+    _exit(PS_EXIT_INTERRUPTED);
+}
+
 static void *watch(void *unused)
 {
     sigset_t set;
@@ -34,7 +43,7 @@ static void *watch(void *unused)
         ps_interrupt_seen = 1;
         pthread_mutex_lock(&watcher.lock);
         if (!watcher.fn)
-            _exit(PS_EXIT_INTERRUPTED);
+            end_now();
         watcher.fn(watcher.user, signo);
         pthread_mutex_unlock(&watcher.lock);
     }

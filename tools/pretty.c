@@ -120,16 +120,20 @@ static bool is_nested(const struct ps_json *v)
     return v->kind == PS_JSON_OBJECT || is_table(v);
 }
 
-/* "ram_min_bytes" as "ram min bytes", "link_bytes_s" as "link rate", "probe_age_s" as "probe
- * age" (the value has its unit) */
+/* The name of a fact without its unit, which the value shows: "link_bytes_s" as "link rate",
+ * "probe_age_s" as "probe age", "ram_min_bytes" as "ram min bytes". */
 static void name(char *out, size_t cap, const char *key)
 {
     int n = (int)strlen(key);
 
-    if (ends_in(key, "_bytes_s"))
+    if (ends_in(key, "gb_s"))
+        snprintf(out, cap, "%.*sGB/s", n - 4, key);
+    else if (ends_in(key, "_bytes_s"))
         snprintf(out, cap, "%.*s_rate", n - 8, key);
+    else if (ends_in(key, "_pct"))
+        snprintf(out, cap, "%.*s", n - 4, key);
     else
-        snprintf(out, cap, "%.*s", ends_in(key, "_s") && !ends_in(key, "gb_s") ? n - 2 : n, key);
+        snprintf(out, cap, "%.*s", ends_in(key, "_s") ? n - 2 : n, key);
     for (char *p = out; *p; p++)
         *p = *p == '_' ? ' ' : *p;
 }

@@ -14,14 +14,15 @@
 
 #define DRAW_EVERY_NS (PS_NS_PER_S / 8)
 #define LINE_EVERY_NS (10 * PS_NS_PER_S)
-#define RATE_SPAN_S   4.0 /* the rate is an average that forgets over about this long */
+#define RATE_SPAN_S                                                                                \
+    4.0 /* the rate is an average over all of the first this long, and then forgets over about as long */
 
 static struct {
     pthread_mutex_t lock; /* guards everything below */
     bool off, bar, drawn;
     const char *what;
     uint64_t done, total;
-    uint64_t drawn_ns, rated_ns, rated_done;
+    uint64_t drawn_ns, rated_ns, rated_done, started_ns, started_done;
     double bytes_s;
 } shown = {.lock = PTHREAD_MUTEX_INITIALIZER, .off = true};
 
@@ -146,21 +147,28 @@ void ps_progress_init(bool quiet)
 static void start_locked(const char *what, uint64_t done, uint64_t now)
 {
     shown.what = what;
-    shown.rated_ns = now;
-    shown.rated_done = done;
+    shown.started_ns = shown.rated_ns = now;
+    shown.started_done = shown.rated_done = done;
     shown.bytes_s = 0;
     shown.drawn_ns = now; /* the first line comes after a first interval */
 }
 
+static double seconds_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    return (double)(end_ns - begin_ns) / (double)PS_NS_PER_S;
+}
+
 static void rate_locked(uint64_t done, uint64_t now)
 {
-    double span = (double)(now - shown.rated_ns) / (double)PS_NS_PER_S, weight, rate;
+    double span = seconds_between(shown.rated_ns, now), all = seconds_between(shown.started_ns, now);
 
-    if (span < 0.1)
+    if (span < 0.1 || done < shown.rated_done)
         return;
-    rate = done > shown.rated_done ? (double)(done - shown.rated_done) / span : 0;
-    weight = shown.bytes_s > 0 ? span / (span + RATE_SPAN_S) : 1;
-    shown.bytes_s += weight * (rate - shown.bytes_s);
+    if (all <= RATE_SPAN_S) /* transfers arrive in bursts: the first one says nothing yet */
+        shown.bytes_s = (double)(done - shown.started_done) / all;
+    else
+        shown.bytes_s +=
+            span / (span + RATE_SPAN_S) * ((double)(done - shown.rated_done) / span - shown.bytes_s);
     shown.rated_ns = now;
     shown.rated_done = done;
 }

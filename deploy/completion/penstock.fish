@@ -20,6 +20,7 @@ complete -c penstock -n __fish_use_subcommand -f -a completion -d 'print a compl
 complete -c penstock -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'
 complete -c penstock -n __fish_use_subcommand -f -a version -d 'print the version'
 complete -c penstock -n __fish_use_subcommand -f -a help -d 'print help'
+complete -c penstock -n '__fish_seen_subcommand_from help' -a 'run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm inspect logits tokenize' -s m -l model -x -d 'The model, where it is not given as the first argument'
 complete -c penstock -n '__fish_seen_subcommand_from run plan tokenize' -s p -l prompt -x -d 'The text to go on from; "" is the model\'s start token alone'
 complete -c penstock -n '__fish_seen_subcommand_from run plan tokenize' -s f -l file -r -F -d 'Read the text from FILE (`run` drops one final newline)'
