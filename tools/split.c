@@ -212,7 +212,8 @@ static int ask(struct splitter *s, uint32_t at, struct ps_err *err)
 
 static bool stop_wanted(const struct splitter *s)
 {
-    return s->o->stop && *s->o->stop;
+    /* set by a signal or by another thread */
+    return s->o->stop && __atomic_load_n(s->o->stop, __ATOMIC_RELAXED);
 }
 
 /* Waits until the slot is ready, or, if `heed_stop`, until a stop is asked for. */

@@ -395,7 +395,7 @@ static int stop_at(void *user, const struct ps_range *r)
     struct trouble *t = user;
     (void)r;
     if (++t->seen == t->at)
-        t->stop = 1;
+        __atomic_store_n(&t->stop, 1, __ATOMIC_RELAXED);
     return 0;
 }
 
