@@ -23,18 +23,21 @@
     MM_KERNEL(name, t, 1, 6)                                                                       \
     static void name##_run(const struct ps_micro *m)                                               \
     {                                                                                              \
-        static const mm_fn many[] = {NULL,       name##_4x1, name##_4x2, name##_2x3,               \
-                                     name##_2x4, name##_2x5, name##_2x6};                          \
+        static const mm_fn four[] = {NULL, name##_4x1, name##_4x2};                                \
+        static const mm_fn two[] = {NULL,       NULL,       NULL,      name##_2x3,                 \
+                                    name##_2x4, name##_2x5, name##_2x6};                           \
         static const mm_fn one[] = {NULL,       name##_1x1, name##_1x2, name##_1x3,                \
                                     name##_1x4, name##_1x5, name##_1x6};                           \
-        mm_run(m, m->cols > NARROW ? 2 : 4, many, one);                                            \
+        static const struct mm_fns narrow = {.rows = {[4] = four, [1] = one}};                     \
+        static const struct mm_fns wide = {.rows = {[2] = two, [1] = one}};                        \
+        mm_run(m, m->cols > NARROW ? &wide : &narrow);                                             \
     }                                                                                              \
     static const struct ps_micro_set name = {                                                      \
         .run = name##_run,                                                                         \
         .rows = 2,                                                                                 \
+        .cols = 6,                                                                                 \
         .rows_narrow = 4,                                                                          \
         .narrow = NARROW,                                                                          \
-        .cols = MM_COLS,                                                                           \
         .k_step = VW,                                                                              \
         .pad_cols = 1,                                                                             \
         .sum_floats = VW,                                                                          \

@@ -21,16 +21,17 @@
     MM_KERNEL(name, t, 1, 6)                                                                       \
     static void name##_run(const struct ps_micro *m)                                               \
     {                                                                                              \
-        static const mm_fn many[] = {NULL,       name##_4x1, name##_4x2, name##_4x3,               \
+        static const mm_fn four[] = {NULL,       name##_4x1, name##_4x2, name##_4x3,               \
                                      name##_4x4, name##_4x5, name##_4x6};                          \
         static const mm_fn one[] = {NULL,       name##_1x1, name##_1x2, name##_1x3,                \
                                     name##_1x4, name##_1x5, name##_1x6};                           \
-        mm_run(m, 4, many, one);                                                                   \
+        static const struct mm_fns fns = {.rows = {[4] = four, [1] = one}};                        \
+        mm_run(m, &fns);                                                                           \
     }                                                                                              \
     static const struct ps_micro_set name = {                                                      \
         .run = name##_run,                                                                         \
         .rows = 4,                                                                                 \
-        .cols = MM_COLS,                                                                           \
+        .cols = 6,                                                                                 \
         .k_step = VW,                                                                              \
         .pad_cols = 1,                                                                             \
         .sum_floats = VW,                                                                          \

@@ -8,7 +8,8 @@
 #ifdef VW
 #include "kernels/matmul_drive.h"
 
-#define MM_COLS   6
+#define MM_COLS   6 /* most of a micro-kernel */
+#define MM_ROWS   6
 #define MM_INLINE static inline __attribute__((always_inline))
 
 MM_INLINE vf mm_load(const uint8_t *row, enum ps_dtype t, size_t k)
@@ -36,38 +37,39 @@ MM_INLINE void mm_finish(const struct ps_micro *m, const vf *acc, size_t col, in
 {
     float *c = m->c + col * m->ldc;
     if (m->more) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             v_store(m->sums + (col * R + r) * VW, acc[r]);
         return;
     }
-    if (R == 4) {
-        __m128 s = v_sum4(acc[0], acc[1], acc[2], acc[3]);
-        _mm_storeu_ps(c, m->accumulate ? _mm_add_ps(_mm_loadu_ps(c), s) : s);
-        return;
+    int r = 0;
+#pragma GCC unroll 8
+    for (; r + 4 <= R; r += 4) {
+        __m128 s = v_sum4(acc[r], acc[r + 1], acc[r + 2], acc[r + 3]);
+        _mm_storeu_ps(c + r, m->accumulate ? _mm_add_ps(_mm_loadu_ps(c + r), s) : s);
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+    for (; r < R; r++) {
         float sum = v_sum(acc[r]);
         c[r] = m->accumulate ? c[r] + sum : sum;
     }
 }
 
-MM_INLINE void mm_begin(const struct ps_micro *m, vf (*acc)[4], int R, int C)
+MM_INLINE void mm_begin(const struct ps_micro *m, vf (*acc)[MM_ROWS], int R, int C)
 {
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             acc[c][r] = m->begun ? v_load(m->sums + (c * R + r) * VW) : v_zero();
 }
 
-MM_INLINE void mm_step(vf (*acc)[4], const vf *w, const float *a, int R, int C)
+MM_INLINE void mm_step(vf (*acc)[MM_ROWS], const vf *w, const float *a, int R, int C)
 {
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
         vf x = v_load(a + c * VW);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             acc[c][r] = v_fma(w[r], x, acc[c][r]);
     }
@@ -76,33 +78,33 @@ MM_INLINE void mm_step(vf (*acc)[4], const vf *w, const float *a, int R, int C)
 MM_INLINE void mm_fma(const struct ps_micro *m, enum ps_dtype t, int R, int C)
 {
     const size_t size = t == PS_F32 ? 4 : 2, line = 64 / size; /* elements of a cache line */
-    vf acc[MM_COLS][4], w[4];
+    vf acc[MM_COLS][MM_ROWS], w[MM_ROWS];
     const float *a = (const float *)(const void *)m->a;
     size_t k = 0;
     mm_begin(m, acc, R, C);
     for (; k + line <= m->K; k += line) {
         mm_ahead(m, k * size);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (size_t i = 0; i < line; i += VW, a += C * VW) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < R; r++)
                 w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k + i);
             mm_step(acc, w, a, R, C);
         }
     }
     for (; k + VW <= m->K; k += VW, a += C * VW) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             w[r] = mm_load(m->w + (size_t)r * m->row_stride, t, k);
         mm_step(acc, w, a, R, C);
     }
     if (k < m->K) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             w[r] = mm_load_n(m->w + (size_t)r * m->row_stride, t, k, m->K - k);
         mm_step(acc, w, a, R, C);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
         mm_finish(m, acc[c], (size_t)c, R);
 }
@@ -126,19 +128,25 @@ static inline void mm_pack_block(const struct ps_act *act, size_t t0, size_t t1,
 
 typedef void (*mm_fn)(const struct ps_micro *m);
 
-/* `many` takes `step` rows, `one` a single one; both are tables by the number of columns. */
-MM_INLINE void mm_run(const struct ps_micro *m, size_t step, const mm_fn *many, const mm_fn *one)
+/* Kernels of 1, 2, 4 and 6 rows, tables by the number of columns; a backend may lack some. */
+struct mm_fns {
+    const mm_fn *rows[MM_ROWS + 1];
+};
+
+/* All rows with the tallest kernels that fit. */
+MM_INLINE void mm_run(const struct ps_micro *m, const struct mm_fns *fns)
 {
-    if (m->rows == step) {
-        many[m->cols](m);
-        return;
-    }
-    struct ps_micro each = *m;
-    for (size_t r = 0; r < m->rows; r++, each.w += m->row_stride, each.c++) {
-        one[m->cols](&each);
-        each.n_ahead = 0;
-        if (each.sums)
-            each.sums += m->cols * VW;
+    struct ps_micro part = *m;
+    for (size_t left = m->rows; left > 0; left -= part.rows) {
+        part.rows = ps_min_size(left, MM_ROWS);
+        while (!fns->rows[part.rows])
+            part.rows--;
+        fns->rows[part.rows][m->cols](&part);
+        part.w += part.rows * m->row_stride;
+        part.c += part.rows;
+        part.n_ahead = 0;
+        if (part.sums)
+            part.sums += part.rows * m->cols * VW;
     }
 }
 #endif
