@@ -467,18 +467,36 @@ struct verification {
     void *user;
     uint64_t done_bytes, total_bytes, checked, bad;
     uint8_t *buf;
+    struct ps_keyed_record hashed[PS_CACHE_BATCH];
+    size_t n_hashed;
 };
 
+/* Records whose key has turned out to be the hash of their bytes, flagged a batch at a time: a commit takes
+ * milliseconds. */
 static int flag_body(struct ps_index_write *w, void *user, struct ps_err *err)
 {
-    const struct ps_keyed_record *k = user;
-    const int rc = ps_index_write_flags(w, k->key, k->rec.flags | PS_RECORD_HASHED, err);
-    return rc == PS_ENOTFOUND ? 0 : rc;
+    const struct verification *v = user;
+    for (size_t i = 0; i < v->n_hashed; i++) {
+        const struct ps_keyed_record *k = &v->hashed[i];
+        const int rc =
+            ps_index_write_flags(w, k->key, (uint8_t)(k->rec.flags | PS_RECORD_HASHED), err);
+        if (rc != 0 && rc != PS_ENOTFOUND)
+            return rc;
+    }
+    return 0;
 }
 
 static int flag_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
     return ps_cache_note(c, ps_index_update(c->index, flag_body, user, err));
+}
+
+/* A flag that could not be written is found again by the next deep check. */
+static void flag_hashed(struct verification *v)
+{
+    if (v->n_hashed > 0)
+        (void)ps_writer_call(v->c, flag_job, v, NULL);
+    v->n_hashed = 0;
 }
 
 static int drop_bad(struct ps_cache *c, void *user, struct ps_err *err)
@@ -487,8 +505,8 @@ static int drop_bad(struct ps_cache *c, void *user, struct ps_err *err)
     return ps_writer_evict(c, user, 1, false, &freed, err);
 }
 
-/* Whether the slot holds what its record says. Keys that are no hash of the bytes (plain files without known hashes) can't
- * be told from damaged ones by SHA-256 alone: a key that once was the hash must stay it. */
+/* Whether the slot holds what its record says. Keys that are no hash of the bytes (plain files without known
+ * hashes) can't be told from damaged ones by SHA-256 alone: a key that once was the hash must stay it. */
 static int check_slot(struct verification *v, const struct ps_keyed_record *k, bool *good,
                       struct ps_err *err)
 {
@@ -505,8 +523,9 @@ static int check_slot(struct verification *v, const struct ps_keyed_record *k, b
     if (k->rec.flags & PS_RECORD_HASHED) {
         *good = equal;
     } else if (equal && !v->c->read_only) {
-        struct ps_keyed_record flagged = *k;
-        (void)ps_writer_call(v->c, flag_job, &flagged, NULL);
+        v->hashed[v->n_hashed++] = *k;
+        if (v->n_hashed == PS_CACHE_BATCH)
+            flag_hashed(v);
     }
     return 0;
 }
@@ -569,6 +588,7 @@ int ps_cache_verify(struct ps_cache *c, bool deep, bool repair,
     if (!v.buf)
         return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "verify: out of memory");
     rc = each_record(c, verify_record, &v, err);
+    flag_hashed(&v);
     ps_free_pages(v.buf, PS_CACHE_EXTENT_MAX);
     if (rc == 0) {
         *checked = v.checked;

@@ -16,7 +16,8 @@
  * that allocate early. */
 #define FIXED_BYTES (3u * PAGE + PAGE + PAGE + 8u * PAGE + 4u * PAGE)
 
-/* A block map entry of ext4 takes 12 bytes; its tree's leaves are at least half full. Two per extent, one more per MiB. */
+/* A block map entry of ext4 takes 12 bytes; its tree's leaves are at least half full. Two per extent, one more
+ * per MiB. */
 #define MAP_ENTRY_BYTES 24u
 
 static uint64_t min_u64(uint64_t a, uint64_t b)

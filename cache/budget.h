@@ -1,9 +1,9 @@
-/* The arithmetic of the hard limit: what an extent, an index and a folder cost in allocated bytes, worst case. Pure
- * functions on integers; nothing here looks at a disk, so that every bound is property-tested without one.
+/* The arithmetic of the hard limit: what an extent, an index and a folder cost in allocated bytes, worst case.
+ * Pure functions on integers; nothing here looks at a disk, so that every bound is property-tested without one.
  *
- * Two kinds of number meet here. Bounds (index, file-system metadata) are charged before the bytes exist; measured sizes
- * (st_blocks) replace a bound whenever they are larger. The limit therefore holds even where a bound is wrong; a bound
- * that is right makes ps_cache_budget_for's promise true as well. */
+ * Two kinds of number meet here. Bounds (index, file-system metadata) are charged before the bytes exist;
+ * measured sizes (st_blocks) replace a bound whenever they are larger. The limit therefore holds even where a
+ * bound is wrong; a bound that is right makes ps_cache_budget_for's promise true as well. */
 #ifndef PS_CACHE_BUDGET_H
 #define PS_CACHE_BUDGET_H
 
@@ -31,8 +31,8 @@ uint64_t ps_budget_class_bytes(int cls);
 uint32_t ps_budget_claims(uint64_t budget_bytes);
 uint64_t ps_budget_claims_bytes(uint32_t claims);
 
-/* Pages that one commit of `batch` inserts or deletes can add to an index of n records (copy on write: every page that is
- * touched is written anew). */
+/* Pages that one commit of `batch` inserts or deletes can add to an index of n records (copy on write: every
+ * page that is touched is written anew). */
 uint64_t ps_budget_index_dirty_bytes(uint64_t n_extents, uint64_t batch);
 /* What data.mdb of n records can grow to: half-full pages, plus the copies that three commits leave behind. */
 uint64_t ps_budget_index_bytes(uint64_t n_extents);

@@ -349,10 +349,12 @@ static uint64_t shortage_locked(struct ps_cache *c, const struct ps_index_meta *
     if (charge > s.budget_bytes)
         missing = charge - s.budget_bytes;
     ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
+    /* Whatever the floor: the commit that makes these bytes useful must find room too. */
+    const uint64_t commit = ps_budget_index_dirty_bytes(meta->n_extents + 1, PS_CACHE_BATCH);
     struct statvfs v;
-    if (floor > 0 && fstatvfs(c->dir_fd, &v) == 0) {
-        const uint64_t avail = (uint64_t)v.f_bavail * v.f_frsize,
-                       want = floor + s.inflight_bytes + add;
+    if (fstatvfs(c->dir_fd, &v) == 0) {
+        const uint64_t avail = (uint64_t)v.f_bavail * v.f_frsize;
+        const uint64_t want = (floor > commit ? floor : commit) + s.inflight_bytes + add;
         if (avail < want && want - avail > missing)
             missing = want - avail;
     }
@@ -424,14 +426,6 @@ struct room_job {
 static int room_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
     struct room_job *j = user;
-    /* The dead count too: their claims, and a budget smaller than ours. */
-    ps_claims_lock(c->claims);
-    const unsigned dead = ps_recover_dead_locked(c);
-    ps_claims_unlock(c->claims);
-    if (dead > 0) {
-        j->freed = 1;
-        return 0;
-    }
     return ps_writer_make_room(c, j->need, false, &j->freed, err);
 }
 
@@ -448,6 +442,12 @@ static bool nothing_to_evict(struct ps_cache *c)
 static bool make_room(struct ps_cache *c, uint64_t need)
 {
     struct room_job j = {.need = need};
+    /* First the dead: their claims, and a budget that may be smaller than ours. */
+    ps_claims_lock(c->claims);
+    const unsigned dead = ps_recover_dead_locked(c);
+    ps_claims_unlock(c->claims);
+    if (dead > 0)
+        return true;
     if (need == 0) /* too many claims: publishing ours frees some */
         return ps_writer_call(c, ps_writer_flush, NULL, NULL) == 0;
     if (nothing_to_evict(c))

@@ -188,8 +188,8 @@ static uint32_t stored_claims(int fd)
     return h.n_claims;
 }
 
-/* A table left by an older boot or a crash may still be mapped by a forked child of the dead: a new file, not the old one
- * wiped. Allocated whole, so that a full disk is an error here and not SIGBUS later. */
+/* A table left by an older boot or a crash may still be mapped by a forked child of the dead: a new file, not
+ * the old one wiped. Allocated whole, so that a full disk is an error here and not SIGBUS later. */
 static int make_file(int dir_fd, uint32_t n_claims, struct ps_err *err)
 {
     (void)unlinkat(dir_fd, TABLE_NAME, 0);

@@ -1,19 +1,20 @@
 /* The claims table: what is under way, in all processes that share a folder. One mapped file of fixed size.
  *
- * A claim names a slot that is neither free nor (yet, or any longer) the index's: reserved and being filled, being
- * published, or evicted and not yet punched. It is written before its slot is touched and removed last, so after kill -9 the
- * table says which slots may hold bytes that nobody owns; the index's bitmap says which of them were committed after all.
- * Claims that carry a key let one process fetch what all wait for.
+ * A claim names a slot that is neither free nor (yet, or any longer) the index's: reserved and being filled,
+ * being published, or evicted and not yet punched. It is written before its slot is touched and removed last,
+ * so after kill -9 the table says which slots may hold bytes that nobody owns; the index's bitmap says which of
+ * them were committed after all. Claims that carry a key let one process fetch what all wait for.
  *
- * Why not a second LMDB environment without syncs: the table needs O(1) search by key and by slot, a few sums, and must
- * neither grow nor fail with a full disk (it is allocated whole at creation, or a store through the mapping would be SIGBUS).
- * A robust mutex and idempotent claims give the same crash safety in 0.2 us instead of 15.
+ * Why not a second LMDB environment without syncs: the table needs O(1) search by key and by slot, a few sums,
+ * and must neither grow nor fail with a full disk (it is allocated whole at creation, or a store through the
+ * mapping would be SIGBUS). A robust mutex and idempotent claims give the same crash safety in 0.2 us instead
+ * of 15.
  *
- * A process is alive while it holds the POSIX lock on its byte of the lock file: the kernel releases it on any death, needs
- * no pid (which containers number anew) and is never mistaken about reuse.
+ * A process is alive while it holds the POSIX lock on its byte of the lock file: the kernel releases it on any
+ * death, needs no pid (which containers number anew) and is never mistaken about reuse.
  *
- * Threads and processes: every function named *_locked needs ps_claims_lock. Nothing here survives a reboot on purpose:
- * after power loss the table is a hint, and recover.c compares the slabs with the index instead. */
+ * Threads and processes: every function named *_locked needs ps_claims_lock. Nothing here survives a reboot on
+ * purpose: after power loss the table is a hint, and recover.c compares the slabs with the index instead. */
 #ifndef PS_CACHE_CLAIMS_H
 #define PS_CACHE_CLAIMS_H
 
@@ -37,7 +38,7 @@ enum ps_claim_state {
 
 struct ps_claim { /* 64 bytes, shared: no pointers, no padding that differs */
     uint8_t key[PS_SHA256_BYTES];
-    uint64_t deadline_ns; /* CLOCK_MONOTONIC, one clock for all processes of a boot; later another may claim the key too */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC: one clock for all; later another may claim the key too */
     uint32_t slot;
     uint32_t bytes;    /* stored */
     uint32_t next_key; /* chains, PS_CLAIM_NONE ends; next_slot also links the free claims */
@@ -71,8 +72,9 @@ struct ps_claims;
 bool ps_claims_any_process(int lock_fd);
 bool ps_claims_any_reader(int lock_fd);
 
-/* Maps `dir_fd`/claims. With `fresh` the file is made anew for n claims (the caller knows that nobody has it open), else it
- * must exist: PS_EDATA when it is not a table, PS_ENOTFOUND when missing, PS_ENOSPC, PS_EIO. Blocks only on a disk. */
+/* Maps `dir_fd`/claims. With `fresh` the file is made anew for n claims (the caller knows that nobody has it
+ * open), else it must exist: PS_EDATA when it is not a table, PS_ENOTFOUND when missing, PS_ENOSPC, PS_EIO.
+ * Blocks only on a disk. */
 int ps_claims_open(struct ps_claims **out, int dir_fd, int lock_fd, bool fresh, uint32_t n_claims,
                    struct ps_err *err);
 void ps_claims_close(struct ps_claims *t);

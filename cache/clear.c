@@ -32,8 +32,9 @@ static int clear_locked(int dir_fd, int lock_fd, const char *dir, struct ps_err 
 {
     if (ps_claims_any_process(lock_fd) || ps_claims_any_reader(lock_fd))
         return ps_err_set(
-            err, PS_EBUDGET,
-            PS_CACHE_ORIGIN, "cache: %s is in use by another process: --disk 0 can't empty it: stop that process or name another --cache",
+            err, PS_EBUDGET, PS_CACHE_ORIGIN,
+            "cache: %s is in use by another process: --disk 0 can't empty it: stop that process or "
+            "name another --cache",
             dir);
     clear_dir(dir_fd, "index");
     clear_dir(dir_fd, "index.new");

@@ -1,9 +1,10 @@
 /* What goes first when room is needed. Pure functions: facts in, an order out.
  *
- * The plan decides what is worth keeping (design.md "Why eviction is a plan"); here is only the order in which the rest
- * leaves: other models by last use, then what the plan of this process's models does not name. A model that another live
- * process works on keeps its fair share, or two processes would evict each other's extents forever. Within a model the
- * highest rank goes first, so that a smaller budget leaves the front of the plan in place. */
+ * The plan decides what is worth keeping (design.md "Why eviction is a plan"); here is only the order in which
+ * the rest leaves: other models by last use, then what the plan of this process's models does not name. A model
+ * that another live process works on keeps its fair share, or two processes would evict each other's extents
+ * forever. Within a model the highest rank goes first, so that a smaller budget leaves the front of the plan in
+ * place. */
 #ifndef PS_CACHE_EVICT_H
 #define PS_CACHE_EVICT_H
 

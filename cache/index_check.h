@@ -1,9 +1,9 @@
 /* A structural check of an index file that LMDB has not opened yet.
  *
- * LMDB trusts its pages: an offset that points outside, in a file that a failing disk or a stray program has changed, makes
- * it read or write outside the page. A cache is disposable, a crash is not, so after anything but a clean close the pages
- * are walked once without it (about 10 GB/s; 1,000,000 extents are 100 MB).
- * The layout is that of LMDB 0.9 on 64-bit machines (mdb.c: MDB_page, MDB_node, MDB_meta, MDB_db). */
+ * LMDB trusts its pages: an offset that points outside, in a file that a failing disk or a stray program has
+ * changed, makes it read or write outside the page. A cache is disposable, a crash is not, so after anything
+ * but a clean close the pages are walked once without it (about 10 GB/s; 1,000,000 extents are 100 MB). The
+ * layout is that of LMDB 0.9 on 64-bit machines (mdb.c: MDB_page, MDB_node, MDB_meta, MDB_db). */
 #ifndef PS_CACHE_INDEX_CHECK_H
 #define PS_CACHE_INDEX_CHECK_H
 

@@ -28,9 +28,10 @@ struct ps_index {
     MDB_env *env; /* NULL after a failed reopen */
     MDB_dbi extents, slots, info;
     struct ps_index_options options;
-    /* The gate: shared by transactions, exclusive for what LMDB forbids beside them (changing the map, reopening). Not an
-     * rwlock: those that are inside must be able to come in again, and to hold the claims table on either side of it, while
-     * somebody waits for exclusive use. They stay microseconds, so that use comes to its turn. */
+    /* The gate: shared by transactions, exclusive for what LMDB forbids beside them (changing the map,
+     * reopening). Not an rwlock: those that are inside must be able to come in again, and to hold the claims
+     * table on either side of it, while somebody waits for exclusive use. They stay microseconds, so that use
+     * comes to its turn. */
     pthread_mutex_t gate_lock;
     pthread_cond_t gate_changed;
     unsigned inside;          /* gate_lock */
@@ -283,8 +284,8 @@ damaged:
     return lmdb_error(ix, rc != 0 ? rc : MDB_CORRUPTED, "open", err);
 }
 
-/* The reader table is mapped, and a store into a hole of it on a full disk would be SIGBUS: allocate it whole. Before the
- * environment is opened, because closing any descriptor of this file drops LMDB's fcntl locks on it. */
+/* The reader table is mapped, and a store into a hole of it on a full disk would be SIGBUS: allocate it whole.
+ * Before the environment is opened, because closing any descriptor of this file drops LMDB's fcntl locks on it. */
 static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
 {
     char path[PATH_BYTES + 16];
@@ -932,7 +933,8 @@ uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
     MDB_val k, v;
     uint64_t pages = 0;
     (void)mdb_reader_list(w->ix->env, parse_reader, &o);
-    /* The free list (table 0) may only be read from a read transaction; its snapshot is the state that this write began with. */
+    /* The free list (table 0) may only be read from a read transaction; its snapshot is the state that this
+     * write began with. */
     if (mdb_txn_begin(w->ix->env, NULL, MDB_RDONLY, &txn) != 0)
         return 0;
     if (mdb_cursor_open(txn, 0, &cursor) == 0) {

@@ -1,14 +1,15 @@
 /* The index: key -> where its bytes lie, and which slots are in use. The only door to LMDB.
  *
- * Three tables in one environment (`index/data.mdb`): extents (key -> ps_record), slots (one 512-byte bitmap per class and
- * 4096 slots) and info (counters, models). Every change of one is in the same transaction as the others, so opening needs
- * no scan: counters are read, never computed.
+ * Three tables in one environment (`index/data.mdb`): extents (key -> ps_record), slots (one 512-byte bitmap
+ * per class and 4096 slots) and info (counters, models). Every change of one is in the same transaction as the
+ * others, so opening needs no scan: counters are read, never computed.
  *
- * Read transactions last microseconds: records are copied out and the transaction ends before anything else happens, because
- * LMDB can't reuse a page that a reader might see (measured: 1,000 commits under one open reader grow the file sixfold).
+ * Read transactions last microseconds: records are copied out and the transaction ends before anything else
+ * happens, because LMDB can't reuse a page that a reader might see (measured: 1,000 commits under one open
+ * reader grow the file sixfold).
  *
- * Threads: all functions are thread-safe, ps_index_update one at a time per process (the cache's writer). Handles
- * ps_index_read and ps_index_write belong to the thread that began them. Not across fork. */
+ * Threads: all functions are thread-safe, ps_index_update one at a time per process (the cache's writer).
+ * Handles ps_index_read and ps_index_write belong to the thread that began them. Not across fork. */
 #ifndef PS_CACHE_INDEX_LMDB_H
 #define PS_CACHE_INDEX_LMDB_H
 
@@ -75,8 +76,9 @@ struct ps_index_options {
     bool unlocked;      /* read-only and the lock file can't be written */
     uint64_t map_bytes; /* address space; grows by itself when full */
 };
-/* Opens or creates (unless read-only) the environment in `dir`, which must exist. PS_EDATA: damaged, make it anew.
- * PS_EUNSUPPORTED: made by a newer version (named), or the PID-namespace advice. PS_ENOSPC, PS_EIO, PS_ENOTFOUND. Blocks. */
+/* Opens or creates (unless read-only) the environment in `dir`, which must exist. PS_EDATA: damaged, make it
+ * anew. PS_EUNSUPPORTED: made by a newer version (named), or the PID-namespace advice. PS_ENOSPC, PS_EIO,
+ * PS_ENOTFOUND. Blocks. */
 int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,
                   struct ps_err *err);
 void ps_index_close(struct ps_index *ix);
@@ -110,9 +112,9 @@ int ps_index_scan(struct ps_index *ix, const uint8_t *after, struct ps_keyed_rec
 /* All models: *models is the caller's (ps_free). */
 int ps_index_models(struct ps_index *ix, struct ps_model **models, size_t *n, struct ps_err *err);
 
-/* Runs `body` inside one write transaction and commits it, synced, if the body returns 0. The body runs again from the start
- * when the map had to grow: it must not keep state. Blocks on the disk and on other processes' commits. PS_ENOSPC leaves the
- * last commit intact. */
+/* Runs `body` inside one write transaction and commits it, synced, if the body returns 0. The body runs again
+ * from the start when the map had to grow: it must not keep state. Blocks on the disk and on other processes'
+ * commits. PS_ENOSPC leaves the last commit intact. */
 typedef int (*ps_index_body)(struct ps_index_write *w, void *user, struct ps_err *err);
 int ps_index_update(struct ps_index *ix, ps_index_body body, void *user, struct ps_err *err);
 /* Inside a body. The meta is written back at commit. */

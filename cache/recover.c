@@ -1,8 +1,10 @@
-/* Opening a folder, whatever state it is in. In: a directory; out: an index, slabs and claims that agree, within the budget.
+/* Opening a folder, whatever state it is in. In: a directory; out: an index, slabs and claims that agree,
+ * within the budget.
  *
- * Everything here runs under the folder's open lock (flock on `lock`), because LMDB can fail when two processes open or close
- * at the same time. Who is alone (no live process, no read-only user) may also repair: throw away a damaged index, make the
- * claims table anew, write a compacted index. A cache is disposable: doubt is resolved by fetching again. */
+ * Everything here runs under the folder's open lock (flock on `lock`), because LMDB can fail when two processes
+ * open or close at the same time. Who is alone (no live process, no read-only user) may also repair: throw away
+ * a damaged index, make the claims table anew, write a compacted index. A cache is disposable: doubt is
+ * resolved by fetching again. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -111,8 +113,8 @@ static int open_slabs(struct ps_cache *c, struct ps_err *err)
 
 /* ---- the clean mark ---- */
 
-/* What data.mdb looked like when the last process closed it: written into the lock file. If it looks the same now, nobody
- * has touched it and its pages need no walk. */
+/* What data.mdb looked like when the last process closed it: written into the lock file. If it looks the same
+ * now, nobody has touched it and its pages need no walk. */
 struct clean_mark {
     uint64_t ino, size, mtime_s, mtime_ns;
 };
@@ -147,7 +149,8 @@ static void leave_mark(struct ps_cache *c)
 
 static uint64_t map_bytes(uint64_t budget)
 {
-    /* Address space for an index of 4 KiB extents, twice: deletes in a full map can fail (measured), so it is never full. */
+    /* Address space for an index of 4 KiB extents, twice: deletes in a full map can fail (measured), so it is
+     * never full. */
     const uint64_t want = budget / 8;
     return want < MAP_BYTES_MIN ? MAP_BYTES_MIN : want > MAP_BYTES_MAX ? MAP_BYTES_MAX : want;
 }
@@ -332,7 +335,8 @@ static int shrink(struct ps_cache *c, bool compacted, uint64_t *over, struct ps_
     return rc;
 }
 
-/* A new generation of the index: a compacted copy beside it, then one rename. The caller is alone and holds the open lock. */
+/* A new generation of the index: a compacted copy beside it, then one rename. The caller is alone and holds the
+ * open lock. */
 static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
 {
     char path[PS_CACHE_PATH_MAX + 32];
@@ -412,6 +416,15 @@ static void take_open_lock(struct ps_cache *c)
            errno == EINTR) {}
 }
 
+/* Whether the lock file is still the one that others will open: `--disk 0` takes it away while we wait for it. */
+static bool lock_is_current(const struct ps_cache *c)
+{
+    struct stat mine, named;
+    return c->lock_fd < 0 || (fstat(c->lock_fd, &mine) == 0 &&
+                              fstatat(c->dir_fd, "lock", &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+                              mine.st_ino == named.st_ino && mine.st_dev == named.st_dev);
+}
+
 static void drop_open_lock(struct ps_cache *c)
 {
     if (c->lock_fd >= 0)
@@ -475,6 +488,14 @@ int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct
     if (rc != 0)
         return rc;
     take_open_lock(c);
+    while (!lock_is_current(c)) {
+        close(c->lock_fd);
+        c->lock_fd = -1;
+        rc = open_lock_file(c, o, err);
+        if (rc != 0)
+            return rc;
+        take_open_lock(c);
+    }
     rc = c->read_only ? open_read_only(c, err) : open_writable(c, o, err);
     if (rc == PS_EDATA && !c->read_only && c->claims == NULL && c->index &&
         !ps_claims_any_process(c->lock_fd)) {

@@ -1,7 +1,7 @@
 /* Opening and closing: one environment per process and folder, counted.
  *
- * LMDB must not be opened twice by one process, and closing any descriptor of a lock file drops the process's POSIX locks on
- * it. So the folder is looked up by device and inode before anything in it is opened. */
+ * LMDB must not be opened twice by one process, and closing any descriptor of a lock file drops the process's
+ * POSIX locks on it. So the folder is looked up by device and inode before anything in it is opened. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>

@@ -38,9 +38,9 @@ static int io_error(struct ps_err *err, int e, const char *what, int cls)
     return ps_err_set(err, PS_EIO, ORIGIN, "%s slab %d: %s", what, cls, strerror(e));
 }
 
-static void class_name(char out[16], int cls)
+static void class_name(char out[24], int cls)
 {
-    snprintf(out, 16, "%d.slab", cls);
+    snprintf(out, 24, "%d.slab", cls);
 }
 
 int ps_slabs_open(struct ps_slabs **out, int dir_fd, bool read_only, bool direct, struct ps_err *err)
@@ -84,7 +84,7 @@ static int class_fd(struct ps_slabs *s, int cls, bool create)
     pthread_mutex_lock(&s->open_lock);
     fd = atomic_load(&s->files[cls].fd);
     if (fd < 0) {
-        char name[16];
+        char name[24];
         class_name(name, cls);
         const int mode = s->read_only ? O_RDONLY : O_RDWR | (create ? O_CREAT : 0);
         fd = openat(s->dir_fd, name, mode | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -106,7 +106,7 @@ static int class_direct_fd(struct ps_slabs *s, int cls)
     pthread_mutex_lock(&s->open_lock);
     fd = atomic_load(&s->files[cls].direct_fd);
     if (fd == -1) {
-        char name[16];
+        char name[24];
         class_name(name, cls);
         fd = openat(s->dir_fd, name, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0)
@@ -240,7 +240,7 @@ uint64_t ps_slabs_allocated_bytes(struct ps_slabs *s)
     uint64_t bytes = 0;
     for (int c = 0; c < PS_CACHE_CLASSES; c++) {
         struct stat st;
-        char name[16];
+        char name[24];
         const int fd = atomic_load(&s->files[c].fd);
         class_name(name, c);
         if (fd >= 0 ? fstat(fd, &st) == 0 : fstatat(s->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)

@@ -462,7 +462,8 @@ static void spare_shares(struct ps_evict_list *l, const struct model_facts *f)
     size_t n_models = 0, kept = 0;
     for (size_t i = 0; i < l->n; i++) {
         const struct ps_evict_victim *v = &l->items[i];
-        const uint16_t place = v->kept.rec.model < PS_INDEX_MODELS_MAX ? f->by_number[v->kept.rec.model] : 0;
+        const uint16_t place =
+            v->kept.rec.model < PS_INDEX_MODELS_MAX ? f->by_number[v->kept.rec.model] : 0;
         if (ps_evict_is_share(v->score) && place > 0) {
             const struct ps_model *m = &f->models[place - 1];
             size_t k = 0;
@@ -548,7 +549,8 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
     const uint64_t generation = c->plan_generation;
     pthread_mutex_unlock(&c->lock);
     if (generation != c->victims_generation || ps_now_ns() > c->victims_until_ns || shrinking)
-        c->victims.n = c->next_victim = 0; /* chosen under another plan, or when other processes were here */
+        c->victims.n = c->next_victim =
+            0; /* chosen under another plan, or when other processes were here */
     const uint64_t target = shrinking ? need : with_slack(c, need);
     while (rc == 0 && *freed_bytes < target) {
         if (c->next_victim == c->victims.n) {

@@ -83,7 +83,8 @@ struct ps_cache *crash_open(const char *dir, uint64_t budget_bytes)
     return c;
 }
 
-int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf, size_t bytes)
+int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
+                size_t bytes)
 {
     uint8_t key[PS_SHA256_BYTES];
     struct ps_cache_ticket *t;
@@ -109,7 +110,8 @@ bool crash_holds(struct ps_cache *c, uint64_t number)
 {
     uint8_t key[1][PS_SHA256_BYTES], present = 0;
     crash_extent_key(number, key[0]);
-    return ps_cache_lookup(c, (const uint8_t(*)[PS_SHA256_BYTES])key, 1, &present, NULL) == 0 && present == 1;
+    return ps_cache_lookup(c, (const uint8_t(*)[PS_SHA256_BYTES])key, 1, &present, NULL) == 0 &&
+           present == 1;
 }
 
 int crash_spawn(const char *role, const char *dir, uint64_t a, uint64_t b)

@@ -1,4 +1,5 @@
-/* The hard limit: bounds that hold for any numbers, and a folder that never passes its budget while more is written than fits.
+/* The hard limit: bounds that hold for any numbers, and a folder that never passes its budget while more is
+ * written than fits.
  * ctest-timeout: 600 */
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,8 @@ static void test_bounds_grow(void **state)
         whole = ps_budget_for(n << 18, n);
         fixed = ps_budget_fixed_bytes(n << 12);
     }
-    printf("    bound of the index: %.1f bytes per extent at 1,000,000\n", (double)ps_budget_index_bytes(1000000) / 1e6);
+    printf("    bound of the index: %.1f bytes per extent at 1,000,000\n",
+           (double)ps_budget_index_bytes(1000000) / 1e6);
     assert_true(ps_budget_index_bytes(1000000) < 150u * 1000000u);
     assert_true(ps_budget_for(UINT64_MAX, 5) == UINT64_MAX); /* saturates */
 }
@@ -128,8 +130,8 @@ static void hold_all(uint64_t n, size_t min_bytes, size_t max_bytes)
         assert_true(crash_holds(c, i));
     assert_int_equal(ps_cache_model_bytes(c, m), stored);
     const uint64_t most = crash_watch_stop(w);
-    printf("    %llu extents, %llu bytes: budget %llu, most %llu\n", (unsigned long long)n, (unsigned long long)stored,
-           (unsigned long long)budget, (unsigned long long)most);
+    printf("    %llu extents, %llu bytes: budget %llu, most %llu\n", (unsigned long long)n,
+           (unsigned long long)stored, (unsigned long long)budget, (unsigned long long)most);
     assert_true(most <= budget);
     assert_true(ps_cache_allocated_peak_bytes(c) <= budget);
     ps_cache_close(c);
@@ -169,8 +171,8 @@ static void test_never_exceeded(void **state)
     assert_int_equal(ps_cache_model_bytes(c, m), stored);
     ps_cache_close(c);
     const uint64_t most = crash_watch_stop(w);
-    printf("    budget %llu, most %llu, stored %llu, refused %llu\n", (unsigned long long)budget, (unsigned long long)most,
-           (unsigned long long)stored, (unsigned long long)refused);
+    printf("    budget %llu, most %llu, stored %llu, refused %llu\n", (unsigned long long)budget,
+           (unsigned long long)most, (unsigned long long)stored, (unsigned long long)refused);
     assert_true(most <= budget);
 }
 
@@ -191,14 +193,16 @@ static void test_two_processes(void **state)
     (void)state;
     int pids[2];
     const uint64_t small = 6u << 20;
-    struct ps_cache *c = crash_open(dir, small); /* a live process's budget governs from before they begin */
+    struct ps_cache *c =
+        crash_open(dir, small); /* a live process's budget governs from before they begin */
     for (uint64_t i = 0; i < 2; i++)
         pids[i] = crash_spawn("write", dir, i + 1, i == 0 ? small : 64u << 20);
     struct crash_watch *w = crash_watch_start(dir);
     assert_true(crash_wait(pids[0]));
     assert_true(crash_wait(pids[1]));
     const uint64_t most = crash_watch_stop(w);
-    printf("    two processes: smaller budget %llu, most %llu\n", (unsigned long long)small, (unsigned long long)most);
+    printf("    two processes: smaller budget %llu, most %llu\n", (unsigned long long)small,
+           (unsigned long long)most);
     assert_true(most <= small);
     uint64_t checked, bad;
     assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
@@ -228,8 +232,9 @@ static void test_shrinks_when_reopened(void **state)
     for (size_t i = 0; i < TEST_COUNT(budgets); i++) {
         c = crash_open(dir, budgets[i]);
         const uint64_t held = count_held(c, 1000);
-        printf("    budget %llu: %llu extents kept, %llu bytes allocated\n", (unsigned long long)budgets[i],
-               (unsigned long long)held, (unsigned long long)crash_folder_bytes(dir));
+        printf("    budget %llu: %llu extents kept, %llu bytes allocated\n",
+               (unsigned long long)budgets[i], (unsigned long long)held,
+               (unsigned long long)crash_folder_bytes(dir));
         assert_true(crash_folder_bytes(dir) <= budgets[i]);
         assert_true(held < before);
         assert_true(i >= 3 || held > 0);

@@ -1,4 +1,5 @@
-/* kill -9 of a writing process at many moments, then reopening: no wrong byte, no leaked block, no more than the budget.
+/* kill -9 of a writing process at many moments, then reopening: no wrong byte, no leaked block, no more than
+ * the budget.
  * ctest-timeout: 900 */
 #include <signal.h>
 #include <stdio.h>
@@ -42,7 +43,8 @@ static int child(const char *dir, uint64_t seed, uint64_t budget)
         for (uint64_t i = 0; i < 8; i++)
             crash_extent_key((turn % 2) * KEYS + (turn * 8 + i) % KEYS, keys[i]);
         /* What the plan doesn't name gives way, so that every turn evicts. */
-        assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, 8, NULL), 0);
+        assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, 8, NULL),
+                         0);
         for (uint64_t i = 0; i < 60; i++) {
             const uint64_t number = (turn % 2) * KEYS + (turn * 8 + i) % KEYS;
             const int rc = crash_store(c, m, number, 0, buf, size_of(number));
@@ -58,7 +60,8 @@ static int child(const char *dir, uint64_t seed, uint64_t budget)
 
 static void pause_us(uint64_t us)
 {
-    const struct timespec t = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000};
+    const struct timespec t = {.tv_sec = (time_t)(us / 1000000),
+                               .tv_nsec = (long)(us % 1000000) * 1000};
     nanosleep(&t, NULL);
 }
 
@@ -114,8 +117,8 @@ static void test_kill_one(void **state)
         assert_true(crash_folder_bytes(dir) <= BUDGET);
         held += inspect(dir);
     }
-    printf("    %d kills: %.0f extents held on average, at most %llu of %llu bytes\n", ROUNDS, (double)held / ROUNDS,
-           (unsigned long long)most, (unsigned long long)BUDGET);
+    printf("    %d kills: %.0f extents held on average, at most %llu of %llu bytes\n", ROUNDS,
+           (double)held / ROUNDS, (unsigned long long)most, (unsigned long long)BUDGET);
     assert_true(held > 0);
     test_remove_tree(dir);
 }
@@ -143,7 +146,8 @@ static void test_kill_among_others(void **state)
         kill_and_wait(others[i]);
     ps_cache_close(c);
     const uint64_t most = crash_watch_stop(w);
-    printf("    three processes: at most %llu of %llu bytes\n", (unsigned long long)most, (unsigned long long)BUDGET);
+    printf("    three processes: at most %llu of %llu bytes\n", (unsigned long long)most,
+           (unsigned long long)BUDGET);
     assert_true(most <= BUDGET);
     assert_true(inspect(dir) > 0);
     test_remove_tree(dir);

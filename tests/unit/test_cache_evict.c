@@ -36,7 +36,8 @@ static int teardown(void **state)
 static void test_score(void **state)
 {
     (void)state;
-    const struct ps_evict_facts other = {.use_order = 5, .rank = 10}, older = {.use_order = 4, .rank = 10},
+    const struct ps_evict_facts other = {.use_order = 5, .rank = 10},
+                                older = {.use_order = 4, .rank = 10},
                                 behind = {.use_order = 5, .rank = 11}, pinned = {.pinned = true},
                                 planned = {.own = true, .has_plan = true, .planned = true},
                                 unplanned = {.own = true, .has_plan = true, .use_order = 1},
@@ -181,7 +182,8 @@ static void test_plan_is_kept(void **state)
     unsigned ok = 0;
     for (unsigned i = 0; i < 200; i++)
         ok += crash_store(c, m, i, 0, buf, EACH) == 0;
-    assert_int_equal(held(c, 0, 200), 0 + held(c, 0, ok)); /* the first that came; without a plan none of them goes */
+    assert_int_equal(held(c, 0, 200),
+                     0 + held(c, 0, ok)); /* the first that came; without a plan none of them goes */
     assert_true(ok > 60 && ok < 128);
     set_plan(c, m, ok - 20, 90); /* 20 that are there, 70 that are not */
     for (unsigned i = ok; i < ok + 70; i++)

@@ -1,5 +1,5 @@
-/* The index: records, slots and counters stay in step; damage is found; a full map grows; a thousand shapes of garbage do no
- * harm.
+/* The index: records, slots and counters stay in step; damage is found; a full map grows; a thousand shapes of
+ * garbage do no harm.
  * ctest-timeout: 600 */
 #include <fcntl.h>
 #include <stdio.h>
@@ -65,7 +65,8 @@ static int change_body(struct ps_index_write *w, void *user, struct ps_err *err)
         uint8_t key[PS_SHA256_BYTES];
         const struct ps_record rec = record_of(i, (uint32_t)i);
         crash_extent_key(i, key);
-        rc = s->remove ? ps_index_write_remove(w, key, &rec, err) : ps_index_write_add(w, key, &rec, err);
+        rc = s->remove ? ps_index_write_remove(w, key, &rec, err)
+                       : ps_index_write_add(w, key, &rec, err);
     }
     return rc;
 }
@@ -109,7 +110,8 @@ static void test_records_and_slots(void **state)
     assert_int_equal(slot, 4096);
     assert_int_equal(ps_index_read_free_slot(&r, 0, 4098, 10000, never_busy, NULL, &slot), 0);
     assert_int_equal(slot, 4098);
-    assert_int_equal(ps_index_read_free_slot(&r, 0, 4099, 10000, never_busy, NULL, &slot), PS_ENOTFOUND);
+    assert_int_equal(ps_index_read_free_slot(&r, 0, 4099, 10000, never_busy, NULL, &slot),
+                     PS_ENOTFOUND);
     assert_int_equal(ps_index_read_free_slot(&r, 0, 4099, 10005, never_busy, NULL, &slot), 0);
     assert_int_equal(slot, 10000);
     assert_int_equal(ps_index_read_free_slot(&r, 1, 17, 20, never_busy, NULL, &slot), 0);
@@ -227,7 +229,8 @@ static void test_file_stays_within_bound(void **state)
     uint64_t most_pct = 0;
     for (uint64_t n = 0; n < 12000; n += PS_CACHE_BATCH) {
         assert_int_equal(change(ix, n, n + PS_CACHE_BATCH, false), 0);
-        const uint64_t bound = ps_budget_index_bytes(n + PS_CACHE_BATCH), real = ps_index_file_bytes(ix);
+        const uint64_t bound = ps_budget_index_bytes(n + PS_CACHE_BATCH),
+                       real = ps_index_file_bytes(ix);
         assert_true(real <= bound);
         most_pct = real * 100 / bound > most_pct ? real * 100 / bound : most_pct;
     }
@@ -239,8 +242,8 @@ static void test_file_stays_within_bound(void **state)
         assert_true(real <= bound);
         most_pct = real * 100 / bound > most_pct ? real * 100 / bound : most_pct;
     }
-    printf("    at most %llu %% of the bound, %.1f bytes per extent\n", (unsigned long long)most_pct,
-           (double)ps_index_file_bytes(ix) / 12032);
+    printf("    at most %llu %% of the bound, %.1f bytes per extent\n",
+           (unsigned long long)most_pct, (double)ps_index_file_bytes(ix) / 12032);
     ps_index_close(ix);
 }
 
@@ -318,8 +321,8 @@ static void test_random_damage(void **state)
         (void)change(ix, 700, 730, true);
         ps_index_close(ix);
     }
-    printf("    600 damaged files: %llu refused by the check, %llu opened\n", (unsigned long long)refused,
-           (unsigned long long)opened);
+    printf("    600 damaged files: %llu refused by the check, %llu opened\n",
+           (unsigned long long)refused, (unsigned long long)opened);
     assert_true(refused > 100);
     ps_free(good);
     ps_free(bad);
@@ -349,7 +352,8 @@ static void test_speed(void **state)
     enum { N = 102400 };
     struct ps_index *ix = open_index(256u << 20);
     uint64_t start = ps_now_ns();
-    for (uint64_t i = 0; i < N; i += i < N - 6400 ? 1000 : PS_CACHE_BATCH) /* big steps for speed, then as in life */
+    for (uint64_t i = 0; i < N;
+         i += i < N - 6400 ? 1000 : PS_CACHE_BATCH) /* big steps for speed, then as in life */
         assert_int_equal(change(ix, i, i + (i < N - 6400 ? 1000 : PS_CACHE_BATCH), false), 0);
     const double fill = ps_seconds_since(start);
     ps_index_close(ix);
@@ -371,8 +375,9 @@ static void test_speed(void **state)
     start = ps_now_ns();
     assert_int_equal(ps_index_check_file(path, NULL), 0);
     const double check = ps_seconds_since(start);
-    printf("    %d records: fill %.2f s, open %.2f ms, lookup %.2f us, %.1f bytes each, page check %.1f ms\n", N, fill,
-           open_s * 1e3, get / N * 1e6, (double)ps_index_file_bytes(ix) / N, check * 1e3);
+    printf("    %d records: fill %.2f s, open %.2f ms, lookup %.2f us, %.1f bytes each, page check "
+           "%.1f ms\n",
+           N, fill, open_s * 1e3, get / N * 1e6, (double)ps_index_file_bytes(ix) / N, check * 1e3);
     ps_free(keys);
     ps_index_close(ix);
 }

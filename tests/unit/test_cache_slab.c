@@ -54,17 +54,20 @@ static void expect(struct ps_slabs *s, uint64_t number, uint32_t slot, size_t by
     struct ps_err err = {.code = 0};
     for (size_t shift = 0; shift < 2; shift++) { /* aligned and not */
         memset(buf, 0xee, bytes + 8);
-        assert_ok(ps_slab_read(s, ps_budget_class(bytes), slot, buf + shift, bytes, CAP - shift, &err), &err);
+        assert_ok(ps_slab_read(s, ps_budget_class(bytes), slot, buf + shift, bytes, CAP - shift, &err),
+                  &err);
         assert_true(crash_extent_equal(number, buf + shift, bytes));
     }
-    assert_ok(ps_slab_read(s, ps_budget_class(bytes), slot, buf, bytes, bytes, &err), &err); /* no room for whole grains */
+    assert_ok(ps_slab_read(s, ps_budget_class(bytes), slot, buf, bytes, bytes, &err),
+              &err); /* no room for whole grains */
     assert_true(crash_extent_equal(number, buf, bytes));
 }
 
 static void round_trips(bool direct)
 {
-    static const size_t sizes[] = {1,     4095,   4096,   4097,    8192,    65535,       262144,
-                                   65537, 262145, 999999, 1048576, 8388608, 16777215 - 4095, 16777216};
+    static const size_t sizes[] = {
+        1,     4095,   4096,   4097,    8192,    65535,           262144,
+        65537, 262145, 999999, 1048576, 8388608, 16777215 - 4095, 16777216};
     struct ps_slabs *s = open_slabs(false, direct);
     for (size_t i = 0; i < TEST_COUNT(sizes); i++)
         for (uint32_t slot = 0; slot < 40; slot += 13)
