@@ -13,7 +13,7 @@
 #include "tools/word_distance.c"
 #include "tools/options.c"
 
-#define MAX_ARGS 16
+#define MAX_ARGS 32
 
 static const char *env_names[4], *env_values[4];
 
