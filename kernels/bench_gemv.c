@@ -66,26 +66,36 @@ static double best_sum(const struct best *b, size_t bytes)
     return sum;
 }
 
-static double probe_gb_s(struct ps_pool *pool, const uint8_t *mem, size_t bytes)
+#define DISTANCES 5
+#define VARIANTS  (3 * DISTANCES)
+
+/* One pass with each variant of the loop: 1, 2 and 4 streams, several prefetch distances. */
+static void probe(struct ps_pool *pool, const uint8_t *mem, size_t bytes, struct best best[VARIANTS])
 {
-    static const size_t distances[] = {0, 512, 1024, 2048, 4096};
-    double rate = 0;
-    for (unsigned streams = 1; streams <= 4; streams *= 2)
-        for (size_t i = 0; i < sizeof distances / sizeof distances[0]; i++) {
-            struct best best;
-            best_init(&best);
-            for (int pass = 0; pass < 3; pass++)
-                for (size_t at = 0; at < bytes; at += STRETCH) {
-                    struct probe p = {.mem = mem + at,
-                                      .bytes = ps_min_size(STRETCH, bytes - at),
-                                      .distance = distances[i],
-                                      .streams = streams};
-                    uint64_t start = ps_now_ns();
-                    ps_fork(pool, read_share, &p);
-                    best.s[at / STRETCH] = fmin(best.s[at / STRETCH], ps_seconds_since(start));
-                }
-            rate = fmax(rate, (double)bytes / best_sum(&best, bytes) / 1e9);
+    static const size_t distances[DISTANCES] = {0, 512, 1024, 2048, 4096};
+    for (unsigned i = 0; i < VARIANTS; i++)
+        for (size_t at = 0; at < bytes; at += STRETCH) {
+            struct probe p = {.mem = mem + at,
+                              .bytes = ps_min_size(STRETCH, bytes - at),
+                              .distance = distances[i % DISTANCES],
+                              .streams = 1u << i / DISTANCES};
+            uint64_t start = ps_now_ns();
+            ps_fork(pool, read_share, &p);
+            best[i].s[at / STRETCH] = fmin(best[i].s[at / STRETCH], ps_seconds_since(start));
         }
+}
+
+static void probe_init(struct best best[VARIANTS])
+{
+    for (size_t i = 0; i < VARIANTS; i++)
+        best_init(&best[i]);
+}
+
+static double best_gb_s(const struct best best[VARIANTS], size_t bytes)
+{
+    double rate = 0;
+    for (size_t i = 0; i < VARIANTS; i++)
+        rate = fmax(rate, (double)bytes / best_sum(&best[i], bytes) / 1e9);
     return rate;
 }
 
@@ -127,15 +137,12 @@ static void one_pass(const struct bench *b, enum ps_dtype t, size_t T, struct be
     }
 }
 
-static void measure(const struct bench *b, enum ps_dtype t, unsigned T, struct ps_bench_row *row)
+static struct ps_bench_row result(const struct bench *b, enum ps_dtype t, unsigned T,
+                                  const struct best *best)
 {
-    double seconds, weights = (double)b->bytes / (double)ps_dtype_bytes(t);
-    struct best best;
-    best_init(&best);
-    for (int i = 0, times = T < 64 ? 7 : 3; i < times; i++)
-        one_pass(b, t, T, &best);
-    seconds = best_sum(&best, b->bytes);
-    *row = (struct ps_bench_row){
+    double seconds = best_sum(best, b->bytes);
+    double weights = (double)b->bytes / (double)ps_dtype_bytes(t);
+    return (struct ps_bench_row){
         .dtype = t == PS_BF16  ? "bf16"
                  : t == PS_F16 ? "f16"
                                : "f32",
@@ -146,18 +153,31 @@ static void measure(const struct bench *b, enum ps_dtype t, unsigned T, struct p
     };
 }
 
+#define N_T    6
+#define ROUNDS 4
+
+/* The rows of a type and the probe take turns, so that a disturbance of a second does not fall on one of them alone. */
 static size_t run_all(const struct bench *b, struct ps_bench_row *rows, size_t cap, double *limit_gb_s)
 {
     static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32};
-    static const unsigned Ts[] = {1, 4, 16, 64, 128, 512};
+    static const unsigned Ts[N_T] = {1, 4, 16, 64, 128, 512};
+    struct best limit[VARIANTS], best[N_T];
     size_t n = 0;
+    probe_init(limit);
     for (size_t i = 0; i < 3; i++) {
         fill(b->mem, b->bytes, types[i]);
-        *limit_gb_s = fmax(*limit_gb_s, probe_gb_s(b->pool, b->mem, b->bytes));
-        for (size_t j = 0; j < 6 && n < cap; j++)
-            measure(b, types[i], Ts[j], &rows[n++]);
+        for (size_t j = 0; j < N_T; j++)
+            best_init(&best[j]);
+        for (int round = 0; round < ROUNDS; round++) {
+            probe(b->pool, b->mem, b->bytes, limit);
+            for (size_t j = 0; j < N_T; j++)
+                for (int pass = 0; pass < (Ts[j] < 64 ? 4 : 1); pass++)
+                    one_pass(b, types[i], Ts[j], &best[j]);
+        }
+        for (size_t j = 0; j < N_T && n < cap; j++)
+            rows[n++] = result(b, types[i], Ts[j], &best[j]);
     }
-    *limit_gb_s = fmax(*limit_gb_s, probe_gb_s(b->pool, b->mem, b->bytes));
+    *limit_gb_s = best_gb_s(limit, b->bytes);
     return n;
 }
 
@@ -174,7 +194,8 @@ int ps_bench_gemv(struct ps_bench_row *rows, size_t cap, size_t *n, double *limi
     b.bytes = ps_min_size(MATRIX_BYTES, ps_host_free_memory_bytes() / 4) / PANEL_BYTES * PANEL_BYTES;
     if (b.be == &ps_cpu_ref || b.bytes == 0)
         b.bytes = PANEL_BYTES;
-    packed_bytes = b.be->act_bytes(PS_BF16, MAX_T, BENCH_K) + 4096;
+    for (enum ps_dtype t = PS_F32; t <= PS_BF16; t++)
+        packed_bytes = ps_max_size(packed_bytes, b.be->act_bytes(t, MAX_T, BENCH_K) + 4096);
     rc = ps_pool_new(&b.pool, threads, ps_backend_thread_start, (void *)b.be, err);
     if (rc)
         return rc;
@@ -209,6 +230,7 @@ out:
 int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
 {
     struct bench b = {0};
+    struct best best[VARIANTS];
     b.bytes = ps_min_size(MATRIX_BYTES, ps_host_free_memory_bytes() / 4) / PANEL_BYTES * PANEL_BYTES;
     int rc = ps_pool_new(&b.pool, threads, NULL, NULL, err);
     if (rc)
@@ -216,7 +238,10 @@ int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
     b.mem = b.bytes ? ps_alloc_pages(b.bytes, 4096) : NULL;
     if (b.mem) {
         fill(b.mem, b.bytes, PS_BF16);
-        *gb_s = probe_gb_s(b.pool, b.mem, b.bytes);
+        probe_init(best);
+        for (int pass = 0; pass < 3; pass++)
+            probe(b.pool, b.mem, b.bytes, best);
+        *gb_s = best_gb_s(best, b.bytes);
         ps_free_pages(b.mem, b.bytes);
     } else {
         rc = ps_err_set(err, PS_ENOMEM, "kernels", "no memory to measure its bandwidth: free some");
