@@ -132,35 +132,34 @@ static void tell(void *user, int signo)
     sem_post(&s->told);
 }
 
-static int wait_for_signal(void)
+static int wait_for_signal(struct stopper *s)
 {
-    struct stopper s = {.signo = SIGTERM};
-
-    sem_init(&s.told, 0, 0);
-    ps_interrupt_set(tell, &s);
-    while (sem_wait(&s.told) < 0 && errno == EINTR)
+    while (sem_wait(&s->told) < 0 && errno == EINTR)
         continue;
-    ps_interrupt_set(NULL, NULL);
-    sem_destroy(&s.told);
-    return s.signo;
+    return s->signo;
 }
 
 static int serve(const struct ps_opts *o, struct listener *l, const struct ps_share_folder *folder,
                  struct ps_err *err)
 {
     struct ps_share_server *server = NULL;
+    struct stopper stopper = {.signo = SIGTERM};
     int rc = ps_share_server_start(&server, l->fd, folder, err);
-    int signo;
+    int signo = SIGTERM;
 
     if (rc < 0)
         return rc;
+    /* Before the announcement: whoever reads it may send a signal at once. */
+    sem_init(&stopper.told, 0, 0);
+    ps_interrupt_set(tell, &stopper);
     rc = announce(o, l, err);
-    if (rc < 0) {
-        ps_share_server_stop(server, 0);
+    if (rc == 0)
+        signo = wait_for_signal(&stopper);
+    ps_share_server_stop(server, rc == 0 ? STOP_GRACE_S : 0);
+    ps_interrupt_set(NULL, NULL);
+    sem_destroy(&stopper.told);
+    if (rc < 0)
         return rc;
-    }
-    signo = wait_for_signal();
-    ps_share_server_stop(server, STOP_GRACE_S);
     /* A service manager's SIGTERM is the normal end; Ctrl-C is an interruption, without a word. */
     return signo == SIGTERM ? 0 : ps_err_set(err, PS_EINTERRUPTED, "share", "%s", "");
 }
