@@ -1,0 +1,85 @@
+"""--ram is hard (design.md, promise 2; contract.md): resident memory stays within it, and 64 MiB for program and libraries.
+
+Measured as VmHWM of the process, for a small model and for one whose layers take 400 MB each, near and far: a layer is
+never held whole. Too little ends with status 5, names the least and fetches no weight; exactly that least works."""
+# ctest-timeout: 300
+import math
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import peer  # noqa: E402
+
+GRANTED = 64 * peer.MIB
+LARGE = dict(hidden=4096, layers=2, inter=12800, heads=32, kv_heads=8)
+PROMPT = "And it came to pass in those days"
+
+
+def within(t, r, budget, what):
+    if not t.equal(r.rc, 0, f"{what}: {r}"):
+        return
+    t.note(f"{what}: {r.peak_rss / peer.MIB:.1f} MiB resident of {budget / peer.MIB:.1f} + 64, {r.seconds:.2f} s")
+    if not peer.SANITIZED:
+        t.check(r.peak_rss <= budget + GRANTED, f"{what}: {r.peak_rss} resident, {budget + GRANTED} allowed")
+
+
+def run(t, model, what, ram, n=2, **kw):
+    r = t.run("run", model, "-p", PROMPT, "-n", n, "--temp", "0", "--ignore-eos", cache=t.path("cache"), ram=ram, watch=True, **kw)
+    if r.rc == 0:
+        within(t, r, r.stats["plan"]["ram_budget_bytes"], f"{what} --ram {ram}")
+    else:
+        t.equal(r.rc, 0, f"{what}: {r}")
+    return r
+
+
+def least(t, web, model, what, given="300K"):
+    web.fetched()
+    r = t.run("run", model, "-p", PROMPT, "-n", "1", "--temp", "0", cache=t.path("cache"), ram=given, disk="0")
+    t.equal(r.rc, 5, f"{what} --ram {given}: {r}")
+    t.check(r.stats.get("exit") == 5 and r.stats.get("error"), f"{what}: --stats tells of the failure: {r.stats}")
+    fetched = web.fetched()
+    t.check(not fetched, f"{what}: {fetched.bytes()} bytes of weights were fetched before the refusal")
+    number = max((int(n) for n in re.findall(r"\d+", r.err)), default=0)
+    t.note(f"{what}: least --ram {number} ({number / peer.MIB:.1f} MiB)")
+    t.check(number > 307200, f"{what}: the least is named: {r.err!r}")
+    r = t.run("run", model, "-p", PROMPT, "-n", "1", "--temp", "0", cache=t.path("cache"), ram=number - 1, disk="0")
+    t.equal(r.rc, 5, f"{what} --ram least - 1: {r}")
+    r = t.run("run", model, "-p", PROMPT, "-n", "1", "--temp", "0", cache=t.path("cache"), ram=number, disk="0", watch=True)
+    within(t, r, number, f"{what} --ram least")
+    if r.rc == 0:
+        t.equal(r.stats["plan"]["ram_min_bytes"], number, f"{what}: plan.ram_min_bytes is the least that was named")
+
+
+def large(t, web):
+    """The logits of a model of zeros are zeros: all finite, of the right number."""
+    config = peer.sparse_llama(t.path("large"), tokenizer=True, **LARGE)
+    ids = [1, 2, 3, 4, 5]
+    for model, what in ((t.path("large"), "400 MB layers, local"), (web.url + "/large", "400 MB layers, nginx")):
+        for ram in ("200M", "min"):
+            out = t.path("logits")
+            r = t.run("logits", model, "--tokens", ",".join(map(str, ids)), "--out", out, cache=t.path("cache"), ram=ram, disk="0", watch=True)
+            within(t, r, 200 * peer.MIB, f"{what} logits --ram {ram}")
+            if r.rc == 0:
+                values = peer.floats(out)
+                t.equal(len(values), len(ids) * config["vocab_size"], f"{what}: number of logits")
+                t.check(all(math.isfinite(v) for v in values), f"{what}: logits are finite")
+        run(t, model, what, "200M", disk="0")
+
+
+def main():
+    with peer.Test() as t:
+        web = t.nginx(t.path("."))
+        peer.random_llama(t.path("small"), dtype="f32")
+        peer.sparse_llama(t.path("middle"), tokenizer=True, hidden=2048, layers=3, inter=5632, heads=16, kv_heads=4)
+        least(t, web, web.url + "/small", "small")
+        least(t, web, web.url + "/middle", "middle")
+        least(t, web, t.path("middle"), "middle, local")
+        for ram in ("min", "200M", "300M", None):
+            run(t, web.url + "/small", "small", ram, disk="25%")
+            run(t, web.url + "/middle", "middle", ram, disk="25%")
+            run(t, t.path("middle"), "middle, local", ram)
+        large(t, web)
+
+
+main()
