@@ -1,14 +1,16 @@
 /* Models, facts and maintenance: what `penstock cache` shows and does. In: questions; out: answers from the index. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include "base/alloc.h"
 #include "base/log.h"
 #include "cache/cache_internal.h"
 
-#define SCAN_CHUNK 256u
-#define LAYERS_MAX 32768u
-#define PREFIX_MIN 4u /* shortest prefix of a model id that is looked up */
+#define SCAN_CHUNK  256u
+#define EVICT_CHUNK 4096u /* records sorted by slot at a time */
+#define LAYERS_MAX  32768u
+#define PREFIX_MIN  4u /* shortest prefix of a model id that is looked up */
 
 /* ---- models ---- */
 
@@ -354,16 +356,21 @@ struct evict_job {
     const uint8_t *id;
     bool doomed[PS_INDEX_MODELS_MAX];
     struct ps_cache *c;
-    struct ps_keyed_record recs[PS_CACHE_BATCH];
+    struct ps_keyed_record recs[EVICT_CHUNK];
     size_t n;
     uint64_t freed;
 };
 
+/* In the order of their slots: neighbours give their blocks back in one call. */
 static int evict_flush(struct evict_job *j, struct ps_err *err)
 {
-    const size_t n = j->n;
+    int rc = 0;
+    qsort(j->recs, j->n, sizeof j->recs[0], ps_writer_by_slot);
+    for (size_t i = 0; i < j->n && rc == 0; i += PS_CACHE_BATCH)
+        rc = ps_writer_evict(j->c, j->recs + i, j->n - i < PS_CACHE_BATCH ? j->n - i : PS_CACHE_BATCH,
+                             false, &j->freed, err);
     j->n = 0;
-    return n > 0 ? ps_writer_evict(j->c, j->recs, n, false, &j->freed, err) : 0;
+    return rc;
 }
 
 static int evict_record(void *user, const struct ps_keyed_record *k, struct ps_err *err)
@@ -372,7 +379,7 @@ static int evict_record(void *user, const struct ps_keyed_record *k, struct ps_e
     if (k->rec.model < PS_INDEX_MODELS_MAX && !j->doomed[k->rec.model])
         return 0;
     j->recs[j->n++] = *k;
-    return j->n == PS_CACHE_BATCH ? evict_flush(j, err) : 0;
+    return j->n == EVICT_CHUNK ? evict_flush(j, err) : 0;
 }
 
 /* Rows of models of which nothing is left and that no process works on. */

@@ -116,6 +116,8 @@ void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t);
 /* A ticket whose bytes will not be kept: punches its slot, removes its claim, takes the ticket back. */
 void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t);
 void ps_ticket_recycle(struct ps_cache *c, struct ps_cache_ticket *t);
+/* By class and slot, for qsort: neighbours are punched together. */
+int ps_writer_by_slot(const void *a, const void *b);
 /* Writer only. Takes up to PS_CACHE_BATCH of recs out (those that are still there, and in nobody's hands). `force`: the
  * folder is over its limit anyway, the commit may grow the index. */
 int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size_t n, bool force,

@@ -208,13 +208,18 @@ int ps_slab_sync(struct ps_slabs *s, int cls, struct ps_err *err)
     return 0;
 }
 
-void ps_slab_punch(struct ps_slabs *s, int cls, uint32_t slot)
+void ps_slab_punch_run(struct ps_slabs *s, int cls, uint32_t first, uint32_t count)
 {
     const int fd = class_fd(s, cls, false);
     if (fd < 0)
         return;
-    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, slot_offset(cls, slot),
-                    (off_t)ps_budget_class_bytes(cls));
+    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, slot_offset(cls, first),
+                    (off_t)(ps_budget_class_bytes(cls) * count));
+}
+
+void ps_slab_punch(struct ps_slabs *s, int cls, uint32_t slot)
+{
+    ps_slab_punch_run(s, cls, slot, 1);
 }
 
 void ps_slab_drop_pages(struct ps_slabs *s, int cls, uint32_t slot, size_t bytes)

@@ -34,6 +34,8 @@ int ps_slab_read(struct ps_slabs *s, int cls, uint32_t slot, void *buf, size_t b
 int ps_slab_sync(struct ps_slabs *s, int cls, struct ps_err *err);
 /* Gives the blocks of a slot back. Best effort: what stays allocated shows in ps_slabs_allocated_bytes. */
 void ps_slab_punch(struct ps_slabs *s, int cls, uint32_t slot);
+/* The same for `count` neighbours in one call: a punch can cost milliseconds, whatever its length. */
+void ps_slab_punch_run(struct ps_slabs *s, int cls, uint32_t first, uint32_t count);
 /* Forgets the page cache of a slot that has been synced (only with direct reads: nobody would use it). */
 void ps_slab_drop_pages(struct ps_slabs *s, int cls, uint32_t slot, size_t bytes);
 

@@ -325,6 +325,34 @@ static int evict_body(struct ps_index_write *w, void *user, struct ps_err *err)
     return rc;
 }
 
+int ps_writer_by_slot(const void *a, const void *b)
+{
+    const struct ps_record *x = &((const struct ps_keyed_record *)a)->rec;
+    const struct ps_record *y = &((const struct ps_keyed_record *)b)->rec;
+    if (x->cls != y->cls)
+        return x->cls < y->cls ? -1 : 1;
+    return x->slot < y->slot ? -1 : x->slot > y->slot;
+}
+
+/* Gives the blocks back, neighbours at once. Returns how many bytes that was. */
+static uint64_t punch_evicted(struct eviction *e)
+{
+    uint64_t bytes = 0;
+    qsort(e->recs, e->n, sizeof *e->recs, ps_writer_by_slot);
+    for (size_t i = 0; i < e->n;) {
+        const struct ps_record *first = &e->recs[i].rec;
+        uint32_t run = 0;
+        while (i < e->n && e->recs[i].rec.cls == first->cls &&
+               e->recs[i].rec.slot == first->slot + run) {
+            bytes += ps_budget_round(e->recs[i].rec.bytes);
+            run++;
+            i++;
+        }
+        ps_slab_punch_run(e->c->slabs, first->cls, first->slot, run);
+    }
+    return bytes;
+}
+
 int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size_t n, bool force,
                     uint64_t *freed_bytes, struct ps_err *err)
 {
@@ -334,10 +362,8 @@ int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size
         return ps_cache_note(c, rc);
     rc = ps_cache_note(c, ps_index_update(c->index, evict_body, &e, err));
     end_growth(c);
-    for (size_t i = 0; i < e.n && rc == 0; i++) {
-        ps_slab_punch(c->slabs, e.recs[i].rec.cls, e.recs[i].rec.slot);
-        *freed_bytes += ps_budget_round(e.recs[i].rec.bytes);
-    }
+    if (rc == 0)
+        *freed_bytes += punch_evicted(&e);
     ps_claims_lock(c->claims);
     for (size_t i = 0; i < e.n; i++)
         ps_claims_remove_locked(c->claims, e.claims[i]);
@@ -515,6 +541,23 @@ static int find_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
     return rc;
 }
 
+static int victim_by_slot(const void *a, const void *b)
+{
+    return ps_writer_by_slot(&((const struct ps_evict_victim *)a)->kept,
+                             &((const struct ps_evict_victim *)b)->kept);
+}
+
+/* Of a long list that all must go: the part that is needed, by slot instead of by score. */
+static void order_for_punching(struct ps_evict_list *l, uint64_t need)
+{
+    size_t n = 0;
+    for (uint64_t bytes = 0; n < l->n && bytes < need; n++)
+        bytes += ps_budget_round(l->items[n].kept.rec.bytes);
+    l->n = n;
+    if (n > 1)
+        qsort(l->items, n, sizeof *l->items, victim_by_slot);
+}
+
 /* How many of the next victims to take: enough for `need`, at most a batch. */
 static size_t next_victims(struct ps_cache *c, uint64_t need,
                            struct ps_keyed_record recs[PS_CACHE_BATCH])
@@ -564,6 +607,8 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
             scanned = true;
             if (rc != 0 || c->victims.n == 0)
                 break;
+            if (shrinking)
+                order_for_punching(&c->victims, target - *freed_bytes);
         }
         const size_t n = next_victims(c, target - *freed_bytes, recs);
         rc = ps_writer_evict(c, recs, n, shrinking, freed_bytes, err);
