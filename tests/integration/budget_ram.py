@@ -58,13 +58,24 @@ def large(t, web):
     for model, what in ((t.path("large"), "400 MB layers, local"), (web.url + "/large", "400 MB layers, nginx")):
         for ram in ("200M", "min"):
             out = t.path("logits")
-            r = t.run("logits", model, "--tokens", ",".join(map(str, ids)), "--out", out, cache=t.path("cache"), ram=ram, disk="0", watch=True)
+            r = t.run("logits", model, "--tokens", ",".join(map(str, ids)), "--out", out, cache=t.path("cache"), ram=ram, disk="0",
+                      watch=True)
             within(t, r, 200 * peer.MIB, f"{what} logits --ram {ram}")
             if r.rc == 0:
                 values = peer.floats(out)
                 t.equal(len(values), len(ids) * config["vocab_size"], f"{what}: number of logits")
                 t.check(all(math.isfinite(v) for v in values), f"{what}: logits are finite")
         run(t, model, what, "200M", disk="0")
+
+
+def many_logits(t):
+    """The result itself counts: 196 MiB of logits either fit into --ram or are refused before they are computed."""
+    peer.sparse_llama(t.path("wide"), hidden=256, layers=2, inter=512, heads=4, kv_heads=2, vocab=128256)
+    ids = ",".join(str(i) for i in range(400))
+    r = t.run("logits", t.path("wide"), "--tokens", ids, "--out", t.path("logits"), ram="64M", watch=True)
+    t.check(r.rc in (0, 5), f"400 x 128256 logits: {r}")
+    if r.rc == 0:
+        within(t, r, 64 * peer.MIB, "400 x 128256 logits --ram 64M")
 
 
 def main():
@@ -80,6 +91,7 @@ def main():
             run(t, web.url + "/middle", "middle", ram, disk="25%")
             run(t, t.path("middle"), "middle, local", ram)
         large(t, web)
+        many_logits(t)
 
 
 main()
