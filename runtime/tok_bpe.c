@@ -428,14 +428,9 @@ static uint32_t find_whole(const struct ps_tok_bpe *m, struct ps_tok_bpe_work *w
     return ps_tok_vocab_find(&m->vocab, w->mapped.data, w->mapped.len);
 }
 
-static struct ps_tok_word *cache_slot(struct ps_tok_bpe_work *w, const char *s, size_t len)
+/* Where a word of this text would be remembered. */
+static struct ps_tok_word *cache_slot(const struct ps_tok_bpe_work *w, const char *s, size_t len)
 {
-    if (len > CACHE_LEN)
-        return NULL;
-    if (!w->cache)
-        w->cache = ps_calloc(CACHE_WORDS, sizeof *w->cache); /* without it: only slower */
-    if (!w->cache)
-        return NULL;
     uint64_t h = len;
     for (size_t i = 0; i < len; i++)
         h = (h ^ (unsigned char)s[i]) * 0x100000001b3ull;
@@ -446,7 +441,13 @@ int ps_tok_bpe_encode(const struct ps_tok_bpe *m, struct ps_tok_bpe_work *w, con
                       size_t len, bool raw_bytes, struct ps_tok_ids *ids, struct ps_err *err)
 {
     int rc;
-    struct ps_tok_word *word = cache_slot(w, s, len);
+    if (!w->cache)
+        w->cache = ps_calloc(CACHE_WORDS, sizeof *w->cache);
+    if (!w->cache) {
+        rc = PS_ENOMEM;
+        goto out;
+    }
+    struct ps_tok_word *word = len <= CACHE_LEN ? cache_slot(w, s, len) : NULL;
     if (word && word->len == len && word->s && !memcmp(word->s, s, len)) {
         for (size_t i = 0; i < word->n; i++) {
             rc = ps_tok_ids_push(ids, ids->v[word->at + i]);

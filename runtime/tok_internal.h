@@ -11,8 +11,8 @@
 #include "runtime/tok_unicode.h"
 #include "runtime/tokenizer.h"
 
-#define PS_TOK_VOCAB_MAX                                                                           \
-    (1u << 22) /* ids and tokens; the largest published vocabulary has 262,208 */
+/* ids and tokens; the largest published vocabulary has 262,208 */
+#define PS_TOK_VOCAB_MAX  ((1u << 22) - 1)
 #define PS_TOK_MERGES_MAX (1u << 23)
 #define PS_TOK_ARENA_MAX  (1u << 30) /* bytes of all token texts */
 #define PS_TOK_TEXT_MAX   (1u << 30) /* bytes of one text, also between the stages */
@@ -29,7 +29,7 @@ struct ps_tok_vocab {
     } * text;                /* by id */
     uint32_t n_ids, cap_ids; /* highest id + 1 */
     uint32_t n_tokens;
-    uint32_t *slots; /* open addressing: ids, PS_TOK_NONE empty */
+    uint32_t *slots; /* open addressing: ids with part of the hash, PS_TOK_NONE empty */
     uint32_t n_slots;
     uint64_t seed; /* so that no file can be made of colliding texts */
 };

@@ -91,9 +91,12 @@ static int copy_event(struct loader *l, const struct ps_json_event *ev, struct p
         break;
     }
     }
-    if (!ps_strbuf_ok(w->b))
-        return bad(
-            err, "normalizer, pre_tokenizer, post_processor or decoder over 4 MiB (or no memory)");
+    if (!ps_strbuf_ok(w->b)) {
+        if (w->b->len + 6 * ev->len + 16 <
+            PART_MAX) /* what the longest escape could have needed was there */
+            return no_memory(err);
+        return bad(err, "normalizer, pre_tokenizer, post_processor or decoder over 4 MiB");
+    }
     return 0;
 }
 
@@ -188,7 +191,7 @@ static int vocab_event(struct loader *l, const struct ps_json_event *ev, struct 
         return ps_strbuf_ok(&l->name) ? 0 : no_memory(err);
     }
     if (ev->kind != PS_JSON_INT || ev->integer < 0 || ev->integer >= PS_TOK_VOCAB_MAX)
-        return bad(err, "a token id in vocab is no number below 4194304");
+        return bad(err, "a token id in vocab is no number below 4194303");
     return ps_tok_vocab_add(&l->t->bpe.vocab, l->name.data, l->name.len, (uint32_t)ev->integer, err);
 }
 
@@ -280,7 +283,7 @@ static int added_field(struct loader *l, const struct ps_json_event *ev, struct 
     const char *k = l->one_key;
     if (!strcmp(k, "id")) {
         if (ev->kind != PS_JSON_INT || ev->integer < 0 || ev->integer >= PS_TOK_VOCAB_MAX)
-            return bad(err, "the id of an added token is no number below 4194304");
+            return bad(err, "the id of an added token is no number below 4194303");
         l->one_id = ev->integer;
         return 0;
     }

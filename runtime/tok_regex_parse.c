@@ -329,7 +329,7 @@ static uint32_t literal(struct parser *p, uint32_t c)
     struct ps_uc_set s = {0};
     ps_uc_set_add(&s, c, c);
     ps_uc_set_fold(&s);
-    if (s.n == 1 && s.r[0] == s.r[1]) {
+    if (!s.failed && s.n == 1 && s.r[0] == s.r[1]) {
         ps_uc_set_deinit(&s);
         return simple(p, PS_RX_CHAR, c);
     }

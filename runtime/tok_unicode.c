@@ -364,8 +364,14 @@ int ps_uc_class_build(struct ps_uc_class *out, const struct ps_uc_set *s)
         }
         c.block[b] = (uint16_t)class_block_of(&c, bits);
     }
-    void *less = ps_realloc(c.bits, c.n_blocks * 32);
-    c.bits = less ? less : c.bits;
+    void *fit = ps_malloc(c.n_blocks * 32);
+    if (!fit) {
+        ps_uc_class_free(&c);
+        return PS_ENOMEM;
+    }
+    memcpy(fit, c.bits, c.n_blocks * 32);
+    ps_free(c.bits);
+    c.bits = fit;
     *out = c;
     return 0;
 }

@@ -5,6 +5,9 @@
 #include "base/clock.h"
 #include "runtime/tok_internal.h"
 
+#define ID_BITS                                                                                    \
+    22u /* PS_TOK_VOCAB_MAX is below 1 << 22, so that no slot value equals PS_TOK_NONE */
+
 static uint64_t mix(uint64_t h)
 {
     h ^= h >> 32;
@@ -31,6 +34,12 @@ static uint64_t hash_text(uint64_t seed, const char *s, size_t len)
 static uint32_t slot_of(uint64_t h, uint32_t n_slots)
 {
     return (uint32_t)((h >> 32) * n_slots >> 32);
+}
+
+/* A slot holds the id and, above its 22 bits, as much of the hash: a probe that isn't the one rarely reads the text. */
+static uint32_t slot_value(uint64_t h, uint32_t id)
+{
+    return id | (uint32_t)h << ID_BITS;
 }
 
 static uint64_t new_seed(const void *p)
@@ -66,10 +75,11 @@ static int vocab_rehash(struct ps_tok_vocab *v, struct ps_err *err)
         size_t len;
         if (!ps_tok_vocab_get(v, id, &s, &len))
             continue;
-        uint32_t i = slot_of(hash_text(v->seed, s, len), n);
+        uint64_t h = hash_text(v->seed, s, len);
+        uint32_t i = slot_of(h, n);
         while (slots[i] != PS_TOK_NONE)
             i = i + 1 == n ? 0 : i + 1;
-        slots[i] = id;
+        slots[i] = slot_value(h, id);
     }
     ps_free(v->slots);
     v->slots = slots;
@@ -129,10 +139,11 @@ int ps_tok_vocab_add(struct ps_tok_vocab *v, const char *s, size_t len, uint32_t
     v->text[id] = (struct ps_tok_text){.off = (uint32_t)v->arena_len, .len = (uint32_t)len};
     v->arena_len += len;
     v->n_tokens++;
-    uint32_t i = slot_of(hash_text(v->seed, s, len), v->n_slots);
+    uint64_t h = hash_text(v->seed, s, len);
+    uint32_t i = slot_of(h, v->n_slots);
     while (v->slots[i] != PS_TOK_NONE)
         i = i + 1 == v->n_slots ? 0 : i + 1;
-    v->slots[i] = id;
+    v->slots[i] = slot_value(h, id);
     return 0;
 }
 
@@ -140,12 +151,13 @@ uint32_t ps_tok_vocab_find(const struct ps_tok_vocab *v, const char *s, size_t l
 {
     if (!v->n_slots)
         return PS_TOK_NONE;
-    for (uint32_t i = slot_of(hash_text(v->seed, s, len), v->n_slots);;
-         i = i + 1 == v->n_slots ? 0 : i + 1) {
-        uint32_t id = v->slots[i];
-        if (id == PS_TOK_NONE)
-            return id;
-        if (v->text[id].len == len && !memcmp(v->arena + v->text[id].off, s, len))
+    const uint64_t h = hash_text(v->seed, s, len);
+    for (uint32_t i = slot_of(h, v->n_slots);; i = i + 1 == v->n_slots ? 0 : i + 1) {
+        uint32_t slot = v->slots[i], id = slot & ((1u << ID_BITS) - 1);
+        if (slot == PS_TOK_NONE)
+            return slot;
+        if (slot == slot_value(h, id) && v->text[id].len == len &&
+            !memcmp(v->arena + v->text[id].off, s, len))
             return id;
     }
 }

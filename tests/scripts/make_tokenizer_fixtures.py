@@ -176,8 +176,187 @@ def unicode_tables(path):
         f.write("    {NULL, NULL, 0},\n};\n")
 
 
+TRAINING = """
+The pipe carries water from the lake to the wheel, and the wheel turns whether or not anybody watches it turn.
+Weights are carried the same way: a little at a time, in the order in which they are needed, and never twice.
+A layer is read, used and let go. The next layer is already on its way while this one is still at work.
+She said that it couldn't be done; he'd done it already. They're here, we've seen them, I'll wait, I'm late.
+In 1969 there were 42 valves, 1,024 bolts and 3.14 metres of chain. Call 555-0199 before 12:30 on 31/12/1999.
+def turn(wheel, water):
+    if water > 0:
+        return wheel.turn(water * 2)
+    return None  # nothing to do
+Der Müller überprüft die Schleuse. L'eau coule à travers le barrage. El río está lleno. Вода течёт по трубе.
+水从湖里流到水轮。 みずは パイプ を とおります。 물은 파이프를 통해 흐릅니다.  Το νερό ρέει.   تتدفق المياه
+"""
+
+TEXTS = [
+    "", " ", "  ", "   ", "\n", "\n\n", "\t\n \r\n", "the water", " the water", "The  wheel   turns.\n\n  And turns!\n",
+    "couldn't they'RE I'LL we'Ve 'S 'ſ 'ſt 'M", "12 345 67890 3.14 1,024 ٣٤٥ ²³ ½ Ⅷ १२", "水从湖里流到水轮。みずはパイプ", "Вода течёт",
+    "überprüft u\u0308berpru\u0308ft", "e\u0301 a\u0323\u0307 a\u0307\u0323 \u1e9b\u0323 \ufb01 \u212b \uac00\u11a8", "İstanbul ΣΑΣ ǅ ẞ",
+    "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea", "a\u00a0b\u2003c\u3000d\u1680e\u180ef\u200bg\u2028h\u0085i",
+    "\x00\x01\x1f\x7f\ufeff\ufffd", "<s>", "<s> the </s>", "a<s>b", "<unk>x<pad>", "x <mask> y", "x<mask>y", "[w] a[w]b [w][w] _[w]",
+    "Wheel wheel WHEEL", "▁▁the▁water▁", "ĠtheĊ", "<0x0A><0xFF>", "_snake_case camelCase HTTPServer42x", "!!!???...--—«»", "$1+1=2€ ^~`|<>",
+    "//path/to\\x?a=b&c=d#e", "    return None  # x\n\tif x:\n", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "ababababababababababababababababababababababababababab",
+    "\u0301\u0301 \u0345\u0323\u0307x\u0315\u0300\u05ae\u0062", "क्षत्रिय தமிழ் ไทย", "\U00031350\U00010d50\u1c89\U000e0100\U0010ffff\ue000",
+    "Hello<e>x </e> <tab>\t<tab>  end", "q\r\nq\rq\n\rq  \r\n  q", " \n \n\n  \n", "'s's 't", "1" * 30, "...\n\n/\n/ \n", "水1a中ab 12水 水",
+]
+
+
+def byte_level(vocab_size=340):
+    t = Tokenizer(M.BPE())
+    t.pre_tokenizer = P.ByteLevel(add_prefix_space=False)
+    t.train_from_iterator(TRAINING.splitlines(True), T.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=sorted(P.ByteLevel.alphabet()), show_progress=False))
+    return json.loads(t.to_str())
+
+
+def spm(vocab_size=300, byte_tokens=True, **model):
+    t = Tokenizer(M.BPE())
+    t.normalizer = N.Sequence([N.Prepend("▁"), N.Replace(" ", "▁")])
+    first = ["<unk>", "<s>", "</s>"] + (["<0x%02X>" % b for b in range(256)] if byte_tokens else [])
+    t.train_from_iterator([w for l in TRAINING[:700].splitlines() for w in l.replace(" ", " \0").split("\0")], T.BpeTrainer(
+        vocab_size=vocab_size + (256 if byte_tokens else 0), special_tokens=first, show_progress=False))
+    d = json.loads(t.to_str())
+    d["added_tokens"] = []
+    d["model"].update({"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": byte_tokens})
+    d["model"].update(model)
+    return d
+
+
+def added(content, **flags):
+    return dict({"id": 0, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                 "special": True}, **flags)
+
+
+def with_parts(base, add=(), **parts):
+    """A copy with other parts; added tokens that are not in the vocabulary get the ids that the library will give them."""
+    d = json.loads(json.dumps(base))
+    for k in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        v = parts.get(k, d[k] if k not in parts and k == "decoder" else None)
+        d[k] = json.loads(v.__getstate__()) if v is not None and not isinstance(v, dict) else v
+    d["model"].update(parts.get("model", {}))
+    d["added_tokens"], following = list(add), len(d["model"]["vocab"])
+    for a in d["added_tokens"]:
+        a["id"] = d["model"]["vocab"].get(a["content"], following)
+        following += a["id"] == following
+    return d
+
+
+SPECIAL = [added("<s>"), added("</s>"), added("<pad>"), added("<mask>", lstrip=True)]
+GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+O200K = "|".join([r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                  r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                  r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+KIMI = "|".join([r"[\p{Han}]+",
+                 r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                 r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                 r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+DEEPSEEK = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+            "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
+ODD = [r"(?<=[a-z])(?=[A-Z])|_+", r"\d{1,3}(?=(?:\d{3})*\b)", r"(?<!\d)1|(?<=a|bc)b", r"(?m:.)+?x|^\s+|[[:alpha:]&&[^aeiou]]{2,}?",
+       r"(?>a+|ab)b|\R|[^\W\d_]+(?:-\w+)*", r"(?i)the|ſ|[k-m]+(?-i:T)", r"\p{^L}\P{N}|[^[:space:]\p{P}]{3}?", r"( *)*\.|a{2}+|\x{6C34}|\u3002$"]
+
+
+def split(pattern, behavior="isolated", invert=False):
+    return P.Split(Regex(pattern), behavior, invert)
+
+
+def bl_variants(b):
+    raw = P.ByteLevel(add_prefix_space=False, use_regex=False)
+    template = R.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    ids = {a["content"]: a["id"] for a in with_parts(b, SPECIAL)["added_tokens"]}
+    template = R.TemplateProcessing(single="<s> $A </s>", special_tokens=[(k, ids[k]) for k in ("<s>", "</s>")])
+    dec = D.ByteLevel()
+    yield "gpt2", with_parts(b, SPECIAL, pre_tokenizer=P.ByteLevel(add_prefix_space=False), decoder=dec)
+    yield "roberta", with_parts(b, SPECIAL, pre_tokenizer=P.ByteLevel(add_prefix_space=True), decoder=dec,
+                                post_processor=R.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"])))
+    yield "llama3", with_parts(b, SPECIAL, pre_tokenizer=P.Sequence([split(GPT4), raw]), decoder=dec, model={"ignore_merges": True},
+                               post_processor=R.Sequence([R.ByteLevel(trim_offsets=False), template]))
+    yield "cl100k", with_parts(b, SPECIAL, pre_tokenizer=P.Sequence([split(CL100K), raw]), decoder=dec)
+    yield "qwen", with_parts(b, SPECIAL, normalizer=N.NFC(), pre_tokenizer=P.Sequence([split(GPT4.replace("{1,3}", "")), raw]), decoder=dec)
+    yield "o200k", with_parts(b, SPECIAL, pre_tokenizer=P.Sequence([split(O200K), raw]), decoder=dec)
+    yield "kimi", with_parts(b, SPECIAL, pre_tokenizer=P.Sequence([split(KIMI), raw]), decoder=dec)
+    yield "deepseek", with_parts(b, SPECIAL, normalizer=N.Sequence([]), decoder=dec,
+                                 pre_tokenizer=P.Sequence([split(p) for p in DEEPSEEK] + [raw]))
+    yield "smol", with_parts(b, SPECIAL, decoder=dec, post_processor=R.BertProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"])),
+                             pre_tokenizer=P.Sequence([P.Digits(individual_digits=True), P.ByteLevel(add_prefix_space=False)]))
+    yield "falcon", with_parts(b, SPECIAL, decoder=dec, pre_tokenizer=P.Sequence(
+        [P.Punctuation("contiguous"), P.ByteLevel(add_prefix_space=False), P.Digits(False), split("[0-9][0-9][0-9]")]))
+    for i, (behavior, invert) in enumerate([("removed", False), ("isolated", True), ("merged_with_previous", False), ("merged_with_next", False),
+                                            ("contiguous", False), ("merged_with_next", True), ("merged_with_previous", True), ("removed", True)]):
+        pre = [split(ODD[i], behavior, invert), P.Punctuation(behavior), raw]
+        yield "split%d" % i, with_parts(b, SPECIAL, pre_tokenizer=P.Sequence(pre), decoder=dec)
+    for i, n in enumerate([N.Sequence([N.NFKC(), N.Lowercase(), N.Strip(), N.Replace(Regex(r"\s+"), " ")]), N.Sequence([N.NFD(), N.StripAccents()]),
+                           N.Sequence([N.Nmt(), N.NFKD(), N.Strip(left=False)]), N.Sequence([N.Replace(Regex("the|(?=w)"), "<>"), N.Prepend("x ")])]):
+        flags = [added("<s>", normalized=True, special=False), added("[w]", single_word=True, special=False, normalized=True), added("<e>", rstrip=True),
+                 added("</e>", lstrip=True, rstrip=True), added("<tab>", rstrip=True), added("Wheel", special=False, normalized=True),
+                 added("The", special=False, single_word=True)]
+        yield "norm%d" % i, with_parts(b, flags, normalizer=n, pre_tokenizer=P.ByteLevel(add_prefix_space=False), decoder=dec)
+    spaces = [added(" " * k, special=False, normalized=True) for k in (2, 3, 4, 8)]
+    yield "neox", with_parts(b, SPECIAL + spaces, normalizer=N.NFC(), pre_tokenizer=P.ByteLevel(add_prefix_space=False), decoder=dec)
+    yield "norm_bytes", with_parts(b, [added("<s>"), added(" the ", special=False, normalized=True)], normalizer=N.ByteLevel(), decoder=dec)
+
+
+def spm_variants(s):
+    legacy = N.Sequence([N.Prepend("▁"), N.Replace(" ", "▁")])
+    dec = D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse(), D.Strip(" ", 1, 0)])
+    template = R.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", s["model"]["vocab"]["<s>"])])
+    sp = [added("<unk>"), added("<s>"), added("</s>"), added("<mask>", lstrip=True, rstrip=True)]
+    yield "llama2", with_parts(s, sp, normalizer=legacy, decoder=dec, post_processor=template)
+    yield "mistral", with_parts(s, sp, pre_tokenizer=P.Metaspace(prepend_scheme="first", split=False), decoder=dec, post_processor=template)
+    yield "metaspace", with_parts(s, sp, pre_tokenizer=P.Metaspace(prepend_scheme="always"), decoder=D.Metaspace())
+    yield "metaspace_never", with_parts(s, sp, pre_tokenizer=P.Metaspace(prepend_scheme="never"), decoder=D.Metaspace(prepend_scheme="never"))
+    yield "gemma", with_parts(s, sp, normalizer=N.Replace(" ", "▁"), pre_tokenizer=P.Split(" ", "merged_with_previous"),
+                              decoder=D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse()]))
+    yield "no_decoder", with_parts(s, sp, normalizer=legacy, decoder=None)
+    yield "fuse_strip", with_parts(s, sp, normalizer=legacy, decoder=D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse(), D.Strip(" ", 2, 2)]))
+    yield "token_strip", with_parts(s, sp, normalizer=legacy, decoder=D.Sequence([D.ByteFallback(), D.Strip("▁", 1, 1), D.Replace(Regex("[ae]"), "-")]))
+    for k, pre in [("whitespace", P.Whitespace()), ("whitespace_split", P.WhitespaceSplit()), ("bert", P.BertPreTokenizer()),
+                   ("delimiter", P.CharDelimiterSplit("e")), ("fixed", P.FixedLength(3))]:
+        yield "pre_" + k, with_parts(s, sp, pre_tokenizer=pre, decoder=D.Fuse(), model={"byte_fallback": k == "bert", "fuse_unk": k == "fixed"})
+
+
+def affixed():
+    t = Tokenizer(M.BPE(unk_token="<unk>", continuing_subword_prefix="##", end_of_word_suffix="</w>"))
+    t.pre_tokenizer = P.Whitespace()
+    t.train_from_iterator(TRAINING.splitlines(), T.BpeTrainer(vocab_size=420, special_tokens=["<unk>"], continuing_subword_prefix="##",
+                                                              end_of_word_suffix="</w>", show_progress=False))
+    d = json.loads(t.to_str())
+    return with_parts(d, [added("<unk>")], pre_tokenizer=P.Whitespace(), decoder=D.BPEDecoder())
+
+
+def all_fixtures():
+    yield from bl_variants(byte_level())
+    yield from spm_variants(spm())
+    yield "unk", with_parts(spm(byte_tokens=False, fuse_unk=False), [added("<unk>")], decoder=D.Fuse())
+    yield "affixed", affixed()
+
+
+def fixtures(folder):
+    os.makedirs(folder, exist_ok=True)
+    for name, d in all_fixtures():
+        text = json.dumps(d, ensure_ascii=False, separators=(",", ":"))
+        t = Tokenizer.from_str(text)
+        cases = []
+        for s in TEXTS:
+            ids = t.encode(s, add_special_tokens=False).ids
+            try:
+                plain, shown = t.decode(ids), t.decode(ids, skip_special_tokens=False)
+            except BaseException:  # pylint: disable=broad-except
+                continue  # some decoders of the library panic on an empty text
+            cases.append({"text": s, "ids": ids, "post": t.encode(s).ids, "plain": plain, "all": shown})
+        with open(os.path.join(folder, name + ".tokenizer.json"), "w") as f:
+            f.write(text + "\n")
+        with open(os.path.join(folder, name + ".cases.json"), "w") as f:
+            f.write("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n")
+
+
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "unicode":
         unicode_tables(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "fixtures":
+        fixtures(sys.argv[2])
     else:
         sys.exit(__doc__)
