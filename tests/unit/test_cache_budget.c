@@ -1,13 +1,16 @@
 /* The hard limit: bounds that hold for any numbers, and a folder that never passes its budget while more is
  * written than fits.
  * ctest-timeout: 600 */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "cache/budget.h"
+#include "cache/index_lmdb.h"
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 
@@ -211,6 +214,71 @@ static void test_two_processes(void **state)
     ps_cache_close(c);
 }
 
+/* Holds a snapshot of the index open until it is killed: no page freed since can be used again. */
+static int child_reads(const char *folder)
+{
+    char path[300];
+    struct ps_index *ix = NULL;
+    struct ps_index_read r;
+    const struct ps_index_options o = {.read_only = true, .map_bytes = 64u << 20};
+    snprintf(path, sizeof path, "%s/index", folder);
+    if (ps_index_open(&ix, path, &o, NULL) != 0 || ps_index_read_begin(&r, ix, NULL) != 0)
+        return 2;
+    snprintf(path, sizeof path, "%s.ready", folder);
+    test_write_file(path, "x", 1);
+    for (;;)
+        pause();
+}
+
+/* A stopped process pins the index's free pages and the file would grow with every commit: the limit holds all
+ * the same, and once the process is gone everything works again. */
+static void test_reader_that_never_ends(void **state)
+{
+    (void)state;
+    const uint64_t budget = 3u << 20;
+    char ready[300];
+    struct ps_cache *c = crash_open(dir, budget);
+    const uint32_t m = open_model(c, 1), n = open_model(c, 2);
+    for (uint64_t i = 0; i < 20; i++)
+        assert_int_equal(crash_store(c, m, i, 0, buf, 4096), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    const int pid = crash_spawn("read", dir, 0, 0);
+    snprintf(ready, sizeof ready, "%s.ready", dir);
+    while (access(ready, F_OK) != 0)
+        usleep(2000);
+    unlink(ready);
+    struct crash_watch *w = crash_watch_start(dir);
+    unsigned refused = 0, turns = 0;
+    for (uint64_t i = 100; i < 800; i++) { /* a commit for each */
+        const int rc = crash_store(c, m, i, 0, buf, 4096);
+        assert_true(rc == 0 || rc == PS_EBUDGET);
+        const int flushed = ps_cache_flush(c, NULL);
+        assert_true(flushed == 0 || flushed == PS_EBUDGET);
+        refused += rc != 0 || flushed != 0;
+        turns++;
+    }
+    const uint64_t most = crash_watch_stop(w);
+    printf("    pinned pages: %u of %u refused, at most %llu of %llu bytes\n", refused, turns,
+           (unsigned long long)most, (unsigned long long)budget);
+    assert_true(most <= budget);
+    assert_true(refused > 0);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    ps_cache_close(c);
+    c = crash_open(dir, budget); /* clears the dead reader, and compacts the index if that is what it takes */
+    (void)n;
+    const uint32_t again = open_model(c, 1);
+    uint64_t freed;
+    uint8_t id[PS_SHA256_BYTES];
+    crash_model_id(1, id);
+    assert_int_equal(ps_cache_evict(c, id, &freed, NULL), 0);
+    for (uint64_t i = 2000; i < 2100; i++)
+        assert_int_equal(crash_store(c, again, i, 0, buf, 4096), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    ps_cache_close(c);
+    assert_true(crash_folder_bytes(dir) <= budget);
+}
+
 static uint64_t count_held(struct ps_cache *c, uint64_t n)
 {
     uint64_t held = 0;
@@ -309,6 +377,8 @@ static void test_foreign_files_count(void **state)
 
 int main(int argc, char **argv)
 {
+    if (argc == 5 && strcmp(argv[1], "read") == 0)
+        return child_reads(argv[2]);
     if (argc == 5)
         return child_writes(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
     const struct CMUnitTest tests[] = {
@@ -318,6 +388,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_real_folder_holds_all, setup, teardown),
         cmocka_unit_test_setup_teardown(test_never_exceeded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_two_processes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reader_that_never_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shrinks_when_reopened, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_small, setup, teardown),
         cmocka_unit_test_setup_teardown(test_min_free, setup, teardown),
