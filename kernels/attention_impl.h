@@ -18,6 +18,7 @@
 #define PAGE_VECS (PS_KV_PAGE / VW)
 #define AT_Q      4 /* queries at once in the inner loops */
 #define AT_V      4 /* vectors at once */
+#define AT_DIRECT 8 /* queries of a task up to which pages are used as they are */
 
 struct at_query {
     size_t first, end; /* positions seen */
@@ -109,6 +110,56 @@ static void at_scores(const struct at_query *q, const float *keys, size_t dim, s
     }
 }
 
+/* The same chains straight from the page, for so few queries that storing the transposed keys would not pay. Then
+ * memory binds: what comes next, the page's values, is prefetched (and from at_add the next page's keys). */
+static inline __attribute__((always_inline)) void at_direct_n(const struct at_query *q,
+                                                              const uint8_t *page,
+                                                              const uint8_t *ahead, enum ps_dtype t,
+                                                              size_t dim, size_t lo, size_t hi,
+                                                              int nq, int distinct)
+{
+    size_t size = t == PS_F32 ? 4 : 2, row_bytes = dim * size;
+    for (size_t s = lo / VW * VW; s < hi; s += VW) {
+        vf acc[AT_Q];
+        for (int i = 0; i < nq; i++)
+            acc[i] = v_zero();
+        for (size_t d = 0; d < dim; d += VW) {
+            size_t n = ps_min_size(dim - d, VW);
+            vf m[VW];
+            for (size_t i = 0; i < VW; i++) {
+                m[i] = at_load(page + (s + i) * row_bytes, t, d, n);
+                if (d * size % 64 == 0)
+                    __builtin_prefetch(ahead + (s + i) * row_bytes + d * size, 0, 2);
+            }
+            v_transpose(m);
+            if (n == VW)
+                for (size_t i = 0; i < VW; i++)
+                    for (int j = 0; j < nq; j++)
+                        acc[j] = v_fma(v_set1(q[j < distinct ? j : 0].q[d + i]), m[i], acc[j]);
+            else
+                for (size_t i = 0; i < n; i++)
+                    for (int j = 0; j < nq; j++)
+                        acc[j] = v_fma(v_set1(q[j < distinct ? j : 0].q[d + i]), m[i], acc[j]);
+        }
+        for (int i = 0; i < distinct; i++)
+            v_store(q[i].score + s, acc[i]);
+    }
+}
+
+static void at_direct(const struct at_query *q, const uint8_t *page, const uint8_t *ahead,
+                      enum ps_dtype t, size_t dim, size_t lo, size_t hi, int nq)
+{
+    if (t == PS_BF16)
+        nq == 1 ? at_direct_n(q, page, ahead, PS_BF16, dim, lo, hi, 1, 1)
+                : at_direct_n(q, page, ahead, PS_BF16, dim, lo, hi, AT_Q, nq);
+    else if (t == PS_F16)
+        nq == 1 ? at_direct_n(q, page, ahead, PS_F16, dim, lo, hi, 1, 1)
+                : at_direct_n(q, page, ahead, PS_F16, dim, lo, hi, AT_Q, nq);
+    else
+        nq == 1 ? at_direct_n(q, page, ahead, PS_F32, dim, lo, hi, 1, 1)
+                : at_direct_n(q, page, ahead, PS_F32, dim, lo, hi, AT_Q, nq);
+}
+
 /* Scores to weights: q->score becomes exp(score - max), zero outside the slots [lo, hi) that the row sees. Returns
  * the factor by which what was summed before shrinks. Slots not seen may hold anything, NaNs too. */
 static float at_softmax(struct at_query *q, const struct ps_attn *a, int lo, int hi)
@@ -135,11 +186,21 @@ static float at_softmax(struct at_query *q, const struct ps_attn *a, int lo, int
     return shrink[0];
 }
 
-/* acc = acc * shrink + sum over slots [lo, hi) of weight * value, slot by slot */
+/* Values as they are added: rows of a page, or what at_values made of them. */
+struct at_rows {
+    const uint8_t *p;
+    enum ps_dtype t;
+    size_t dim, row_bytes;
+    const uint8_t *ahead; /* laid out alike, needed next; or NULL */
+};
+
+/* acc = acc * shrink + sum over slots [lo, hi) of weight * value, slot by slot; nv vectors from dimension d on, the
+ * last of n elements */
 static inline __attribute__((always_inline)) void at_add_n(const struct at_query *q,
-                                                           const float *shrink, const float *values,
-                                                           size_t dim_pad, size_t lo, size_t hi,
-                                                           int nq, int nv, size_t d)
+                                                           const float *shrink,
+                                                           const struct at_rows *rows,
+                                                           enum ps_dtype t, size_t lo, size_t hi,
+                                                           int nq, int nv, size_t d, size_t n)
 {
     vf acc[AT_Q][AT_V];
     for (int i = 0; i < nq; i++)
@@ -147,8 +208,12 @@ static inline __attribute__((always_inline)) void at_add_n(const struct at_query
             acc[i][v] = v_mul(v_load(q[i].acc + d + v * VW), v_set1(shrink[i]));
     for (size_t s = lo; s < hi; s++) {
         vf x[AT_V];
+        if (rows->ahead)
+            for (size_t i = 0; i < (size_t)nv * VW * (t == PS_F32 ? 4 : 2); i += 64)
+                __builtin_prefetch(rows->ahead + s * rows->row_bytes + d * (t == PS_F32 ? 4 : 2) + i,
+                                   0, 2);
         for (int v = 0; v < nv; v++)
-            x[v] = v_load(values + s * dim_pad + d + (size_t)v * VW);
+            x[v] = at_load(rows->p + s * rows->row_bytes, t, d + (size_t)v * VW, n);
         for (int i = 0; i < nq; i++) {
             vf w = v_set1(q[i].score[s]);
             for (int v = 0; v < nv; v++)
@@ -160,22 +225,34 @@ static inline __attribute__((always_inline)) void at_add_n(const struct at_query
             v_store(q[i].acc + d + v * VW, acc[i][v]);
 }
 
-static void at_add(const struct at_query *q, const float *shrink, const float *values,
-                   size_t dim_pad, size_t lo, size_t hi, int nq)
+static inline __attribute__((always_inline)) void at_add_t(const struct at_query *q,
+                                                           const float *shrink,
+                                                           const struct at_rows *rows,
+                                                           enum ps_dtype t, size_t lo, size_t hi,
+                                                           int nq)
 {
     size_t d = 0;
-    for (; d + AT_V * VW <= dim_pad; d += AT_V * VW)
-        if (nq == AT_Q)
-            at_add_n(q, shrink, values, dim_pad, lo, hi, AT_Q, AT_V, d);
+    for (; d + AT_V * VW <= rows->dim; d += AT_V * VW)
+        at_add_n(q, shrink, rows, t, lo, hi, nq, AT_V, d, VW);
+    for (; d < rows->dim; d += VW)
+        at_add_n(q, shrink, rows, t, lo, hi, nq, 1, d, ps_min_size(rows->dim - d, VW));
+}
+
+static void at_add(const struct at_query *q, const float *shrink, const struct at_rows *rows,
+                   size_t lo, size_t hi, int nq)
+{
+    int step = nq == AT_Q ? AT_Q : 1;
+    for (int i = 0; i < nq; i += step) {
+        if (rows->t == PS_BF16)
+            step == 1 ? at_add_t(q + i, shrink + i, rows, PS_BF16, lo, hi, 1)
+                      : at_add_t(q, shrink, rows, PS_BF16, lo, hi, AT_Q);
+        else if (rows->t == PS_F16)
+            step == 1 ? at_add_t(q + i, shrink + i, rows, PS_F16, lo, hi, 1)
+                      : at_add_t(q, shrink, rows, PS_F16, lo, hi, AT_Q);
         else
-            for (int i = 0; i < nq; i++)
-                at_add_n(q + i, shrink + i, values, dim_pad, lo, hi, 1, AT_V, d);
-    for (; d < dim_pad; d += VW)
-        if (nq == AT_Q)
-            at_add_n(q, shrink, values, dim_pad, lo, hi, AT_Q, 1, d);
-        else
-            for (int i = 0; i < nq; i++)
-                at_add_n(q + i, shrink + i, values, dim_pad, lo, hi, 1, 1, d);
+            step == 1 ? at_add_t(q + i, shrink + i, rows, PS_F32, lo, hi, 1)
+                      : at_add_t(q, shrink, rows, PS_F32, lo, hi, AT_Q);
+    }
 }
 
 /* Slots of page p that a query sees; false if none. */
@@ -187,9 +264,10 @@ static bool at_slots(const struct at_query *q, size_t p, size_t *lo, size_t *hi)
     return *lo < *hi;
 }
 
-/* One page for a few queries. Those that see the same slots share the loops. */
+/* One page for a few queries: its keys transposed in `keys`, or, that being NULL, as they are in `page`. Queries
+ * that see the same slots share the loops. */
 static void at_page(struct at_query *q, int nq, const struct ps_attn *a, const float *keys,
-                    const float *values, size_t dim_pad, size_t p)
+                    const uint8_t *page, const struct at_rows *values, size_t p)
 {
     size_t lo[AT_Q], hi[AT_Q], min_lo = PS_KV_PAGE, max_hi = 0;
     float shrink[AT_Q];
@@ -205,16 +283,19 @@ static void at_page(struct at_query *q, int nq, const struct ps_attn *a, const f
     }
     if (max_hi == 0)
         return;
-    at_scores(q, keys, a->head_dim, min_lo, max_hi, nq);
+    if (keys)
+        at_scores(q, keys, a->head_dim, min_lo, max_hi, nq);
+    else
+        at_direct(q, page, values->p, a->kv_dtype, a->head_dim, min_lo, max_hi, nq);
     for (int i = 0; i < nq; i++)
         if (lo[i] < hi[i])
             shrink[i] = at_softmax(&q[i], a, (int)lo[i], (int)hi[i]);
     if (same)
-        at_add(q, shrink, values, dim_pad, lo[0], hi[0], nq);
+        at_add(q, shrink, values, lo[0], hi[0], nq);
     else
         for (int i = 0; i < nq; i++)
             if (lo[i] < hi[i])
-                at_add(q + i, shrink + i, values, dim_pad, lo[i], hi[i], 1);
+                at_add(q + i, shrink + i, values, lo[i], hi[i], 1);
 }
 
 static void at_task(const struct at_job *j, size_t kv_head, size_t t0, size_t h0, float *scratch)
@@ -239,16 +320,24 @@ static void at_task(const struct at_job *j, size_t kv_head, size_t t0, size_t h0
             for (size_t d = 0; d < j->dim_pad; d += VW)
                 v_store(q[n].acc + d, v_zero());
         }
-    size_t head_bytes = PS_KV_PAGE * dim * (a->kv_dtype == PS_F32 ? 4 : 2);
+    size_t elem = a->kv_dtype == PS_F32 ? 4 : 2, head_bytes = PS_KV_PAGE * dim * elem;
+    bool direct = n <= AT_DIRECT;
     for (size_t p = first / PS_KV_PAGE; p * PS_KV_PAGE < end; p++) {
         size_t base = p * PS_KV_PAGE, lo = first > base ? first - base : 0;
         size_t hi = ps_min_size(end - base, PS_KV_PAGE);
         const uint8_t *k = (const uint8_t *)a->k_pages[p] + kv_head * head_bytes;
         const uint8_t *v = (const uint8_t *)a->v_pages[p] + kv_head * head_bytes;
-        at_keys(keys, k, a->kv_dtype, dim, lo, hi);
-        at_values(values, v, a->kv_dtype, dim, j->dim_pad, lo, hi);
+        struct at_rows rows = {v, a->kv_dtype, dim, dim * elem, NULL};
+        if ((p + 1) * PS_KV_PAGE < end)
+            rows.ahead = (const uint8_t *)a->k_pages[p + 1] + kv_head * head_bytes;
+        if (!direct) {
+            at_keys(keys, k, a->kv_dtype, dim, lo, hi);
+            at_values(values, v, a->kv_dtype, dim, j->dim_pad, lo, hi);
+            rows =
+                (struct at_rows){(const uint8_t *)values, PS_F32, j->dim_pad, j->dim_pad * 4, NULL};
+        }
         for (size_t i = 0; i < n; i += AT_Q)
-            at_page(q + i, (int)ps_min_size(n - i, AT_Q), a, keys, values, j->dim_pad, p);
+            at_page(q + i, (int)ps_min_size(n - i, AT_Q), a, direct ? NULL : keys, k, &rows, p);
     }
     for (size_t i = 0; i < n; i++)
         for (size_t d = 0; d < dim; d += VW)

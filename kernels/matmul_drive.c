@@ -153,7 +153,8 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
     d.stretch = T * d.col_bytes > GROUP_BYTES ? STRETCH : K + 1;
     d.group = d.blocks;
     if (many)
-        d.group = ps_max_size(1, GROUP_BYTES / (set->cols * 4 * (ps_min_size(K, STRETCH) + 1)));
+        d.group =
+            ps_max_size(1, GROUP_BYTES / (set->cols * 4 * ps_min_size(ps_max_size(K, 1), STRETCH)));
     if (!many) {
         ps_fork(pool, even_run, &d);
         return;
