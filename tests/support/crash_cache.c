@@ -4,9 +4,11 @@
 #include <ftw.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -123,6 +125,7 @@ int crash_spawn(const char *role, const char *dir, uint64_t a, uint64_t b)
     const pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody writing behind */
         execl("/proc/self/exe", "test", role, dir, first, second, (char *)NULL);
         _exit(126);
     }
