@@ -1,5 +1,6 @@
-/* Added tokens: texts that become one token wherever they stand, before the model sees the rest. Longest at the leftmost
- * place wins, as in the library's automaton; here a sorted list is narrowed byte by byte. */
+/* Added tokens: texts that become one token wherever they stand, before the model sees the rest.
+ * Longest at the leftmost place wins, as in the library's automaton; here a sorted list is
+ * narrowed byte by byte. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -174,8 +175,9 @@ static size_t spaces_after(const char *s, size_t len, size_t pos)
     return pos;
 }
 
-int ps_tok_added_split(const struct ps_tok_added_set *a, bool normalized, const char *s, uint32_t off,
-                       uint32_t len, bool at_zero, struct ps_tok_pieces *out, struct ps_err *err)
+int ps_tok_added_split(const struct ps_tok_added_set *a, bool normalized, bool special,
+                       const char *s, uint32_t off, uint32_t len, bool at_zero,
+                       struct ps_tok_pieces *out, struct ps_err *err)
 {
     const uint64_t *first = normalized ? a->norm_first : a->raw_first;
     size_t done = 0;
@@ -192,6 +194,8 @@ int ps_tok_added_split(const struct ps_tok_added_set *a, bool normalized, const 
         const struct ps_tok_added *t = &a->v[hit];
         size_t start = i, stop = i + (normalized ? t->norm_len : t->len);
         i = stop;
+        if (t->special && !special)
+            continue; /* its text is text */
         if (t->single_word &&
             (word_before(s, start) || (stop < len && ps_uc_is_word(ps_utf8_decode(s + stop, &n)))))
             continue;

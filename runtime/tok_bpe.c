@@ -1,8 +1,10 @@
-/* Byte-pair encoding of one piece of text: characters to initial symbols, then merges in order of rank, leftmost first.
+/* Byte-pair encoding of one piece of text: characters to initial symbols, then merges in order
+ * of rank, leftmost first.
  *
- * Method: Sennrich et al. 2016 with the queue of the `tokenizers` library (a heap of candidate merges, stale entries
- * skipped), so a megabyte without a space costs O(n log n). Short words take a plain scan, which gives the same result:
- * an entry is stale exactly when its pair has changed, because a merged text only grows. */
+ * Method: Sennrich et al. 2016 with the queue of the `tokenizers` library (a heap of candidate
+ * merges, stale entries skipped), so a megabyte without a space costs O(n log n). Short words
+ * take a plain scan, which gives the same result: an entry is stale exactly when its pair has
+ * changed, because a merged text only grows. */
 #include <string.h>
 #include "base/alloc.h"
 #include "runtime/tok_internal.h"
@@ -84,7 +86,8 @@ static uint32_t char_id(const struct ps_tok_bpe *m, const char *s, size_t len)
                                                : ps_tok_vocab_find(&m->vocab, s, len);
 }
 
-/* The initial symbols that can stand at the end (last) or the beginning of token id: itself, and its outermost character. */
+/* The initial symbols that can stand at the end (last) or the beginning of token id: itself, and
+ * its outermost character. */
 static void edge_symbols(const struct ps_tok_bpe *m, uint32_t id, bool last, uint32_t out[2])
 {
     const char *s;
@@ -195,7 +198,8 @@ static uint32_t find_rank(const struct ps_tok_bpe *m, uint32_t left, uint32_t ri
     return g->rank;
 }
 
-/* sym[0..n), n small: the lowest rank first, by scanning. Ends compacted; returns how many are left. */
+/* sym[0..n), n small: the lowest rank first, by scanning. Ends compacted; returns how many are
+ * left. */
 static size_t merge_scan(const struct ps_tok_bpe *m, struct ps_tok_symbol *sym, size_t n)
 {
     for (size_t i = 0; i + 1 < n; i++)

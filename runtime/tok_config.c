@@ -1,4 +1,5 @@
-/* The small parts of tokenizer.json and the configuration files beside it, as JSON trees in; stages and special ids out. */
+/* The small parts of tokenizer.json and the configuration files beside it, as JSON trees in;
+ * stages and special ids out. */
 #include <stdio.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -427,7 +428,8 @@ static int eos_ids(struct ps_tokenizer *t, const struct ps_json *o, struct ps_er
 
 enum { F_TOKENIZER_CONFIG, F_GENERATION, F_SPECIAL_MAP, F_CONFIG, F_COUNT };
 
-/* generation_config.json decides, as in generate(); then config.json (its text part too), then the tokenizer's own. */
+/* generation_config.json decides, as in generate(); then config.json (its text part too), then
+ * the tokenizer's own. */
 static int find_eos(struct ps_tokenizer *t, struct ps_json *const f[F_COUNT], struct ps_err *err)
 {
     const struct ps_json *const order[] = {f[F_GENERATION], f[F_CONFIG],
@@ -455,8 +457,9 @@ static void find_bos(struct ps_tokenizer *t, struct ps_json *const f[F_COUNT])
         t->bos = id_member(f[F_CONFIG], "bos_token_id");
 }
 
-/* Without a post-processor, add_bos_token and add_eos_token of the configuration say what is added. With one, they don't:
- * DeepSeek-V3 says add_bos_token and has a ByteLevel post-processor, and the library adds nothing. */
+/* Without a post-processor, add_bos_token and add_eos_token of the configuration say what is
+ * added. With one, they don't: DeepSeek-V3 says add_bos_token and has a ByteLevel
+ * post-processor, and the library adds nothing. */
 static int add_tokens(struct ps_tokenizer *t, const struct ps_json *config, struct ps_err *err)
 {
     bool bos = false, eos = false;

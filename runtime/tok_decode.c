@@ -1,9 +1,11 @@
-/* Ids in, text out, token by token. Each decoder of tokenizer.json is a stage that hands its output to the next; Fuse and
- * ByteLevel turn tokens into one stream, on which the stages after them work.
+/* Ids in, text out, token by token. Each decoder of tokenizer.json is a stage that hands its
+ * output to the next; Fuse and ByteLevel turn tokens into one stream, on which the stages after
+ * them work.
  *
- * The whole-text decode of the library and this one give the same text, but for one case that can't be known in time: a
- * run of byte tokens that turns invalid after complete characters gives those characters and then one U+FFFD per bad
- * byte, where the library gives U+FFFD for every byte of the run. */
+ * The whole-text decode of the library and this one give the same text, but for one case that
+ * can't be known in time: a run of byte tokens that turns invalid after complete characters
+ * gives those characters and then one U+FFFD per bad byte, where the library gives U+FFFD for
+ * every byte of the run. */
 #include <string.h>
 #include "base/alloc.h"
 #include "base/utf8.h"
@@ -65,8 +67,8 @@ static unsigned announced(unsigned char c)
     return c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
 }
 
-/* Takes one byte: complete characters go on, ill-formed bytes become U+FFFD, one for each ill-formed piece (`each_byte`:
- * one for each byte). A well-formed beginning stays in pend. */
+/* Takes one byte: complete characters go on, ill-formed bytes become U+FFFD, one for each
+ * ill-formed piece (`each_byte`: one for each byte). A well-formed beginning stays in pend. */
 static void take_byte(struct ps_detok *d, size_t i, unsigned char byte, bool each_byte)
 {
     struct stage *g = &d->stage[i];
@@ -120,7 +122,8 @@ static void feed_fallback(struct ps_detok *d, size_t i, const char *s, size_t le
     feed(d, i + 1, s, len);
 }
 
-/* Characters of the byte-level alphabet to bytes; a token with any other character is taken as it is. */
+/* Characters of the byte-level alphabet to bytes; a token with any other character is taken as
+ * it is. */
 static void feed_byte_level(struct ps_detok *d, size_t i, const char *s, size_t len)
 {
     bool mapped = true;
@@ -202,7 +205,8 @@ static void feed_held(struct ps_detok *d, size_t i, uint32_t n)
         feed(d, i + 1, d->t->dec[i].ch, d->t->dec[i].ch_len);
 }
 
-/* On a stream: the start is dropped once, and up to `stop` trailing characters wait until something follows. */
+/* On a stream: the start is dropped once, and up to `stop` trailing characters wait until
+ * something follows. */
 static void feed_strip_stream(struct ps_detok *d, size_t i, const char *s, size_t len)
 {
     const struct ps_tok_dec *c = &d->t->dec[i];
@@ -227,7 +231,8 @@ static void feed_strip_stream(struct ps_detok *d, size_t i, const char *s, size_
         feed(d, i + 1, s, len);
 }
 
-/* End-of-word suffixes become spaces, but not in the last token: so each token waits for the next one. */
+/* End-of-word suffixes become spaces, but not in the last token: so each token waits for the
+ * next one. */
 static void feed_bpe(struct ps_detok *d, size_t i, const char *s, size_t len, bool last)
 {
     const struct ps_tok_dec *c = &d->t->dec[i];
@@ -322,7 +327,8 @@ int ps_detok_put(struct ps_detok *d, uint32_t id, struct ps_strbuf *out)
     if (a && a->special && !d->show_special)
         return 0;
     if (a) {
-        /* what a normalizer made of it is what the decoders undo; the names of special tokens stay as they are */
+        /* what a normalizer made of it is what the decoders undo; the names of special tokens
+         * stay as they are */
         s = d->t->added.arena.data + (a->special ? a->off : a->norm_off);
         len = a->special ? a->len : a->norm_len;
     } else if (!ps_tok_vocab_get(&d->t->bpe.vocab, id, &s, &len)) {

@@ -1,8 +1,10 @@
-/* The parts of a tokenizer, shared by the files that read it (tok_load.c, tok_config.c) and those that use it.
+/* The parts of a tokenizer, shared by the files that read it (tok_load.c, tok_config.c) and
+ * those that use it.
  *
- * Text passes: added tokens in the raw text (tok_added.c) -> normalizer (tok_normalize.c) -> added tokens in the
- * normalized text -> pre-tokenizer (tok_pretok.c) -> BPE (tok_bpe.c) -> post-processor (tokenizer.c). The names are
- * those of tokenizer.json; the behaviour is that of the `tokenizers` library. */
+ * Text passes: added tokens in the raw text (tok_added.c) -> normalizer (tok_normalize.c) ->
+ * added tokens in the normalized text -> pre-tokenizer (tok_pretok.c) -> BPE (tok_bpe.c) ->
+ * post-processor (tokenizer.c). The names are those of tokenizer.json; the behaviour is that of
+ * the `tokenizers` library. */
 #ifndef PS_RUNTIME_TOK_INTERNAL_H
 #define PS_RUNTIME_TOK_INTERNAL_H
 #include "base/json.h"
@@ -81,8 +83,8 @@ struct ps_tok_bpe {
     uint64_t *joins; /* bitmap over hashed pairs of initial symbols that some merge joins; NULL: anything may join */
     uint32_t join_bits; /* its size, a power of two */
 };
-/* After loading. `long_pieces`: no pre-tokenizer cuts the text into words, so find out where merges can't reach
- * across. */
+/* After loading. `long_pieces`: no pre-tokenizer cuts the text into words, so find out where
+ * merges can't reach across. */
 int ps_tok_bpe_prepare(struct ps_tok_bpe *m, bool long_pieces, struct ps_err *err);
 void ps_tok_bpe_deinit(struct ps_tok_bpe *m);
 
@@ -110,7 +112,8 @@ struct ps_tok_bpe_work {
 };
 void ps_tok_bpe_work_init(struct ps_tok_bpe_work *w);
 void ps_tok_bpe_work_deinit(struct ps_tok_bpe_work *w);
-/* One piece to ids. `raw_bytes`: the piece is text whose bytes still stand for byte-level characters. */
+/* One piece to ids. `raw_bytes`: the piece is text whose bytes still stand for byte-level
+ * characters. */
 int ps_tok_bpe_encode(const struct ps_tok_bpe *m, struct ps_tok_bpe_work *w, const char *s,
                       size_t len, bool raw_bytes, struct ps_tok_ids *ids, struct ps_err *err);
 /* UTF-8 of the byte-level character that stands for a byte, 1 or 2 bytes; returns how many. */
@@ -154,8 +157,8 @@ struct ps_tok_norm {
     char *text; /* Prepend, Replace */
     size_t text_len;
 };
-/* Applies n normalizers to s; the result is in *out (its old content is dropped; tmp is scratch). *at_zero is cleared
- * when characters at the front were removed. */
+/* Applies n normalizers to s; the result is in *out (its old content is dropped; tmp is
+ * scratch). *at_zero is cleared when characters at the front were removed. */
 int ps_tok_normalize(const struct ps_tok_norm *norms, size_t n, const char *s, size_t len,
                      struct ps_strbuf *out, struct ps_strbuf *tmp, struct ps_regex_run *run,
                      bool *at_zero, struct ps_err *err);
@@ -194,7 +197,8 @@ struct ps_tok_pre {
     unsigned rep_len;
 };
 
-/* A part of the text: either still text (id PS_TOK_NONE), at off in the current buffer, or an added token. */
+/* A part of the text: either still text (id PS_TOK_NONE), at off in the current buffer, or an
+ * added token. */
 struct ps_tok_piece {
     uint32_t off, len, id;
     bool at_zero; /* begins where the original text begins */
@@ -211,7 +215,8 @@ struct ps_tok_work {
     struct ps_regex_run run;
     struct ps_tok_bpe_work bpe;
 };
-/* Applies one pre-tokenizer to all pieces of w. `lazy_bytes`: leave out the byte-level mapping (it comes last). */
+/* Applies one pre-tokenizer to all pieces of w. `lazy_bytes`: leave out the byte-level mapping
+ * (it comes last). */
 int ps_tok_pretokenize(const struct ps_tok_pre *pre, struct ps_tok_work *w, bool lazy_bytes,
                        struct ps_err *err);
 int ps_tok_text_failed(const struct ps_strbuf *b,
@@ -240,9 +245,11 @@ void ps_tok_added_deinit(struct ps_tok_added_set *a);
 /* Sorts what was collected; ids and normalized texts are set already. */
 int ps_tok_added_prepare(struct ps_tok_added_set *a, struct ps_err *err);
 const struct ps_tok_added *ps_tok_added_get(const struct ps_tok_added_set *a, uint32_t id);
-/* Cuts s (at offset `off` of the buffer that the pieces refer to) at added tokens and appends the pieces. */
-int ps_tok_added_split(const struct ps_tok_added_set *a, bool normalized, const char *s, uint32_t off,
-                       uint32_t len, bool at_zero, struct ps_tok_pieces *out, struct ps_err *err);
+/* Cuts s (at offset `off` of the buffer that the pieces refer to) at added tokens and appends
+ * the pieces. Special tokens only if `special`: else their text is text. */
+int ps_tok_added_split(const struct ps_tok_added_set *a, bool normalized, bool special,
+                       const char *s, uint32_t off, uint32_t len, bool at_zero,
+                       struct ps_tok_pieces *out, struct ps_err *err);
 
 /* ---- decoders (tok_decode.c) ---- */
 

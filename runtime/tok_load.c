@@ -1,6 +1,7 @@
-/* tokenizer.json in, a filled tokenizer out. The file is read as a stream: vocabulary, merges and added tokens go straight
- * into their tables; the small parts (normalizer, pre_tokenizer, post_processor, decoder) are written out again, each
- * into a buffer of its own, and parsed as trees by tok_config.c once the stream has ended. */
+/* tokenizer.json in, a filled tokenizer out. The file is read as a stream: vocabulary, merges
+ * and added tokens go straight into their tables; the small parts (normalizer, pre_tokenizer,
+ * post_processor, decoder) are written out again, each into a buffer of its own, and parsed as
+ * trees by tok_config.c once the stream has ended. */
 #include <stdio.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -442,8 +443,8 @@ static int normalize_added(struct ps_tokenizer *t, struct ps_tok_added *o, struc
     return ps_strbuf_ok(arena) ? 0 : no_memory(err);
 }
 
-/* Gives every added token its id as the library does: that of its text in the vocabulary, else the next free number. The
- * number in the file is only a claim. */
+/* Gives every added token its id as the library does: that of its text in the vocabulary, else
+ * the next free number. The number in the file is only a claim. */
 static int settle_added(struct ps_tokenizer *t, struct ps_tok_work *w, struct ps_err *err)
 {
     struct ps_tok_vocab seen = {0}; /* text -> index of its last entry */

@@ -1,8 +1,9 @@
-/* Normalizers of tokenizer.json: text in, text in the form that the vocabulary was made from out.
+/* Normalizers of tokenizer.json: text in, text in the form that the vocabulary was made from
+ * out.
  *
- * utf8proc gives decompositions, combining classes and compositions; the order of combining marks is sorted here, because
- * utf8proc's own sort is quadratic in a run of marks. Characters that the library's older tables leave alone are left
- * alone (tok_unicode.h). */
+ * utf8proc gives decompositions, combining classes and compositions; the order of combining
+ * marks is sorted here, because utf8proc's own sort is quadratic in a run of marks. Characters
+ * that the library's older tables leave alone are left alone (tok_unicode.h). */
 #include <string.h>
 #include <utf8proc.h>
 #include "base/alloc.h"
@@ -74,7 +75,8 @@ static unsigned combining(utf8proc_int32_t c)
     return c < 0x300 ? 0 : (unsigned)utf8proc_get_property(c)->combining_class;
 }
 
-/* Stable sort by combining class of v[from..to), all of them marks: counted, so that long runs stay linear. */
+/* Stable sort by combining class of v[from..to), all of them marks: counted, so that long runs
+ * stay linear. */
 static void sort_run(struct marks *m, size_t from, size_t to)
 {
     size_t start[257] = {0};
@@ -119,7 +121,8 @@ static void flush_stretch(struct marks *m, bool compose, struct ps_strbuf *out)
     m->n = 0;
 }
 
-/* NFC, NFD, NFKC, NFKD. ASCII and inert characters never join with what stands before them, so each starts a stretch. */
+/* NFC, NFD, NFKC, NFKD. ASCII and inert characters never join with what stands before them, so
+ * each starts a stretch. */
 static int normal_form(enum ps_tok_norm_kind kind, const char *s, size_t len, struct ps_strbuf *out)
 {
     const bool compat = kind == PS_NORM_NFKC || kind == PS_NORM_NFKD;

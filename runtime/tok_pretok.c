@@ -1,5 +1,5 @@
-/* Pre-tokenizers of tokenizer.json: pieces of text in, smaller pieces (words) out. Each works on every piece that is not
- * an added token; those that rewrite the text write a new buffer. */
+/* Pre-tokenizers of tokenizer.json: pieces of text in, smaller pieces (words) out. Each works on
+ * every piece that is not an added token; those that rewrite the text write a new buffer. */
 #include <string.h>
 #include "base/alloc.h"
 #include "runtime/tok_internal.h"

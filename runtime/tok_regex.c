@@ -1,4 +1,5 @@
-/* The tree of a pattern in (tok_regex_parse.c), matches in a text out: code generation and the backtracking machine. */
+/* The tree of a pattern in (tok_regex_parse.c), matches in a text out: code generation and the
+ * backtracking machine. */
 #include <stdio.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -98,7 +99,8 @@ static void first_or(struct first_set *a, const struct first_set *b)
         a->bits[i] |= b->bits[i];
 }
 
-/* Which bytes a match of node n can start with. The tree's depth is bounded by the parser; lists are walked in a loop. */
+/* Which bytes a match of node n can start with. The tree's depth is bounded by the parser; lists
+ * are walked in a loop. */
 static struct first_set first_of(const struct ps_rx_tree *t, uint32_t n)
 {
     struct first_set f = {{0}, false}, g;
@@ -296,7 +298,8 @@ static void gen_look(struct gen *g, const struct ps_rx_node *d, uint32_t body)
         g->re->code[at].x = g->re->n;
 }
 
-/* Look-behind whose alternatives have different lengths: (?<=a|bc) is (?<=a)|(?<=bc), (?<!a|bc) is (?<!a)(?<!bc). */
+/* Look-behind whose alternatives have different lengths: (?<=a|bc) is (?<=a)|(?<=bc), (?<!a|bc)
+ * is (?<!a)(?<!bc). */
 static void gen_look_list(struct gen *g, const struct ps_rx_node *d)
 {
     if (!d->behind || fixed_chars(g->t, d->a) != UINT32_MAX) {
@@ -519,7 +522,8 @@ static int look_at(struct machine *m, const struct inst *in, uint32_t body, size
     return rc < 0 ? rc : rc != (in->mode & LOOK_NEGATIVE);
 }
 
-/* One loop over a class: leaves *pos after it, pushes what backtracking needs. 1 matched, 0 not, negative on failure. */
+/* One loop over a class: leaves *pos after it, pushes what backtracking needs. 1 matched, 0 not,
+ * negative on failure. */
 static int run_class(struct machine *m, const struct inst *in, uint32_t next_pc, size_t *pos)
 {
     size_t p = *pos, floor = p;
@@ -580,7 +584,8 @@ static int backtrack(struct machine *m, size_t base, uint32_t *pc, size_t *pos)
     return 0;
 }
 
-/* Executes one instruction that may fail or branch without recursion. 1 go on, 0 backtrack, negative on failure. */
+/* Executes one instruction that may fail or branch without recursion. 1 go on, 0 backtrack,
+ * negative on failure. */
 static int step(struct machine *m, const struct inst *in, uint32_t *pc, size_t *pos)
 {
     unsigned n;
@@ -640,8 +645,9 @@ static int step(struct machine *m, const struct inst *in, uint32_t *pc, size_t *
     return 1;
 }
 
-/* Runs the code at pc from pos. 1 and *end, 0 no match, negative on failure. Recursion is bounded by the pattern's
- * nesting of assertions and atomic groups. Frames above the entry's level are dropped before it returns. */
+/* Runs the code at pc from pos. 1 and *end, 0 no match, negative on failure. Recursion is
+ * bounded by the pattern's nesting of assertions and atomic groups. Frames above the entry's
+ * level are dropped before it returns. */
 static int match_at(struct machine *m, uint32_t pc, size_t pos, size_t *end)
 {
     const size_t base = m->run->n;

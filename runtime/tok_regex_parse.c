@@ -1,4 +1,5 @@
-/* Pattern text in, tree of nodes out: Oniguruma's Ruby syntax as far as tokenizers use it (tok_regex.h). */
+/* Pattern text in, tree of nodes out: Oniguruma's Ruby syntax as far as tokenizers use it
+ * (tok_regex.h). */
 #include <stdio.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -140,7 +141,8 @@ static uint32_t take_hex(struct parser *p, char letter)
     return c;
 }
 
-/* A one-character escape after the backslash: true and *c. Letters that mean something else are left alone. */
+/* A one-character escape after the backslash: true and *c. Letters that mean something else are
+ * left alone. */
 static bool take_char_escape(struct parser *p, uint32_t *c)
 {
     static const char from[] = "nrtfvae", to[] = "\n\r\t\f\v\a\033";
@@ -242,7 +244,8 @@ static bool take_posix(struct parser *p, struct ps_uc_set *s)
 
 static void take_class(struct parser *p, struct ps_uc_set *out);
 
-/* One character of a class, an escape included. False if what stands here is a class of its own, now added to s. */
+/* One character of a class, an escape included. False if what stands here is a class of its own,
+ * now added to s. */
 static bool take_class_char(struct parser *p, struct ps_uc_set *s, uint32_t *c)
 {
     if (*p->s == '[') {
@@ -297,7 +300,8 @@ static void take_class_items(struct parser *p, struct ps_uc_set *s, bool first)
     }
 }
 
-/* A bracket expression, at its "[". Operators from the loosest: ^, &&, union. Case is folded before negation. */
+/* A bracket expression, at its "[". Operators from the loosest: ^, &&, union. Case is folded
+ * before negation. */
 static void take_class(struct parser *p, struct ps_uc_set *out)
 {
     if (++p->depth > PS_RX_DEPTH_MAX) {
@@ -440,8 +444,8 @@ static uint32_t take_group_body(struct parser *p)
     return fail(p, PS_EUNSUPPORTED, "unknown group");
 }
 
-/* (?i-m:...) or (?i), at the letters. The second form holds to the end of the enclosing group, alternatives included,
- * and leaves that group's ")" alone. */
+/* (?i-m:...) or (?i), at the letters. The second form holds to the end of the enclosing group,
+ * alternatives included, and leaves that group's ")" alone. */
 static uint32_t take_flag_group(struct parser *p)
 {
     if (!take_flags(p))

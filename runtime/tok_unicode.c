@@ -1,4 +1,5 @@
-/* Sets of code points: measured tables in, lookup classes for the regexes and the added-token rules out. */
+/* Sets of code points: measured tables in, lookup classes for the regexes and the added-token
+ * rules out. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>

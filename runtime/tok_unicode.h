@@ -1,8 +1,10 @@
-/* Character classes and letter case for the tokenizer, as the reference library's engines see them.
+/* Character classes and letter case for the tokenizer, as the reference library's engines see
+ * them.
  *
- * Text is cut into words by regex classes; one character in another class gives other tokens. PCRE2 and utf8proc of the
- * distribution carry other Unicode versions than the library (and PCRE2's \s matches U+180E), so the tables here were
- * measured on the library itself (tests/scripts/make_tokenizer_fixtures.py unicode). Constant data, pure functions. */
+ * Text is cut into words by regex classes; one character in another class gives other tokens.
+ * PCRE2 and utf8proc of the distribution carry other Unicode versions than the library (and
+ * PCRE2's \s matches U+180E), so the tables here were measured on the library itself
+ * (tests/scripts/make_tokenizer_fixtures.py unicode). Constant data, pure functions. */
 #ifndef PS_RUNTIME_TOK_UNICODE_H
 #define PS_RUNTIME_TOK_UNICODE_H
 #include <stdbool.h>
@@ -29,8 +31,8 @@ extern const uint32_t ps_uc_lower[], ps_uc_fold[];
 extern const unsigned ps_uc_lower_len, ps_uc_fold_len;
 extern const struct ps_uc_script ps_uc_scripts[]; /* ends with a NULL name */
 
-/* A set of code points: sorted, disjoint, non-adjacent ranges. Zero-initialised is empty; a failed allocation
- * latches. */
+/* A set of code points: sorted, disjoint, non-adjacent ranges. Zero-initialised is empty; a
+ * failed allocation latches. */
 struct ps_uc_set {
     uint32_t *r; /* lo, hi, lo, hi, ... */
     size_t n, cap;
@@ -45,8 +47,8 @@ void ps_uc_set_intersect(struct ps_uc_set *s, const struct ps_uc_set *other);
 /* Adds every character that equals a member without regard to case. */
 void ps_uc_set_fold(struct ps_uc_set *s);
 bool ps_uc_set_has(const struct ps_uc_set *s, uint32_t c);
-/* Adds the class of a property or bracket name ("L", "Lu", "Han", "alpha", ...; case, '_', '-' and ' ' ignored).
- * False if there is no such name. */
+/* Adds the class of a property or bracket name ("L", "Lu", "Han", "alpha", ...; case, '_', '-'
+ * and ' ' ignored). False if there is no such name. */
 bool ps_uc_set_add_named(struct ps_uc_set *s, const char *name, size_t len);
 /* The classes of \s, \d, \w, \h by letter. */
 void ps_uc_set_add_escape(struct ps_uc_set *s, char letter);

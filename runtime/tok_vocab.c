@@ -1,5 +1,5 @@
-/* Vocabulary and merge table of a BPE model: texts in one arena, two open-addressing tables. Filled once while
- * tokenizer.json is read, constant afterwards. */
+/* Vocabulary and merge table of a BPE model: texts in one arena, two open-addressing tables.
+ * Filled once while tokenizer.json is read, constant afterwards. */
 #include <string.h>
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -36,7 +36,8 @@ static uint32_t slot_of(uint64_t h, uint32_t n_slots)
     return (uint32_t)((h >> 32) * n_slots >> 32);
 }
 
-/* A slot holds the id and, above its 22 bits, as much of the hash: a probe that isn't the one rarely reads the text. */
+/* A slot holds the id and, above its 22 bits, as much of the hash: a probe that isn't the one
+ * rarely reads the text. */
 static uint32_t slot_value(uint64_t h, uint32_t id)
 {
     return id | (uint32_t)h << ID_BITS;

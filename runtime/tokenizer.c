@@ -1,11 +1,12 @@
-/* The tokenizer as the engine and the tools see it: opening, encoding a text, facts about ids. The work is done in the
- * tok_*.c files, in the order that tok_internal.h states. */
+/* The tokenizer as the engine and the tools see it: opening, encoding a text, facts about ids.
+ * The work is done in the tok_*.c files, in the order that tok_internal.h states. */
 #include <string.h>
 #include "base/alloc.h"
 #include "base/utf8.h"
 #include "runtime/tok_internal.h"
 
-/* Steps that the patterns may take on one text, a few seconds at most; an ordinary text needs some ten per byte. */
+/* Steps that the patterns may take on one text, a few seconds at most; an ordinary text needs
+ * some ten per byte. */
 #define REGEX_STEPS_BASE     100000000u
 #define REGEX_STEPS_PER_BYTE 400u
 
@@ -140,9 +141,10 @@ static int repair(const char **text, size_t *len, struct ps_strbuf *b, struct ps
     return ps_tok_text_failed(b, err);
 }
 
-/* Normalizes one part of the raw text behind what w->text holds and cuts it at the added tokens of normalized text. */
+/* Normalizes one part of the raw text behind what w->text holds and cuts it at the added tokens
+ * of normalized text. */
 static int take_part(const struct ps_tokenizer *t, struct ps_tok_work *w, const char *s,
-                     const struct ps_tok_piece *part, struct ps_err *err)
+                     const struct ps_tok_piece *part, bool special, struct ps_err *err)
 {
     bool at_zero = part->at_zero;
     const char *from = s + part->off;
@@ -160,21 +162,18 @@ static int take_part(const struct ps_tokenizer *t, struct ps_tok_work *w, const 
     int rc = ps_tok_text_failed(&w->text, err);
     if (rc || !len)
         return rc;
-    return ps_tok_added_split(&t->added, true, w->text.data + off, (uint32_t)off, (uint32_t)len,
-                              at_zero, &w->pieces, err);
+    return ps_tok_added_split(&t->added, true, special, w->text.data + off, (uint32_t)off,
+                              (uint32_t)len, at_zero, &w->pieces, err);
 }
 
 /* Raw text to w->pieces over w->text: added tokens and normalized text between them. */
 static int extract(const struct ps_tokenizer *t, struct ps_tok_work *w, const char *s, size_t len,
-                   bool parse_special, struct ps_err *err)
+                   bool special, struct ps_err *err)
 {
     struct ps_tok_pieces raw = {0};
-    struct ps_tok_piece all = {.len = (uint32_t)len, .id = PS_TOK_NONE, .at_zero = true};
-    int rc = parse_special
-                 ? ps_tok_added_split(&t->added, false, s, 0, (uint32_t)len, true, &raw, err)
-                 : ps_tok_pieces_push(&raw, all);
+    int rc = ps_tok_added_split(&t->added, false, special, s, 0, (uint32_t)len, true, &raw, err);
     for (size_t i = 0; i < raw.n && !rc; i++)
-        rc = raw.v[i].id == PS_TOK_NONE ? take_part(t, w, s, &raw.v[i], err)
+        rc = raw.v[i].id == PS_TOK_NONE ? take_part(t, w, s, &raw.v[i], special, err)
                                         : ps_tok_pieces_push(&w->pieces, raw.v[i]);
     ps_free(raw.v);
     return rc;

@@ -1,5 +1,6 @@
 /* The tokenizer on small fixtures whose expected ids and texts the Python library computed
- * (tests/scripts/make_tokenizer_fixtures.py), on hostile files, on invalid text, and without memory. */
+ * (tests/scripts/make_tokenizer_fixtures.py), on hostile files, on invalid text, and without
+ * memory. */
 #include "tests/unit/test_tokenizer_common.h"
 
 #include <dirent.h>
@@ -113,7 +114,8 @@ static void test_fixtures(void **state)
     assert_int_equal(ps_alloc_live_count(), 0);
 }
 
-/* Bytes of an emoji come one token at a time: nothing until it is whole, U+FFFD when it never gets whole. */
+/* Bytes of an emoji come one token at a time: nothing until it is whole, U+FFFD when it never
+ * gets whole. */
 static void test_incremental(void **state)
 {
     (void)state;
@@ -441,7 +443,8 @@ static void test_truncated(void **state)
     assert_int_equal(ps_alloc_live_count(), 0);
 }
 
-/* Merges may stand before the vocabulary, and with or without the member that says how they are joined. */
+/* Merges may stand before the vocabulary, and with or without the member that says how they are
+ * joined. */
 static void test_member_order(void **state)
 {
     (void)state;
@@ -518,9 +521,10 @@ static void test_special_ids(void **state)
     assert_true(ps_tokenizer_is_special(t, 4) && !ps_tokenizer_is_special(t, 3));
     ps_tokenizer_close(t);
 
-    t = open_with(
-        "", "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},\"add_bos_token\":true,\"add_eos_token\":true}",
-        "{\"eos_token_id\":[1,2],\"bos_token_id\":0}", "{\"eos_token_id\":3}");
+    t = open_with("",
+                  "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},"
+                  "\"add_bos_token\":true,\"add_eos_token\":true}",
+                  "{\"eos_token_id\":[1,2],\"bos_token_id\":0}", "{\"eos_token_id\":3}");
     assert_int_equal(ps_tokenizer_bos(t), 4);
     assert_true(ps_tokenizer_is_eos(t, 1) && ps_tokenizer_is_eos(t, 2));
     assert_false(ps_tokenizer_is_eos(t, 3) || ps_tokenizer_is_eos(t, 5));

@@ -1,4 +1,5 @@
-/* Real vocabularies against published token ids: every case of the vectors in the test data, byte for byte. */
+/* Real vocabularies against published token ids: every case of the vectors in the test data,
+ * byte for byte. */
 #include "tests/unit/test_tokenizer_common.h"
 
 static struct ps_tokenizer *open_named(const char *name)
