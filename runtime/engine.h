@@ -57,6 +57,7 @@ struct ps_engine {
 
     struct ps_plan plan; /* tier indexed like plan_extents */
     uint8_t *tier;       /* [map->n_extents] */
+    uint64_t caller_bytes; /* what the caller holds for us and --ram has to cover: the logits of all positions */
     bool planned;
     uint32_t planned_ctx, planned_rows;
     struct ps_sweep *sweep;

@@ -105,6 +105,7 @@ static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t ro
     n += ps_forward_bytes(a, e->weights, e->files.map, e->backend, rows, 0, ps_pool_threads(e->pool));
     n += (uint64_t)a->vocab * (sizeof(float) + 16); /* logits, sampler */
     n += e->o.without_tokenizer ? 0 : (uint64_t)a->vocab * TOKEN_BYTES;
+    n += e->caller_bytes;
     n += (uint64_t)e->files.map->n_extents * EXTENT_TABLE_BYTES;
     n += e->source->local ? 0 : connections * NET_BUFFER_BYTES;
     return n;
@@ -176,9 +177,8 @@ static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, 
     if (!keys)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning");
     size_t k = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (e->plan.tier[i] & PS_TIER_DISK)
-            memcpy(keys[k++], m->extents[which[i]].key, PS_SHA256_BYTES);
+    for (; k < e->plan.n_disk; k++)
+        memcpy(keys[k], m->extents[which[e->plan.disk_order[k]]].key, PS_SHA256_BYTES);
     int rc =
         ps_cache_set_plan(e->cache, e->cache_model, (const uint8_t(*)[PS_SHA256_BYTES])keys, k, err);
     ps_free(keys);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 
 static const char *const ORIGIN = "forward";
 
@@ -31,6 +32,9 @@ struct ps_forward {
     size_t packed_bytes;
     struct chunk *chunks;
     uint32_t n_chunks;
+    /* progress of a prompt's sweep */
+    uint64_t done_bytes, total_bytes_per_sweep, told_ns;
+    bool telling;
     /* what `packed` holds now */
     const float *packed_of;
     enum ps_dtype packed_for;
@@ -139,6 +143,9 @@ int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, 
     }
     carve(f, f->bytes, a, o->backend, o->max_rows, f->o.ubatch, threads);
     f->packed_bytes = packed_bytes(a, o->backend, o->max_rows, f->o.ubatch);
+    for (uint32_t i = 0; i < o->map->n_extents; i++)
+        if (o->weights->embed == o->weights->head || o->map->extents[i].tensor != o->weights->embed)
+            f->total_bytes_per_sweep += o->map->extents[i].stored_bytes;
     *out = f;
     return 0;
 }
@@ -179,6 +186,25 @@ static void stale(struct ps_forward *f)
     f->packed_of = NULL;
 }
 
+/* A prompt's sweep may take as long as a download: its caller hears of it. */
+static void tell(struct ps_forward *f, uint64_t bytes)
+{
+    f->done_bytes += bytes;
+    if (!f->telling || ps_now_ns() - f->told_ns < PS_NS_PER_S / 5)
+        return;
+    f->told_ns = ps_now_ns();
+    f->o.progress(f->o.progress_user, f->done_bytes, f->total_bytes_per_sweep);
+}
+
+/* The next token is most likely among the best of these rows: keep those for its embedding. */
+static void stash_rows(struct ps_forward *f, const struct ps_panel *p, size_t row_bytes,
+                       const float *logits)
+{
+    for (uint32_t r = 0; r < p->extent->n_rows; r++)
+        ps_sweep_stash_offer(f->o.sweep, (uint32_t)p->extent->row0 + r, logits[p->extent->row0 + r],
+                             p->data + r * row_bytes);
+}
+
 /* out[T][ldc] (+)= in[T][K] * W^T, W arriving as panels. */
 static int matrix(struct ps_forward *f, uint32_t tensor, const float *in, size_t T, float *out,
                   size_t ldc, bool add, struct ps_err *err)
@@ -186,6 +212,9 @@ static int matrix(struct ps_forward *f, uint32_t tensor, const float *in, size_t
     const struct ps_tensor *t = &f->o.map->tensors[tensor];
     pack(f, in, T, t->cols, t->dtype);
     size_t n_chunks = (T + f->o.ubatch - 1) / f->o.ubatch;
+    bool keep_rows = tensor == f->o.weights->embed && T == 1; /* a tied head */
+    if (keep_rows)
+        ps_sweep_stash_clear(f->o.sweep);
     for (uint32_t i = 0; i < t->n_extents; i++) {
         struct ps_panel p;
         int rc = ps_sweep_next(f->o.sweep, t->first_extent + i, &p, err);
@@ -194,6 +223,9 @@ static int matrix(struct ps_forward *f, uint32_t tensor, const float *in, size_t
         for (size_t c = 0; c < n_chunks; c++)
             f->o.backend->matmul(f->o.pool, &f->chunks[c].act, p.data, t->row_bytes, p.extent->n_rows,
                                  out + c * f->o.ubatch * ldc, ldc, p.extent->row0, add);
+        if (keep_rows)
+            stash_rows(f, &p, t->row_bytes, out);
+        tell(f, p.extent->stored_bytes);
         ps_sweep_release(f->o.sweep, &p);
     }
     return 0;
@@ -307,6 +339,8 @@ int ps_forward_sweep(struct ps_forward *f, struct ps_kv *kv, const uint32_t *ids
     int rc = ps_sweep_begin(f->o.sweep, err);
     for (size_t t = 0; t < T; t++)
         f->pos[t] = pos0 + (uint32_t)t;
+    f->telling = f->o.progress && pos0 == 0;
+    f->done_bytes = 0;
     stale(f);
     if (rc == 0)
         rc = ps_sweep_gather(f->o.sweep, ids, T, f->x, a->hidden, err);

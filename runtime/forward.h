@@ -26,6 +26,10 @@ struct ps_forward_options {
     uint32_t max_rows; /* most T of a call */
     uint32_t ubatch;   /* rows per kernel call; 0 = 512 */
     const atomic_int *interrupt;
+    /* Nullable: bytes of weights used so far in this sweep and in all of it, a few times a second while a prompt
+     * is worked on. */
+    void (*progress)(void *user, uint64_t done, uint64_t total);
+    void *progress_user;
 };
 /* Bytes of activations and scratch that ps_forward_new allocates. Pure. */
 uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_weights *w,

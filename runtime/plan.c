@@ -62,6 +62,7 @@ static void place_disk(struct ps_plan *p, const struct ps_plan_input *in, const 
             room -= b_;                                                                            \
             p->disk_weight_bytes += b_;                                                            \
             p->tier[i] |= PS_TIER_DISK;                                                            \
+            p->disk_order[p->n_disk++] = (i);                                                      \
         } else {                                                                                   \
             room = 0; /* keep the prefix property: a larger budget keeps a superset */             \
         }                                                                                          \
@@ -147,10 +148,11 @@ int ps_plan_make(struct ps_plan *out, const struct ps_plan_input *in, struct ps_
     uint32_t *ranked = ps_malloc(sizeof *ranked * ((size_t)in->n_extents + 1));
     uint32_t *where = ps_malloc(sizeof *where * ((size_t)in->n_extents + 1));
     out->tier = ps_calloc((size_t)in->n_extents + 1, 1);
+    out->disk_order = ps_malloc(sizeof *out->disk_order * ((size_t)in->n_extents + 1));
     int rc = 0;
     uint32_t n = 0;
     uint64_t vectors = 0;
-    if (!ranked || !where || !out->tier) {
+    if (!ranked || !where || !out->tier || !out->disk_order) {
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", in->n_extents);
         goto out;
     }
@@ -201,5 +203,7 @@ out:
 void ps_plan_deinit(struct ps_plan *p)
 {
     ps_free(p->tier);
+    ps_free(p->disk_order);
     p->tier = NULL;
+    p->disk_order = NULL;
 }

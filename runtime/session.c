@@ -80,6 +80,12 @@ void ps_session_free(struct ps_session *s)
     ps_free(s);
 }
 
+static void on_prefill(void *engine, uint64_t done, uint64_t total)
+{
+    struct ps_engine *e = engine;
+    e->o.progress(e->o.progress_user, "prefill", done, total);
+}
+
 static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
 {
     struct ps_engine *e = s->e;
@@ -90,8 +96,19 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
     int rc = fit_plan(e, s->ctx, rows, err);
     if (rc < 0)
         return rc;
-    struct ps_forward_options fo = {e->arch,  e->weights, e->files.map, e->backend,   e->pool,
-                                    e->sweep, rows,       s->ubatch,    &e->interrupt};
+    struct ps_forward_options fo = {
+        .arch = e->arch,
+        .weights = e->weights,
+        .map = e->files.map,
+        .backend = e->backend,
+        .pool = e->pool,
+        .sweep = e->sweep,
+        .max_rows = rows,
+        .ubatch = s->ubatch,
+        .interrupt = &e->interrupt,
+        .progress = e->o.progress ? on_prefill : NULL,
+        .progress_user = e,
+    };
     s->forward_rows = rows;
     return ps_forward_new(&s->forward, &fo, err);
 }
@@ -314,7 +331,12 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
+    uint64_t caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float);
     int rc = 0;
+    if (caller_bytes > e->caller_bytes) { /* plan anew, with the result in the budget */
+        e->caller_bytes = caller_bytes;
+        e->planned = false;
+    }
     if (n == 0 || out_count / e->arch->vocab < n)
         rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "logits: no token ids, or the output is too small");
     if (rc == 0)

@@ -233,6 +233,12 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
                    o->ring_slots, (unsigned long long)s->slot_bytes);
         goto out;
     }
+    const struct ps_tensor *gathered = &o->map->tensors[o->gather_tensor];
+    bool tied = gathered->n_extents && s->position[gathered->first_extent] != UINT32_MAX;
+    if (tied && ps_row_stash_init(&s->stash, gathered->row_bytes) < 0) {
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: rows of the embedding");
+        goto out;
+    }
     if ((rc = learn_held(s, err)) < 0)
         goto out;
     for (; s->n_io < s->o.io_threads; s->n_io++) {
@@ -286,6 +292,7 @@ void ps_sweep_close(struct ps_sweep *s)
             pthread_join(s->io[i], NULL);
     }
     ps_queue_free(s->io_queue);
+    ps_row_stash_deinit(&s->stash);
     if (s->arena)
         ps_free_pages(s->arena, s->arena_bytes);
     if (s->slots)
@@ -515,13 +522,24 @@ static void sort_rows(uint32_t *by_row, uint32_t *tmp, const uint32_t *rows, siz
     }
 }
 
-static void list_wanted(struct gather *g, size_t n)
+/* Serves what the stash holds and lists the extents of the rest. */
+static int list_wanted(struct gather *g, size_t n, float *out, size_t ld)
 {
     const struct ps_map *m = g->s->o.map;
     const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
     uint32_t rows_each =
         m->extents[t->first_extent].n_rows; /* all but the last extent of a tensor are equal */
+    size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
+        uint32_t at = g->by_row[i];
+        const uint8_t *row = ps_row_stash_find(&g->s->stash, g->rows[at]);
+        int rc = row ? ps_to_f32(out + at * ld, row, t->dtype, t->cols) : 0;
+        if (rc < 0)
+            return rc;
+        if (!row)
+            g->by_row[kept++] = at;
+    }
+    for (size_t i = 0; i < kept; i++) {
         uint32_t x = t->first_extent + g->rows[g->by_row[i]] / rows_each;
         struct wanted *last = g->n_wanted ? &g->wanted[g->n_wanted - 1] : NULL;
         if (last && last->extent == x)
@@ -529,6 +547,7 @@ static void list_wanted(struct gather *g, size_t n)
         else
             g->wanted[g->n_wanted++] = (struct wanted){.extent = x, .first = i, .n = 1};
     }
+    return 0;
 }
 
 int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *out, size_t ld,
@@ -543,13 +562,24 @@ int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *o
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: gathering %zu rows", n);
     } else {
         sort_rows(g.by_row, tmp, rows, n);
-        list_wanted(&g, n);
-        rc = gather_run(&g, out, ld, err);
+        rc = list_wanted(&g, n, out, ld);
+        if (rc == 0)
+            rc = gather_run(&g, out, ld, err);
     }
     ps_free(tmp);
     ps_free(g.by_row);
     ps_free(g.wanted);
     return rc;
+}
+
+void ps_sweep_stash_clear(struct ps_sweep *s)
+{
+    ps_row_stash_clear(&s->stash);
+}
+
+void ps_sweep_stash_offer(struct ps_sweep *s, uint32_t row, float score, const uint8_t *data)
+{
+    ps_row_stash_offer(&s->stash, row, score, data);
 }
 
 /* ---- fetching past the consumer ---- */

@@ -67,6 +67,11 @@ void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p);
 int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *out, size_t ld,
                     struct ps_err *err);
 
+/* For tied models: rows of the head that may be the next token's embedding. Cleared where the head begins; a
+ * gather looks here first. */
+void ps_sweep_stash_clear(struct ps_sweep *s);
+void ps_sweep_stash_offer(struct ps_sweep *s, uint32_t row, float score, const uint8_t *data);
+
 /* Fetches `extents`, which the cache is not known to hold, past the consumer: into the cache where the plan keeps
  * them there (warm), else to nowhere (probing the link). Blocks until all have arrived and all writes are made.
  * progress (nullable): done and total bytes. */

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "base/queue.h"
+#include "runtime/row_stash.h"
 #include "runtime/sweep.h"
 
 enum item_state { ITEM_FREE, ITEM_LOADING, ITEM_READY, ITEM_FAILED };
@@ -39,9 +40,10 @@ struct ps_sweep {
     size_t slots_bytes;
     uint8_t *arena; /* resident extents, one after another */
     size_t arena_bytes;
-    uint64_t *arena_offset; /* [n_extents]; only where the plan says RAM */
-    uint32_t *position;     /* [n_extents]: place in the order, UINT32_MAX if gathered only */
-    _Atomic uint8_t *held;  /* [n_extents]: the cache has it */
+    uint64_t *arena_offset;    /* [n_extents]; only where the plan says RAM */
+    uint32_t *position;        /* [n_extents]: place in the order, UINT32_MAX if gathered only */
+    _Atomic uint8_t *held;     /* [n_extents]: the cache has it */
+    struct ps_row_stash stash; /* consumer's */
     struct ps_queue *io_queue;
     pthread_t *io;
     unsigned n_io;

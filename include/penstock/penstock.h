@@ -116,7 +116,7 @@ void ps_session_free(struct ps_session *session);
 
 struct ps_generate_options {
     uint32_t struct_size;
-    uint32_t n_predict; /* most tokens to write */
+    uint32_t n_predict; /* most tokens to write; 0 writes none */
     uint64_t seed;
     float temp;             /* 0 = greedy */
     uint32_t top_k;         /* 0 = off */

@@ -1,12 +1,14 @@
 /* The sweep scheduler over a source in memory: right bytes in the right order from every tier, each range asked
  * for once a sweep, failures told at the extent they belong to, a sweep that was given up does not spoil the next.
  * ctest-labels: threads */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 
 #include "runtime/plan.h"
+#include "runtime/row_stash.h"
 #include "runtime/sweep.h"
 #include "tests/support/fake_source.h"
 #include "tests/support/test.h"
@@ -212,6 +214,49 @@ static void test_gather_of_a_tied_matrix(void **state)
     end_world(&w);
 }
 
+/* A tied matrix that is streamed: rows kept while the head passed by cost no second request. */
+static void test_stashed_rows_are_not_asked_for(void **state)
+{
+    (void)state;
+    struct world w;
+    make_world(&w);
+    struct ps_sweep *s = open_sweep(&w, 4, TENSORS);
+    const uint32_t rows[] = {60, 1};
+    ps_sweep_allow(s, 1);
+    one_sweep(s, TENSORS);
+    assert_int_equal(w.asked[TENSORS - 1], 1);
+    const uint8_t *head = (const uint8_t *)(w.bytes + (size_t)(TENSORS - 1) * ROWS * COLS);
+    for (uint32_t r = 0; r < ROWS; r++)
+        ps_sweep_stash_offer(s, r, (float)r, head + r * COLS * 4);
+    check_gather(s, rows, 2, TENSORS - 1);
+    assert_int_equal(w.asked[TENSORS - 1], 1);
+    ps_sweep_stash_clear(s);
+    check_gather(s, rows, 1, TENSORS - 1);
+    assert_int_equal(w.asked[TENSORS - 1], 2);
+    ps_sweep_close(s);
+    end_world(&w);
+}
+
+/* The best scores stay, whatever order they come in. */
+static void test_stash_keeps_the_best(void **state)
+{
+    (void)state;
+    struct ps_row_stash st;
+    uint32_t data;
+    assert_int_equal(ps_row_stash_init(&st, sizeof data), 0);
+    for (uint32_t i = 0; i < 1000; i++) {
+        data = i * 389 % 1000;
+        ps_row_stash_offer(&st, data, (float)data, (const uint8_t *)&data);
+    }
+    for (uint32_t i = 0; i < 1000; i++) {
+        const uint8_t *found = ps_row_stash_find(&st, i);
+        assert_int_equal(found != NULL, i >= 1000 - PS_STASH_ROWS);
+        if (found)
+            assert_memory_equal(found, &i, sizeof i);
+    }
+    ps_row_stash_deinit(&st);
+}
+
 /* Everything fits: all of it waits in the arena for the consumer, and a gather must still find room to pass. */
 static void test_gather_passes_a_full_look_ahead(void **state)
 {
@@ -291,6 +336,8 @@ int main(void)
         cmocka_unit_test(test_what_is_kept_in_ram_is_asked_for_once),
         cmocka_unit_test(test_gather),
         cmocka_unit_test(test_gather_of_a_tied_matrix),
+        cmocka_unit_test(test_stashed_rows_are_not_asked_for),
+        cmocka_unit_test(test_stash_keeps_the_best),
         cmocka_unit_test(test_gather_passes_a_full_look_ahead),
         cmocka_unit_test(test_failure_is_told_and_survived),
         cmocka_unit_test(test_interrupt_and_close_under_way),

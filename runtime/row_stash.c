@@ -1,0 +1,54 @@
+/* See row_stash.h. */
+#include "runtime/row_stash.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/err.h"
+
+int ps_row_stash_init(struct ps_row_stash *s, size_t row_bytes)
+{
+    memset(s, 0, sizeof *s);
+    s->row_bytes = row_bytes;
+    s->bytes = ps_malloc(PS_STASH_ROWS * row_bytes);
+    return s->bytes ? 0 : PS_ENOMEM;
+}
+
+void ps_row_stash_deinit(struct ps_row_stash *s)
+{
+    ps_free(s->bytes);
+    s->bytes = NULL;
+}
+
+void ps_row_stash_clear(struct ps_row_stash *s)
+{
+    s->n = 0;
+}
+
+static void find_worst(struct ps_row_stash *s)
+{
+    s->worst = 0;
+    for (uint32_t i = 1; i < s->n; i++)
+        if (s->score[i] < s->score[s->worst])
+            s->worst = i;
+}
+
+void ps_row_stash_offer(struct ps_row_stash *s, uint32_t row, float score, const uint8_t *data)
+{
+    if (!s->bytes || (s->n == PS_STASH_ROWS && !(score > s->score[s->worst])))
+        return;
+    uint32_t at = s->n < PS_STASH_ROWS ? s->n++ : s->worst;
+    s->row[at] = row;
+    s->score[at] = score;
+    memcpy(s->bytes + at * s->row_bytes, data, s->row_bytes);
+    if (s->n == PS_STASH_ROWS)
+        find_worst(s);
+}
+
+const uint8_t *ps_row_stash_find(const struct ps_row_stash *s, uint32_t row)
+{
+    for (uint32_t i = 0; s->bytes && i < s->n; i++)
+        if (s->row[i] == row)
+            return s->bytes + i * s->row_bytes;
+    return NULL;
+}
