@@ -33,7 +33,7 @@ fi
 # build PRESET
 build() {
     echo "== $1: build"
-    cmake --preset "$1" -DPENSTOCK_WERROR=ON --log-level=NOTICE
+    cmake --preset "$1" -DPENSTOCK_WERROR=ON -DPENSTOCK_TESTS=ON --log-level=NOTICE
     cmake --build --preset "$1" -- -j "$jobs"
 }
 
