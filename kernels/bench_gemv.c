@@ -156,27 +156,27 @@ static struct ps_bench_row result(const struct bench *b, enum ps_dtype t, unsign
 #define N_T    6
 #define ROUNDS 4
 
-/* The rows of a type and the probe take turns, so that a disturbance of a second does not fall on one of them alone. */
+/* All rows and the probe take turns, so that a disturbance of some seconds does not fall on one of them alone. */
 static size_t run_all(const struct bench *b, struct ps_bench_row *rows, size_t cap, double *limit_gb_s)
 {
     static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32};
     static const unsigned Ts[N_T] = {1, 4, 16, 64, 128, 512};
-    struct best limit[VARIANTS], best[N_T];
+    struct best limit[VARIANTS], best[3][N_T];
     size_t n = 0;
     probe_init(limit);
-    for (size_t i = 0; i < 3; i++) {
-        fill(b->mem, b->bytes, types[i]);
-        for (size_t j = 0; j < N_T; j++)
-            best_init(&best[j]);
-        for (int round = 0; round < ROUNDS; round++) {
+    for (size_t i = 0; i < 3 * N_T; i++)
+        best_init(&best[i / N_T][i % N_T]);
+    for (int round = 0; round < ROUNDS; round++)
+        for (size_t i = 0; i < 3; i++) {
+            fill(b->mem, b->bytes, types[i]);
             probe(b->pool, b->mem, b->bytes, limit);
             for (size_t j = 0; j < N_T; j++)
                 for (int pass = 0; pass < (Ts[j] < 64 ? 4 : 1); pass++)
-                    one_pass(b, types[i], Ts[j], &best[j]);
+                    one_pass(b, types[i], Ts[j], &best[i][j]);
         }
+    for (size_t i = 0; i < 3; i++)
         for (size_t j = 0; j < N_T && n < cap; j++)
-            rows[n++] = result(b, types[i], Ts[j], &best[j]);
-    }
+            rows[n++] = result(b, types[i], Ts[j], &best[i][j]);
     *limit_gb_s = best_gb_s(limit, b->bytes);
     return n;
 }

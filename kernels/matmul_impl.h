@@ -9,7 +9,7 @@
 #include "kernels/matmul_drive.h"
 
 #define MM_COLS   6 /* most of a micro-kernel */
-#define MM_ROWS   6
+#define MM_ROWS   8
 #define MM_INLINE static inline __attribute__((always_inline))
 
 MM_INLINE vf mm_load(const uint8_t *row, enum ps_dtype t, size_t k)
@@ -128,7 +128,7 @@ static inline void mm_pack_block(const struct ps_act *act, size_t t0, size_t t1,
 
 typedef void (*mm_fn)(const struct ps_micro *m);
 
-/* Kernels of 1, 2, 4 and 6 rows, tables by the number of columns; a backend may lack some. */
+/* Kernels by their number of rows, tables by the number of columns; a backend may lack some. */
 struct mm_fns {
     const mm_fn *rows[MM_ROWS + 1];
 };
