@@ -10,7 +10,7 @@ set -euo pipefail
 
 build=(
     build-essential cmake ninja-build pkg-config ca-certificates
-    libcurl4-openssl-dev libssl-dev liblz4-dev libprotobuf-c-dev protobuf-c-compiler liblmdb-dev libpcre2-dev
+    libcurl4-openssl-dev libssl-dev liblz4-dev libprotobuf-c-dev protobuf-c-compiler liblmdb-dev
     libutf8proc-dev libyajl-dev libmicrohttpd-dev
 )
 tests=(

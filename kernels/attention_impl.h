@@ -286,7 +286,7 @@ static void at_page(struct at_query *q, int nq, const struct ps_attn *a, const f
     if (keys)
         at_scores(q, keys, a->head_dim, min_lo, max_hi, nq);
     else
-        at_direct(q, page, values->p, a->kv_dtype, a->head_dim, min_lo, max_hi, nq);
+        at_direct(q, page, values->p, a->k_dtype, a->head_dim, min_lo, max_hi, nq);
     for (int i = 0; i < nq; i++)
         if (lo[i] < hi[i])
             shrink[i] = at_softmax(&q[i], a, (int)lo[i], (int)hi[i]);
@@ -320,19 +320,21 @@ static void at_task(const struct at_job *j, size_t kv_head, size_t t0, size_t h0
             for (size_t d = 0; d < j->dim_pad; d += VW)
                 v_store(q[n].acc + d, v_zero());
         }
-    size_t elem = a->kv_dtype == PS_F32 ? 4 : 2, head_bytes = PS_KV_PAGE * dim * elem;
+    size_t k_elem = a->k_dtype == PS_F32 ? 4 : 2, v_elem = a->v_dtype == PS_F32 ? 4 : 2;
+    size_t k_bytes = PS_KV_PAGE * dim * k_elem,
+           v_bytes = PS_KV_PAGE * dim * v_elem; /* of one head in a page */
     bool direct = n <= AT_DIRECT;
     for (size_t p = first / PS_KV_PAGE; p * PS_KV_PAGE < end; p++) {
         size_t base = p * PS_KV_PAGE, lo = first > base ? first - base : 0;
         size_t hi = ps_min_size(end - base, PS_KV_PAGE);
-        const uint8_t *k = (const uint8_t *)a->k_pages[p] + kv_head * head_bytes;
-        const uint8_t *v = (const uint8_t *)a->v_pages[p] + kv_head * head_bytes;
-        struct at_rows rows = {v, a->kv_dtype, dim, dim * elem, NULL};
+        const uint8_t *k = (const uint8_t *)a->k_pages[p] + kv_head * k_bytes;
+        const uint8_t *v = (const uint8_t *)a->v_pages[p] + kv_head * v_bytes;
+        struct at_rows rows = {v, a->v_dtype, dim, dim * v_elem, NULL};
         if ((p + 1) * PS_KV_PAGE < end)
-            rows.ahead = (const uint8_t *)a->k_pages[p + 1] + kv_head * head_bytes;
+            rows.ahead = (const uint8_t *)a->k_pages[p + 1] + kv_head * k_bytes;
         if (!direct) {
-            at_keys(keys, k, a->kv_dtype, dim, lo, hi);
-            at_values(values, v, a->kv_dtype, dim, j->dim_pad, lo, hi);
+            at_keys(keys, k, a->k_dtype, dim, lo, hi);
+            at_values(values, v, a->v_dtype, dim, j->dim_pad, lo, hi);
             rows =
                 (struct at_rows){(const uint8_t *)values, PS_F32, j->dim_pad, j->dim_pad * 4, NULL};
         }
@@ -362,7 +364,8 @@ static void at_tasks(void *user, size_t begin, size_t end, unsigned thread)
 static void op_attention(struct ps_pool *pool, const struct ps_attn *a)
 {
     PS_ASSERT(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
-    PS_ASSERT(a->kv_dtype == PS_F32 || a->kv_dtype == PS_F16 || a->kv_dtype == PS_BF16);
+    PS_ASSERT(a->k_dtype == PS_F32 || a->k_dtype == PS_F16 || a->k_dtype == PS_BF16);
+    PS_ASSERT(a->v_dtype == PS_F32 || a->v_dtype == PS_F16 || a->v_dtype == PS_BF16);
     if (a->T == 0)
         return;
     struct at_job j = {.a = a, .group = a->n_heads / a->n_kv_heads};

@@ -56,7 +56,7 @@ static float score(const struct ps_attn *a, const float *q, const uint8_t *k)
 {
     double s = 0;
     for (uint32_t d = 0; d < a->head_dim; d++)
-        s += (double)q[d] * (double)element(k, a->kv_dtype, d);
+        s += (double)q[d] * (double)element(k, a->k_dtype, d);
     s *= (double)a->scale;
     return (float)(a->softcap > 0 ? (double)a->softcap * tanh(s / (double)a->softcap) : s);
 }
@@ -65,7 +65,7 @@ static float score(const struct ps_attn *a, const float *q, const uint8_t *k)
  * grows, what was summed so far is scaled down. (Milakov and Gimelshein 2018, arXiv:1805.02867.) */
 static void attend(const struct ps_attn *a, size_t t, uint32_t head)
 {
-    size_t first, end, elem = a->kv_dtype == PS_F32 ? 4 : 2;
+    size_t first, end, k_elem = a->k_dtype == PS_F32 ? 4 : 2, v_elem = a->v_dtype == PS_F32 ? 4 : 2;
     size_t kv_head = head / (a->n_heads / a->n_kv_heads);
     const float *q = a->q + t * a->q_ld + (size_t)head * a->head_dim;
     float *out = a->out + t * a->out_ld + (size_t)head * a->head_dim;
@@ -77,9 +77,9 @@ static void attend(const struct ps_attn *a, size_t t, uint32_t head)
         max = -INFINITY, sum = 0;
         memset(acc, 0, sizeof acc);
         for (size_t p = first; p < end; p++) {
-            size_t at = (kv_head * PS_KV_PAGE + p % PS_KV_PAGE) * a->head_dim * elem;
-            const uint8_t *k = (const uint8_t *)a->k_pages[p / PS_KV_PAGE] + at;
-            const uint8_t *v = (const uint8_t *)a->v_pages[p / PS_KV_PAGE] + at;
+            size_t at = (kv_head * PS_KV_PAGE + p % PS_KV_PAGE) * a->head_dim;
+            const uint8_t *k = (const uint8_t *)a->k_pages[p / PS_KV_PAGE] + at * k_elem;
+            const uint8_t *v = (const uint8_t *)a->v_pages[p / PS_KV_PAGE] + at * v_elem;
             double s = (double)score(a, q, k);
             if (s > max) {
                 double down = exp(max - s);
@@ -91,7 +91,7 @@ static void attend(const struct ps_attn *a, size_t t, uint32_t head)
             double e = exp(s - max);
             sum += e;
             for (uint32_t d = 0; d < nd; d++)
-                acc[d] += e * (double)element(v, a->kv_dtype, d0 + d);
+                acc[d] += e * (double)element(v, a->v_dtype, d0 + d);
         }
         for (uint32_t d = 0; d < nd; d++)
             out[d0 + d] = (float)(acc[d] / sum);

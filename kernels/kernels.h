@@ -46,8 +46,8 @@ struct ps_attn {
     float softcap;        /* 0 = none */
     void *const *k_pages; /* page p holds positions [p*PS_KV_PAGE, (p+1)*PS_KV_PAGE) */
     void *const *v_pages;
-    enum ps_dtype kv_dtype; /* f32, f16 or bf16 */
-    float *scratch;         /* ps_attn_scratch_floats(pool threads, head_dim) floats */
+    enum ps_dtype k_dtype, v_dtype; /* f32, f16 or bf16 each */
+    float *scratch;                 /* ps_attn_scratch_floats(pool threads, head_dim) floats */
 };
 struct ps_backend {
     const char *name; /* "ref", "avx2", "avx512", "amx": the word in bench --json */

@@ -162,15 +162,11 @@ static int open_compute(struct ps_engine *e, struct ps_err *err)
 static int open_all(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
 {
     int rc;
-    enum ps_dtype v_type;
     if ((rc = copy_options(e, o, err)) < 0 || (rc = find_cache_dir(e, err)) < 0)
         return rc;
-    if ((rc = ps_kv_dtype_parse(&e->kv_type, e->o.kv_type_k, PS_F16, "-ctk", err)) < 0 ||
-        (rc = ps_kv_dtype_parse(&v_type, e->o.kv_type_v, e->kv_type, "-ctv", err)) < 0)
+    if ((rc = ps_kv_dtype_parse(&e->k_type, e->o.kv_type_k, PS_F16, "-ctk", err)) < 0 ||
+        (rc = ps_kv_dtype_parse(&e->v_type, e->o.kv_type_v, PS_F16, "-ctv", err)) < 0)
         return rc;
-    if (v_type != e->kv_type)
-        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
-                          "-ctk and -ctv must be the same type in this version");
     if ((rc = open_model(e, err)) < 0)
         return rc;
     if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)

@@ -36,7 +36,7 @@ struct ps_engine {
     char *strings[8];
     char *cache_dir;
     struct ps_size disk, ram, min_free;
-    enum ps_dtype kv_type;
+    enum ps_dtype k_type, v_type; /* of the KV cache */
     uint64_t opened_ns;
     atomic_int interrupt;
     struct ps_stats stats;

@@ -308,7 +308,8 @@ static int attention(struct ps_forward *f, struct ps_kv *kv, const uint32_t *w, 
         .scale = 1.0f / sqrtf((float)a->head_dim),
         .k_pages = kv->k_pages + (size_t)layer * kv->n_pages,
         .v_pages = kv->v_pages + (size_t)layer * kv->n_pages,
-        .kv_dtype = kv->k_dtype,
+        .k_dtype = kv->k_dtype,
+        .v_dtype = kv->v_dtype,
         .scratch = f->scratch,
     };
     f->o.backend->attention(f->o.pool, &attn);

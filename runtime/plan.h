@@ -42,7 +42,7 @@ struct ps_plan_input {
 };
 
 struct ps_plan {
-    uint8_t *tier;              /* [n_extents] bits of enum ps_tier, indexed like the input */
+    uint8_t *tier; /* [n_extents] bits of enum ps_tier, indexed like the input */
     uint32_t *disk_order; /* [n_disk]: what is kept on disk, in order of admission: the cache shrinks from the end */
     uint32_t n_disk;
     uint64_t ram_min_bytes;     /* the least budget that works */

@@ -36,7 +36,7 @@ static int fit_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_
 }
 
 static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx, uint32_t ubatch,
-                        enum ps_dtype kv_type, struct ps_err *err)
+                        struct ps_err *err)
 {
     const struct ps_arch *a = e->arch;
     s->e = e;
@@ -44,7 +44,8 @@ static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx,
     s->ubatch = ubatch;
     int rc = fit_plan(e, ctx, 1, err);
     if (rc == 0)
-        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, kv_type, kv_type, err);
+        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type,
+                        err);
     if (rc < 0)
         return rc;
     s->history = ps_calloc((size_t)ctx + 1, sizeof *s->history);
@@ -60,7 +61,7 @@ int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps
     struct ps_session *s = ps_calloc(1, sizeof *s);
     if (!s)
         return ps_engine_error(error, PS_ENOMEM, NULL);
-    int rc = session_init(s, e, ctx, o ? o->ubatch : 0, e->kv_type, &err);
+    int rc = session_init(s, e, ctx, o ? o->ubatch : 0, &err);
     if (rc < 0) {
         ps_session_free(s);
         return ps_engine_error(error, rc, &err);
@@ -327,7 +328,6 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     struct ps_err err = {0};
     struct ps_session s = {0};
     struct ps_generate_options none = {0};
-    enum ps_dtype kv_type = e->kv_type;
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
@@ -340,7 +340,7 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     if (n == 0 || out_count / e->arch->vocab < n)
         rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "logits: no token ids, or the output is too small");
     if (rc == 0)
-        rc = session_init(&s, e, (uint32_t)n, 0, kv_type, &err);
+        rc = session_init(&s, e, (uint32_t)n, 0, &err);
     if (rc == 0)
         rc = check_prompt(&s, ids, n, &none, &err);
     if (rc == 0)

@@ -1,8 +1,10 @@
-/* A whole model against the memory of this machine: decode and prefill of a resident model, and the read bandwidth measured in the same run.
+/* A whole model against the memory of this machine: decode and prefill of a resident model, and the read bandwidth
+ * measured in the same run.
  *
  *     bench_model MODEL [PROMPT_TOKENS [DECODE_TOKENS [THREADS]]]
  *
- * The weights are brought into RAM by a first short generation, so that what is timed is the arithmetic alone. Prints one JSON object. */
+ * The weights are brought into RAM by a first short generation, so that what is timed is the arithmetic alone. Prints
+ * one JSON object. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -31,7 +31,7 @@ HOMES = [
     (r"protobuf-c/|.*\.pb-c\.h", ["base/", "proto/"]),
     (r"openssl/", ["base/", "proto/"]),
     (r"lz4", ["proto/", "kernels/codec/"]),
-    (r"pcre2|utf8proc", ["runtime/"]),
+    (r"utf8proc", ["runtime/"]),
     (r"cuda|cublas|nvml", ["kernels/cuda/"]),
 ]
 

@@ -5,7 +5,7 @@
 struct at_case {
     uint32_t n_heads, n_kv_heads, head_dim, window;
     float softcap;
-    enum ps_dtype kv;
+    enum ps_dtype k, v;
     size_t n_pos; /* positions stored */
 };
 
@@ -20,19 +20,20 @@ struct at_world {
 static struct at_world world_new(const struct at_case *c)
 {
     struct at_world w = {.c = *c, .n_pages = (c->n_pos + PS_KV_PAGE - 1) / PS_KV_PAGE};
-    size_t bytes = ps_kv_page_bytes(c->kv, c->n_kv_heads, c->head_dim),
-           n = (size_t)c->n_kv_heads * c->head_dim;
+    size_t k_bytes = ps_kv_page_bytes(c->k, c->n_kv_heads, c->head_dim);
+    size_t v_bytes = ps_kv_page_bytes(c->v, c->n_kv_heads, c->head_dim);
+    size_t n = (size_t)c->n_kv_heads * c->head_dim;
     float *x = malloc(n * 4);
     w.k = malloc(w.n_pages * sizeof *w.k), w.v = malloc(w.n_pages * sizeof *w.v);
     for (size_t p = 0; p < w.n_pages; p++) { /* what was never stored is NaN: it must not matter */
-        memset(w.k[p] = malloc(bytes), 0xff, bytes);
-        memset(w.v[p] = malloc(bytes), 0xff, bytes);
+        memset(w.k[p] = malloc(k_bytes), 0xff, k_bytes);
+        memset(w.v[p] = malloc(v_bytes), 0xff, v_bytes);
     }
     for (size_t p = 0; p < c->n_pos; p++) {
         kt_fill(x, n, 2 * p + 1);
-        ps_kv_store(w.k[p / PS_KV_PAGE], c->kv, c->n_kv_heads, c->head_dim, p % PS_KV_PAGE, x);
+        ps_kv_store(w.k[p / PS_KV_PAGE], c->k, c->n_kv_heads, c->head_dim, p % PS_KV_PAGE, x);
         kt_fill(x, n, 2 * p + 2);
-        ps_kv_store(w.v[p / PS_KV_PAGE], c->kv, c->n_kv_heads, c->head_dim, p % PS_KV_PAGE, x);
+        ps_kv_store(w.v[p / PS_KV_PAGE], c->v, c->n_kv_heads, c->head_dim, p % PS_KV_PAGE, x);
     }
     free(x);
     w.q_ld = (size_t)c->n_heads * c->head_dim + 1;
@@ -75,7 +76,8 @@ static void attend(const struct at_world *w, const struct ps_backend *be, struct
                             .softcap = w->c.softcap,
                             .k_pages = w->k,
                             .v_pages = w->v,
-                            .kv_dtype = w->c.kv,
+                            .k_dtype = w->c.k,
+                            .v_dtype = w->c.v,
                             .scratch = scratch};
         be->attention(pool, &a);
         free(pos);
@@ -84,11 +86,12 @@ static void attend(const struct at_world *w, const struct ps_backend *be, struct
 }
 
 static const struct at_case cases[] = {
-    {4, 4, 64, 0, 0, PS_BF16, 200},      {8, 2, 128, 0, 0, PS_F16, 150},
-    {4, 1, 80, 0, 30.0f, PS_F32, 131},   {6, 2, 96, 70, 0, PS_BF16, 210},
-    {3, 3, 33, 5, 0, PS_F32, 70},        {71, 1, 64, 0, 0, PS_BF16, 66},
-    {2, 1, 256, 64, 50.0f, PS_F16, 129}, {1, 1, 8, 1, 0, PS_F32, 65},
-    {14, 2, 64, 0, 0, PS_F32, 1},
+    {4, 4, 64, 0, 0, PS_BF16, PS_BF16, 200},     {8, 2, 128, 0, 0, PS_F16, PS_F16, 150},
+    {4, 1, 80, 0, 30.0f, PS_F32, PS_F32, 131},   {6, 2, 96, 70, 0, PS_BF16, PS_BF16, 210},
+    {3, 3, 33, 5, 0, PS_F32, PS_F32, 70},        {71, 1, 64, 0, 0, PS_BF16, PS_BF16, 66},
+    {2, 1, 256, 64, 50.0f, PS_F16, PS_F16, 129}, {1, 1, 8, 1, 0, PS_F32, PS_F32, 65},
+    {14, 2, 64, 0, 0, PS_F32, PS_F32, 1},        {4, 2, 40, 0, 0, PS_F32, PS_F16, 140},
+    {4, 4, 48, 9, 0, PS_BF16, PS_F32, 133},
 };
 #define N_CASES (sizeof cases / sizeof cases[0])
 
@@ -150,7 +153,7 @@ static void test_extreme_scores(void **state)
 {
     const struct ps_backend *be[4];
     size_t n = kt_backends(be);
-    const struct at_case c = {1, 1, 16, 0, 0, PS_F32, 130};
+    const struct at_case c = {1, 1, 16, 0, 0, PS_F32, PS_F32, 130};
     (void)state;
     for (size_t b = 0; b < n; b++) {
         struct ps_pool *pool = kt_pool(1, be[b]);
@@ -160,8 +163,8 @@ static void test_extreme_scores(void **state)
             for (size_t d = 0; d < 16; d++) {
                 k[d] = p == 100 ? 1e4f : -1e4f + (float)p, v[d] = (float)p;
                 if (d == 15) {
-                    ps_kv_store(w.k[p / PS_KV_PAGE], c.kv, 1, 16, p % PS_KV_PAGE, k);
-                    ps_kv_store(w.v[p / PS_KV_PAGE], c.kv, 1, 16, p % PS_KV_PAGE, v);
+                    ps_kv_store(w.k[p / PS_KV_PAGE], c.k, 1, 16, p % PS_KV_PAGE, k);
+                    ps_kv_store(w.v[p / PS_KV_PAGE], c.v, 1, 16, p % PS_KV_PAGE, v);
                 }
             }
         for (size_t d = 0; d < 16; d++)

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/host.h"
@@ -45,6 +47,7 @@ static struct ps_engine *open_model(const char *dir, const char *ram)
                                   .without_tokenizer = 1,
                                   .threads = 2,
                                   .kv_type_k = "f32",
+                                  .kv_type_v = "f32",
                                   .ram = ram};
     struct ps_engine *e = NULL;
     struct ps_error err = {0};
@@ -209,9 +212,34 @@ static void test_tiny_families(void **state)
         check_family(absolute, NAMES[i], strcmp(NAMES[i], "smollm2") == 0);
 }
 
-int main(void)
+static int model_tests(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures),
                                        cmocka_unit_test(test_tiny_families)};
     return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+/* A process for each backend, because one process settles on one. */
+int main(void)
+{
+    static const char *const BACKENDS[] = {"ref", "avx2", "avx512", "amx"};
+    int failed = 0, run = 0;
+    for (size_t i = 0; i < TEST_COUNT(BACKENDS); i++) {
+        if (!ps_backend_by_name(BACKENDS[i])) {
+            printf("skipped: this CPU can't run the %s backend\n", BACKENDS[i]);
+            continue;
+        }
+        printf("backend %s\n", BACKENDS[i]);
+        fflush(stdout);
+        pid_t pid = fork();
+        if (pid == 0) {
+            setenv("PENSTOCK_BACKEND", BACKENDS[i], 1);
+            exit(model_tests());
+        }
+        int status = -1;
+        failed += pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status) ||
+                  WEXITSTATUS(status) != 0;
+        run++;
+    }
+    return failed || !run;
 }

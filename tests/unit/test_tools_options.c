@@ -68,9 +68,11 @@ static void test_table_is_sound(void **state)
             assert_true(!s->alias || strcmp(s->alias, t->name) != 0);
         }
     }
-    for (int c = 1; c < PS_CMD_COUNT; c++)
-        assert_ptr_equal(ps_command_find(ps_command_get((enum ps_command)c)->name),
-                         ps_command_get((enum ps_command)c));
+    for (int c = 1; c < PS_CMD_COUNT; c++) {
+        const struct ps_command_spec *spec = ps_command_get((enum ps_command)c);
+        assert_non_null(spec);
+        assert_ptr_equal(spec ? ps_command_find(spec->name) : NULL, spec);
+    }
     assert_null(ps_command_get(PS_CMD_NONE));
 }
 
