@@ -62,7 +62,7 @@ static void refetch(struct http_store *s, struct http_job *j)
         .what = "wrong bytes (SHA-256 differs)",
         .hint = "the copy on the server is damaged: compare it with its origin",
     };
-    ps_log(PS_LOG_WARN, "fetcher", "wrong bytes: %s: offset %llu, %llu bytes", j->obj->where,
+    ps_log(PS_LOG_INFO, "fetcher", "wrong bytes: %s: offset %llu, %llu bytes", j->obj->where,
            (unsigned long long)j->r->offset, (unsigned long long)j->r->bytes);
     j->have = 0;
     http_job_failed(s, j, &wrong, ps_now_ns(),

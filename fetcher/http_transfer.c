@@ -500,7 +500,16 @@ static struct http_failure transport_failure(struct http_transfer *t, CURLcode r
                                   .what = "can't read the CA file",
                                   .hint = "check SSL_CERT_FILE and CURL_CA_BUNDLE"};
         return f;
-    case CURLE_OUT_OF_MEMORY: return out_of_memory;
+    case CURLE_OUT_OF_MEMORY:
+        /* libcurl says the same of a header beyond its own bound: bytes had come then, and memory had not run out */
+        curl_easy_getinfo(t->easy, CURLINFO_STARTTRANSFER_TIME_T, &connected);
+        if (connected == 0)
+            return out_of_memory;
+        f = (struct http_failure){.cls = PS_RETRY_REPLY,
+                                  .code = PS_EDATA,
+                                  .what = "a reply whose headers are too long",
+                                  .hint = "is this a web server?"};
+        return f;
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:
         f = (struct http_failure){.cls = PS_RETRY_TRANSPORT,

@@ -178,7 +178,9 @@ static int on_dtype(struct reader *r, const struct ps_json_event *ev, struct ps_
             if (is_text(ev, others[i]))
                 return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                                   "%s: tensor type %s is not supported", r->t.name, others[i]);
-        return malformed(r, err, "unknown dtype");
+        return ps_err_set(err, PS_EDATA, ORIGIN, "%s: unknown dtype %.*s",
+                          r->t.name ? r->t.name : "header", (int)(ev->len < 32 ? ev->len : 32),
+                          ev->s);
     }
     r->has_dtype = true;
     r->state = IN_TENSOR;

@@ -106,12 +106,24 @@ static void issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
     PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
 }
 
+/* How far the look-ahead may run. Never a whole lap: an extent that is being written to the cache or into the
+ * arena must not be asked for a second time. And not into the head of a tied model before this sweep's rows have
+ * been gathered from it: the gather is needed first, and would else find its extents at the end of the queue. */
+static uint64_t horizon_locked(const struct ps_sweep *s)
+{
+    uint64_t end = s->consume_seq + s->o.n_order;
+    if (s->tied_position != UINT32_MAX) {
+        uint64_t head = s->sweeps_gathered * s->o.n_order + s->tied_position;
+        if (head <= s->consume_seq)
+            head = s->consume_seq + 1;
+        end = head < end ? head : end;
+    }
+    return s->limit_seq < end ? s->limit_seq : end;
+}
+
 void ps_sweep_pump_locked(struct ps_sweep *s)
 {
-    /* Never a whole lap ahead: an extent that is being written to the cache or into the arena must not be asked
-     * for a second time. */
-    while (!s->cancelling && s->issue_seq < s->limit_seq &&
-           s->issue_seq < s->consume_seq + s->o.n_order) {
+    while (!s->cancelling && s->issue_seq < horizon_locked(s)) {
         uint32_t position = (uint32_t)(s->issue_seq % s->o.n_order), extent = s->o.order[position];
         if (s->resident[extent] == RESIDENT_YES) {
             s->issue_seq++;
@@ -234,7 +246,8 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
         goto out;
     }
     const struct ps_tensor *gathered = &o->map->tensors[o->gather_tensor];
-    bool tied = gathered->n_extents && s->position[gathered->first_extent] != UINT32_MAX;
+    s->tied_position = gathered->n_extents ? s->position[gathered->first_extent] : UINT32_MAX;
+    bool tied = s->tied_position != UINT32_MAX;
     if (tied && ps_row_stash_init(&s->stash, gathered->row_bytes) < 0) {
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: rows of the embedding");
         goto out;
@@ -499,6 +512,7 @@ static int gather_run(struct gather *g, float *out, size_t ld, struct ps_err *er
     for (size_t i = 0; i < started; i++)
         if (g->wanted[i].item)
             ps_sweep_unref_locked(s, g->wanted[i].item);
+    s->sweeps_gathered = s->consume_seq / s->o.n_order + 1;
     ps_sweep_pump_locked(s);
     pthread_mutex_unlock(&s->mutex);
     return rc;

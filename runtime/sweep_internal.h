@@ -58,6 +58,8 @@ struct ps_sweep {
     uint32_t n_free_ring, n_free_gather;
     struct item **by_position; /* [n_order]: look-ahead never laps, so one per position */
     uint64_t issue_seq, consume_seq, limit_seq;
+    uint32_t tied_position; /* first place of the gathered matrix in the order; UINT32_MAX: not in it */
+    uint64_t sweeps_gathered; /* whose embedding rows have been asked for */
     bool cancelling;
     bool no_cache_logged;
 };
