@@ -26,5 +26,9 @@ bool ps_text_is_markup(const char *s, size_t len)
         i = 3; /* byte order mark */
     while (i < len && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r' || s[i] == '\n'))
         i++;
-    return i < len && s[i] == '<';
+    /* a tag, a declaration or a comment: a binary length may begin with '<' too */
+    if (len - i < 2 || s[i] != '<')
+        return false;
+    const char c = (char)(s[i + 1] | 0x20);
+    return (c >= 'a' && c <= 'z') || s[i + 1] == '!' || s[i + 1] == '?';
 }
