@@ -26,7 +26,7 @@ static const char *source_dir(void)
 
 static char *read_text(const char *dir, const char *name, size_t *len)
 {
-    char path[1024], *out = NULL;
+    char path[5000], *out = NULL;
     snprintf(path, sizeof path, "%s/%s", dir, name);
     assert_int_equal(ps_file_read(&out, len, path, 64u << 20, NULL), 0);
     return out;
@@ -138,7 +138,7 @@ static void test_fixtures(void **state)
 
 static void link_into(const char *dir, const char *from, const char *name)
 {
-    char path[1200];
+    char path[5000];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     assert_int_equal(symlink(from, path), 0);
 }
@@ -165,7 +165,7 @@ static size_t read_case(const struct ps_json *root, size_t which, uint32_t *ids,
 
 static void check_family(const char *data, const char *family, bool bf16)
 {
-    char dir[] = "/tmp/penstock-test-XXXXXX", path[1024], name[64];
+    char dir[] = "/tmp/penstock-test-XXXXXX", path[5000], name[64];
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/models/tiny-families/tiny_%s.safetensors", data, family);
     link_into(dir, path, "model.safetensors");
