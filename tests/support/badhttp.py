@@ -273,7 +273,7 @@ def side_by_side(test, parts, workers=3):
 
 
 NOISE = re.compile(r"penstock: (warn|info|debug|trace): ")
-CRASH = re.compile(r"Sanitizer|runtime error:|assertion|Traceback|core dumped|stack smashing|corrupted", re.I)
+CRASH = re.compile(r"Sanitizer|runtime error:|[Aa]ssertion|Traceback|core dumped|stack smashing|\(\): |corrupted size|double free")
 
 
 def check_failed(t, r, status, says=(), stats=True, what=""):
