@@ -50,6 +50,13 @@ static uint64_t align64(uint64_t n)
     return (n + 63) / 64 * 64;
 }
 
+static int check_interrupt(const struct ps_forward *f, struct ps_err *err)
+{
+    if (f->o.interrupt && atomic_load(f->o.interrupt))
+        return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
+    return 0;
+}
+
 /* Largest packed form of any input of this model, all chunks together. */
 static uint64_t packed_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t rows,
                              uint32_t ubatch)
@@ -220,6 +227,10 @@ static int matrix(struct ps_forward *f, uint32_t tensor, const float *in, size_t
         int rc = ps_sweep_next(f->o.sweep, t->first_extent + i, &p, err);
         if (rc < 0)
             return rc;
+        if ((rc = check_interrupt(f, err)) < 0) { /* a long prompt spends seconds on one panel */
+            ps_sweep_release(f->o.sweep, &p);
+            return rc;
+        }
         for (size_t c = 0; c < n_chunks; c++)
             f->o.backend->matmul(f->o.pool, &f->chunks[c].act, p.data, t->row_bytes, p.extent->n_rows,
                                  out + c * f->o.ubatch * ldc, ldc, p.extent->row0, add);
@@ -312,7 +323,16 @@ static int attention(struct ps_forward *f, struct ps_kv *kv, const uint32_t *w, 
         .v_dtype = kv->v_dtype,
         .scratch = f->scratch,
     };
-    f->o.backend->attention(f->o.pool, &attn);
+    /* in chunks, so that an interrupt is heard; a row's result depends on the row alone */
+    for (size_t t = 0; t < T; t += f->o.ubatch) {
+        attn.q = f->q + t * f->q_dim;
+        attn.out = f->att + t * f->q_dim;
+        attn.pos = f->pos + t;
+        attn.T = T - t < f->o.ubatch ? T - t : f->o.ubatch;
+        f->o.backend->attention(f->o.pool, &attn);
+        if ((rc = check_interrupt(f, err)) < 0)
+            return rc;
+    }
     stale(f);
     return linear(f, w, PS_W_O, f->att, T, f->x, a->hidden, true, err);
 }
@@ -347,8 +367,6 @@ int ps_forward_sweep(struct ps_forward *f, struct ps_kv *kv, const uint32_t *ids
         rc = ps_sweep_gather(f->o.sweep, ids, T, f->x, a->hidden, err);
     ps_rope_tables(f->cos, f->sin, a, f->pos, T);
     for (uint32_t l = 0; rc == 0 && l < a->n_layers; l++) {
-        if (f->o.interrupt && atomic_load(f->o.interrupt))
-            return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
         rc = attention(f, kv, w->layer[l], l, T, err);
         if (rc == 0)
             rc = mlp(f, w->layer[l], T, err);

@@ -74,7 +74,9 @@ static void note_uncached(struct ps_sweep *s, int rc, const struct ps_err *e)
     s->no_cache_logged = true;
     pthread_mutex_unlock(&s->mutex);
     if (first)
-        ps_log(PS_LOG_WARN, "cache", "going on without caching: %s", e->text);
+        /* of a full disk the cache itself has told */
+        ps_log(rc == PS_ENOSPC ? PS_LOG_INFO : PS_LOG_WARN, "cache", "going on without caching: %s",
+               e->text);
 }
 
 static void write_to_cache(struct item *it)

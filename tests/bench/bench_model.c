@@ -12,18 +12,25 @@
 #include "kernels/bench_gemv.h"
 #include "penstock/penstock.h"
 
+#define MAX_TOKENS 4096
+
 struct clock_user {
     uint64_t first_ns, last_ns;
     unsigned n;
+    double step_s[MAX_TOKENS]; /* between two tokens */
 };
 
 static int on_token(void *user, const char *text, size_t len, uint32_t id)
 {
     struct clock_user *u = user;
     (void)text, (void)len, (void)id;
-    u->last_ns = ps_now_ns();
-    if (u->n++ == 0)
-        u->first_ns = u->last_ns;
+    uint64_t now = ps_now_ns();
+    if (u->n == 0)
+        u->first_ns = now;
+    else if (u->n < MAX_TOKENS)
+        u->step_s[u->n - 1] = (double)(now - u->last_ns) / 1e9;
+    u->last_ns = now;
+    u->n++;
     return 0;
 }
 
@@ -51,6 +58,12 @@ static double generate(struct ps_engine *e, unsigned prompt, unsigned n, struct 
     return (double)(u->first_ns - t0) / 1e9;
 }
 
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
 int main(int argc, char **argv)
 {
     unsigned prompt = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 512;
@@ -64,7 +77,7 @@ int main(int argc, char **argv)
                                   .max_rows = prompt};
     struct ps_engine *e = NULL;
     struct ps_error err = {0};
-    struct clock_user u;
+    static struct clock_user u;
     double gb_s = 0;
     if (ps_bench_read_bandwidth(&gb_s, threads, NULL) < 0 || ps_engine_open(&e, &o, &err) < 0) {
         fprintf(stderr, "bench_model: %s\n", err.text);
@@ -76,12 +89,17 @@ int main(int argc, char **argv)
     prefill_s = again_s < prefill_s ? again_s : prefill_s;
     generate(e, 4, decode, &u);
     double tok_s = (u.n - 1) / ((double)(u.last_ns - u.first_ns) / 1e9);
+    unsigned steps = u.n > 1 ? u.n - 1 : 1;
+    qsort(u.step_s, steps, sizeof *u.step_s, by_value);
     double after = 0;
     ps_bench_read_bandwidth(&after, threads, NULL);
     gb_s = after > gb_s ? after : gb_s;
-    printf("{\"read_gb_s\": %.3f, \"decode_tok_s\": %.3f, \"prefill_s\": %.4f, \"prefill_tok_s\": "
-           "%.2f, \"prompt\": %u, \"threads\": %u,\n \"stats\": %s}\n",
-           gb_s, tok_s, prefill_s, prompt / prefill_s, prompt, threads, ps_engine_stats_json(e));
+    printf("{\"read_gb_s\": %.3f, \"decode_tok_s\": %.3f, \"decode_median_tok_s\": %.3f, "
+           "\"decode_best_tok_s\": %.3f,\n",
+           gb_s, tok_s, 1 / u.step_s[steps / 2], 1 / u.step_s[0]);
+    printf(" \"prefill_s\": %.4f, \"prefill_tok_s\": %.2f, \"prompt\": %u, \"threads\": %u,\n "
+           "\"stats\": %s}\n",
+           prefill_s, prompt / prefill_s, prompt, threads, ps_engine_stats_json(e));
     ps_engine_close(e);
     return 0;
 }
