@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "kernels/kernels.h"
 #include "runtime/plan.h"
 #include "runtime/sweep_internal.h"
@@ -214,6 +215,12 @@ static int learn_held(struct ps_sweep *s, struct ps_err *err)
         memcpy(keys[i], m->extents[i].key, PS_SHA256_BYTES);
     if (rc == 0)
         rc = ps_cache_lookup(s->o.cache, keys, m->n_extents, bits, err);
+    if (rc == PS_EDATA || rc == PS_EIO) { /* a damaged index costs a refetch, not the run */
+        ps_log(PS_LOG_WARN, "cache", "the index can't be read: fetching everything: %s",
+               err ? err->text : "");
+        memset(bits, 0, m->n_extents / 8 + 1);
+        rc = 0;
+    }
     for (uint32_t i = 0; rc == 0 && i < m->n_extents; i++)
         atomic_store(&s->held[i], bits[i / 8] >> (i % 8) & 1);
     ps_free(keys);
