@@ -152,7 +152,7 @@ static int read_rope(struct ps_arch *a, const struct ps_json *root, struct ps_er
     a->inv_freq = ps_calloc(a->rot_dim / 2, sizeof *a->inv_freq);
     if (!a->inv_freq)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: rope frequencies");
-    ps_rope_frequencies(a->inv_freq, &a->rope_scale, c, a->rot_dim, a->max_position);
+    ps_rope_frequencies(a->inv_freq, &a->rope_scale, c, a->rot_dim);
     return 0;
 }
 

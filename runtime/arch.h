@@ -45,8 +45,7 @@ void ps_arch_free(struct ps_arch *a);
 
 /* inv_freq for a rope configuration: out[rot_dim/2]; *scale receives the factor for cos and sin. Method: transformers'
  * modeling_rope_utils (default, linear, llama3, yarn), in float32 where it is float32 there. */
-void ps_rope_frequencies(float *out, float *scale, const struct ps_rope_config *c, uint32_t rot_dim,
-                         uint32_t max_position);
+void ps_rope_frequencies(float *out, float *scale, const struct ps_rope_config *c, uint32_t rot_dim);
 /* cos/sin tables of T rows: [T][rot_dim/2] each, for the positions given. */
 void ps_rope_tables(float *cos_out, float *sin_out, const struct ps_arch *a, const uint32_t *pos,
                     size_t T);

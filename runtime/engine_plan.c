@@ -102,7 +102,7 @@ static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t ro
     const struct ps_arch *a = e->arch;
     uint64_t connections = e->o.connections ? e->o.connections : 8;
     uint64_t n = ps_kv_bytes(a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
-    n += ps_forward_bytes(a, e->weights, e->files.map, e->backend, rows, 0, ps_pool_threads(e->pool));
+    n += ps_forward_bytes(a, e->backend, rows, 0, ps_pool_threads(e->pool));
     n += (uint64_t)a->vocab * (sizeof(float) + 16); /* logits, sampler */
     n += e->o.without_tokenizer ? 0 : (uint64_t)a->vocab * TOKEN_BYTES;
     n += e->caller_bytes;

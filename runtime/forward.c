@@ -9,11 +9,6 @@
 
 static const char *const ORIGIN = "forward";
 
-/* One row chunk of prepared activations. */
-struct chunk {
-    struct ps_act act;
-};
-
 struct ps_forward {
     struct ps_forward_options o;
     uint32_t q_dim, kv_dim;
@@ -30,7 +25,7 @@ struct ps_forward {
     uint32_t *pos;
     uint8_t *packed;
     size_t packed_bytes;
-    struct chunk *chunks;
+    struct ps_act *chunks; /* prepared activations, ubatch rows each */
     uint32_t n_chunks;
     /* progress of a prompt's sweep */
     uint64_t done_bytes, total_bytes_per_sweep, told_ns;
@@ -117,12 +112,9 @@ static uint32_t effective_ubatch(uint32_t ubatch, uint32_t max_rows)
     return u < max_rows ? u : max_rows;
 }
 
-uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_weights *w,
-                          const struct ps_map *m, const struct ps_backend *b, uint32_t max_rows,
+uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
                           uint32_t ubatch, unsigned threads)
 {
-    (void)w;
-    (void)m;
     struct ps_forward none;
     return carve(&none, NULL, a, b, max_rows, effective_ubatch(ubatch, max_rows), threads);
 }
@@ -176,7 +168,7 @@ static void pack(struct ps_forward *f, const float *in, size_t T, size_t K, enum
     uint32_t u = f->o.ubatch;
     for (size_t t = 0, c = 0; t < T; t += u, c++) {
         size_t n = T - t < u ? T - t : u;
-        struct ps_act *act = &f->chunks[c].act;
+        struct ps_act *act = &f->chunks[c];
         *act =
             (struct ps_act){.a = in + t * K, .T = n, .K = K, .lda = K, .weights = weights, .packed = p};
         p += align64(f->o.backend->act_bytes(weights, n, K));
@@ -232,7 +224,7 @@ static int matrix(struct ps_forward *f, uint32_t tensor, const float *in, size_t
             return rc;
         }
         for (size_t c = 0; c < n_chunks; c++)
-            f->o.backend->matmul(f->o.pool, &f->chunks[c].act, p.data, t->row_bytes, p.extent->n_rows,
+            f->o.backend->matmul(f->o.pool, &f->chunks[c], p.data, t->row_bytes, p.extent->n_rows,
                                  out + c * f->o.ubatch * ldc, ldc, p.extent->row0, add);
         if (keep_rows)
             stash_rows(f, &p, t->row_bytes, out);

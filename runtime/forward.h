@@ -32,8 +32,7 @@ struct ps_forward_options {
     void *progress_user;
 };
 /* Bytes of activations and scratch that ps_forward_new allocates. Pure. */
-uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_weights *w,
-                          const struct ps_map *m, const struct ps_backend *b, uint32_t max_rows,
+uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
                           uint32_t ubatch, unsigned threads);
 int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, struct ps_err *err);
 void ps_forward_free(struct ps_forward *f);

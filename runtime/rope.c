@@ -58,10 +58,8 @@ static void llama3(float *f, const struct ps_rope_config *c, uint32_t dim)
     }
 }
 
-void ps_rope_frequencies(float *out, float *scale, const struct ps_rope_config *c, uint32_t rot_dim,
-                         uint32_t max_position)
+void ps_rope_frequencies(float *out, float *scale, const struct ps_rope_config *c, uint32_t rot_dim)
 {
-    (void)max_position;
     *scale = 1.0f;
     for (uint32_t i = 0; i < rot_dim / 2; i++)
         out[i] = 1.0f / powf((float)c->theta, (float)(2 * i) / (float)rot_dim);

@@ -222,8 +222,7 @@ static void writer_deinit(struct writer *w)
 
 /* ---- generation ---- */
 
-static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n,
-                        const struct ps_generate_options *o, struct ps_err *err)
+static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, struct ps_err *err)
 {
     if (n == 0)
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
@@ -237,7 +236,6 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n,
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "the prompt has %zu tokens but the context holds %u: use a larger -c", n,
                           s->ctx - s->length);
-    (void)o;
     return 0;
 }
 
@@ -305,7 +303,7 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     struct ps_sampler_options so = {o.temp,           o.top_k,         o.top_p, o.min_p,
                                     o.repeat_penalty, o.repeat_last_n, o.seed};
     if (rc == 0)
-        rc = check_prompt(s, prompt, n_prompt, &o, &err);
+        rc = check_prompt(s, prompt, n_prompt, &err);
     if (rc == 0)
         rc = need_forward(s, (uint32_t)n_prompt, &err);
     if (rc == 0)
@@ -327,7 +325,6 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
 {
     struct ps_err err = {0};
     struct ps_session s = {0};
-    struct ps_generate_options none = {0};
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
@@ -342,7 +339,7 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     if (rc == 0)
         rc = session_init(&s, e, (uint32_t)n, 0, &err);
     if (rc == 0)
-        rc = check_prompt(&s, ids, n, &none, &err);
+        rc = check_prompt(&s, ids, n, &err);
     if (rc == 0)
         rc = need_forward(&s, (uint32_t)n, &err);
     if (rc == 0) {
