@@ -1,0 +1,262 @@
+/* Runs CUDA kernels on the CPU, for tests: see simt.h. Every thread of a block is a fiber; the scheduler below resumes
+ * those that can run, and opens a barrier when all whom it concerns have come. */
+#include "kernels/cuda/simt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" {
+void __sanitizer_start_switch_fiber(void **save, const void *bottom, size_t size);
+void __sanitizer_finish_switch_fiber(void *save, const void **bottom, size_t *size);
+}
+#endif
+
+simt_thread *simt_now;
+uint8_t *simt_dynamic;
+
+namespace
+{
+
+const size_t STACK_BYTES = 256 * 1024;
+const unsigned MAX_THREADS = 1024;
+const size_t MAX_SHARED = 227 * 1024; /* what the largest of the GPUs gives a block */
+
+enum state { READY, AT_BLOCK, AT_WARP, DONE };
+
+struct fiber {
+    ucontext_t context;
+    simt_thread id;
+    state at;
+    uint32_t mask; /* AT_WARP: whom it waits for */
+    void *fake_stack;
+};
+
+struct machine {
+    fiber *fibers;
+    unsigned n;
+    uint8_t *stacks;
+    ucontext_t scheduler;
+    fiber *running;
+    const std::function<void()> *body;
+    uint64_t exchange[MAX_THREADS];
+    uint32_t random;
+    void *scheduler_fake_stack;
+    const void *scheduler_bottom;
+    size_t scheduler_size;
+} m;
+
+[[noreturn]] void give_up(const char *what)
+{
+    fprintf(stderr, "simt: %s: block (%u, %u, %u)\n", what, m.fibers[0].id.block.x,
+            m.fibers[0].id.block.y, m.fibers[0].id.block.z);
+    abort();
+}
+
+void enter_fiber(fiber *f)
+{
+    m.running = f;
+    simt_now = &f->id;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&m.scheduler_fake_stack,
+                                   m.stacks + (size_t)(f - m.fibers) * STACK_BYTES, STACK_BYTES);
+#endif
+    swapcontext(&m.scheduler, &f->context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(m.scheduler_fake_stack, NULL, NULL);
+#endif
+}
+
+void leave_fiber(fiber *f, bool forever)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(forever ? NULL : &f->fake_stack, m.scheduler_bottom,
+                                   m.scheduler_size);
+#else
+    (void)forever;
+#endif
+    swapcontext(&f->context, &m.scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
+#endif
+}
+
+void fiber_main()
+{
+    fiber *f = m.running;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(NULL, &m.scheduler_bottom, &m.scheduler_size);
+#endif
+    (*m.body)();
+    f->at = DONE;
+    leave_fiber(f, true);
+}
+
+/* Opens the barriers that are complete. False: none was. */
+bool open_barriers()
+{
+    bool opened = false;
+    unsigned waiting = 0, done = 0;
+    for (unsigned i = 0; i < m.n; i++) {
+        waiting += m.fibers[i].at == AT_BLOCK;
+        done += m.fibers[i].at == DONE;
+    }
+    if (waiting && waiting + done == m.n) {
+        if (done)
+            give_up("a barrier of the block that ended threads never reach");
+        for (unsigned i = 0; i < m.n; i++)
+            m.fibers[i].at = READY;
+        return true;
+    }
+    for (unsigned i = 0; i < m.n; i++) {
+        if (m.fibers[i].at != AT_WARP)
+            continue;
+        uint32_t mask = m.fibers[i].mask;
+        unsigned first = i / PS_WARP * PS_WARP;
+        bool all = true;
+        for (unsigned l = 0; l < PS_WARP; l++)
+            if (mask >> l & 1u)
+                all = all && first + l < m.n && m.fibers[first + l].at == AT_WARP &&
+                      m.fibers[first + l].mask == mask;
+        if (!all)
+            continue;
+        for (unsigned l = 0; l < PS_WARP; l++)
+            if (mask >> l & 1u)
+                m.fibers[first + l].at = READY;
+        opened = true;
+    }
+    return opened;
+}
+
+void run_block()
+{
+    for (;;) {
+        unsigned left = 0, ran = 0;
+        m.random = m.random * 1664525u + 1013904223u;
+        unsigned start = (m.random >> 8) % m.n;
+        bool down = m.random >> 31;
+        for (unsigned k = 0; k < m.n; k++) {
+            fiber *f = &m.fibers[(start + (down ? m.n - k : k)) % m.n];
+            left += f->at != DONE;
+            if (f->at == READY) {
+                enter_fiber(f);
+                ran++;
+            }
+        }
+        if (!left)
+            return;
+        if (!open_barriers() && !ran)
+            give_up("threads wait at barriers that are never complete");
+    }
+}
+
+void start_block(dim3 block, dim3 at, dim3 grid)
+{
+    for (unsigned i = 0; i < m.n; i++) {
+        fiber *f = &m.fibers[i];
+        f->at = READY;
+        f->id.thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
+        f->id.block = at;
+        f->id.block_dim = block;
+        f->id.grid_dim = grid;
+        f->id.lane = i % PS_WARP;
+        f->id.warp = i / PS_WARP;
+        getcontext(&f->context);
+        f->context.uc_stack.ss_sp = m.stacks + (size_t)i * STACK_BYTES;
+        f->context.uc_stack.ss_size = STACK_BYTES;
+        f->context.uc_link = NULL;
+        makecontext(&f->context, fiber_main, 0);
+    }
+}
+
+void wait_warp(uint32_t mask)
+{
+    fiber *f = m.running;
+    if (!(mask >> f->id.lane & 1u))
+        give_up("a lane names a mask that it is not in");
+    f->mask = mask;
+    f->at = AT_WARP;
+    leave_fiber(f, false);
+}
+
+} // namespace
+
+void __syncthreads()
+{
+    m.running->at = AT_BLOCK;
+    leave_fiber(m.running, false);
+}
+
+void __syncwarp(uint32_t mask)
+{
+    wait_warp(mask);
+}
+
+const uint64_t *simt_exchange(uint32_t mask, uint64_t word)
+{
+    static uint64_t copies[MAX_THREADS][PS_WARP];
+    unsigned self = (unsigned)(m.running - m.fibers), first = self / PS_WARP * PS_WARP;
+    m.exchange[self] = word;
+    wait_warp(mask);
+    for (unsigned l = 0; l < PS_WARP; l++)
+        copies[self][l] = mask >> l & 1u ? m.exchange[first + l] : 0;
+    wait_warp(mask); /* nobody gives its next word before all have read this one */
+    return copies[self];
+}
+
+static float bf16_half(uint32_t word, unsigned half)
+{
+    return simt_bits_float(half ? word & 0xffff0000u : word << 16);
+}
+
+void simt_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    uint64_t all_a[4][PS_WARP], all_b[2][PS_WARP];
+    for (unsigned i = 0; i < 4; i++)
+        memcpy(all_a[i], simt_exchange(PS_FULL, a[i]), sizeof all_a[i]);
+    for (unsigned i = 0; i < 2; i++)
+        memcpy(all_b[i], simt_exchange(PS_FULL, b[i]), sizeof all_b[i]);
+    unsigned g = simt_now->lane / 4, t = simt_now->lane % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = g + (i / 2) * 8, col = 2 * t + i % 2;
+        double sum = (double)d[i];
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned pair = k % 8 / 2, half = k % 2, high = k / 8;
+            float x = bf16_half((uint32_t)all_a[high * 2 + row / 8][row % 8 * 4 + pair], half);
+            float y = bf16_half((uint32_t)all_b[high][col * 4 + pair], half);
+            sum += (double)x * (double)y;
+        }
+        d[i] = (float)sum;
+    }
+}
+
+int simt_run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body)
+{
+    unsigned n = block.x * block.y * block.z;
+    if (n == 0 || n > MAX_THREADS || shared_bytes > MAX_SHARED || grid.x == 0 || grid.y == 0 ||
+        grid.z == 0 || grid.y > 65535 || grid.z > 65535)
+        return -1;
+    if (!m.fibers) { /* kept for the life of the test program */
+        m.fibers = new fiber[MAX_THREADS];
+        m.stacks = (uint8_t *)mmap(NULL, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        simt_dynamic = (uint8_t *)mmap(NULL, MAX_SHARED, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (m.stacks == MAP_FAILED || simt_dynamic == MAP_FAILED)
+            abort();
+        m.random = 1;
+    }
+    m.n = n;
+    m.body = &body;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                memset(simt_dynamic, 0xff, shared_bytes);
+                start_block(block, dim3(x, y, z), grid);
+                run_block();
+            }
+    simt_now = NULL;
+    return 0;
+}
