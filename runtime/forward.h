@@ -2,6 +2,9 @@
  * panels from the scheduler, in the order of weights.c; logits go out. Prefill is layer-major: all T rows pass
  * through a panel before the next one arrives, so a prompt of any length costs one sweep.
  *
+ * What a layer computes stands in forward.c; where it is computed is compute.h's business: on the CPU, on a device, or
+ * the first layers here and the rest there. Where is fixed when the model starts: another backend rounds otherwise.
+ *
  * One thread at a time; the pool's threads work inside. No allocation after init. */
 #ifndef PS_RUNTIME_FORWARD_H
 #define PS_RUNTIME_FORWARD_H
@@ -9,13 +12,12 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "base/pool.h"
-#include "kernels/kernels.h"
-#include "runtime/arch.h"
+#include "runtime/compute.h"
+#include "runtime/compute_device.h"
 #include "runtime/kv.h"
-#include "runtime/sweep.h"
-#include "runtime/weights.h"
 
 struct ps_forward;
+
 struct ps_forward_options {
     const struct ps_arch *arch;
     const struct ps_weights *weights;
@@ -23,17 +25,20 @@ struct ps_forward_options {
     const struct ps_backend *backend;
     struct ps_pool *pool;
     struct ps_sweep *sweep;
-    uint32_t max_rows; /* most T of a call */
-    uint32_t ubatch;   /* rows per kernel call; 0 = 512 */
+    struct ps_device_place device; /* api NULL: all on the CPU */
+    uint32_t device_layer;         /* the first layer that the device computes */
+    uint32_t max_rows;             /* most T of a call */
+    uint32_t ubatch;               /* rows per kernel call; 0 = 512 */
+    uint32_t ctx;                  /* positions of the KV cache */
+    bool all_logits;               /* a call may ask for the logits of every row */
     const atomic_int *interrupt;
     /* Nullable: bytes of weights used so far in this sweep and in all of it, a few times a second while a prompt
      * is worked on. */
     void (*progress)(void *user, uint64_t done, uint64_t total);
     void *progress_user;
 };
-/* Bytes of activations and scratch that ps_forward_new allocates. Pure. */
-uint64_t ps_forward_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
-                          uint32_t ubatch, unsigned threads);
+/* Rows of one kernel call: what was asked for (0 = 512), at most max_rows. */
+uint32_t ps_forward_ubatch(uint32_t ubatch, uint32_t max_rows);
 int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, struct ps_err *err);
 void ps_forward_free(struct ps_forward *f);
 

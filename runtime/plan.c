@@ -14,6 +14,17 @@ static uint64_t padded(uint64_t bytes)
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
+/* What it takes of RAM, and of device memory (whose allocator aligns to less than a page). */
+static uint64_t ram_bytes(const struct ps_plan_extent *e)
+{
+    return padded(e->coded ? e->stored_bytes : e->raw_bytes);
+}
+
+static uint64_t vram_bytes(const struct ps_plan_extent *e)
+{
+    return (e->raw_bytes + 255ull) / 256 * 256;
+}
+
 struct ranked {
     uint32_t key, index;
 };
@@ -78,11 +89,29 @@ static void place_disk(struct ps_plan *p, const struct ps_plan_input *in, const 
 #undef TAKE
 }
 
+/* From the back of the ranking until the first that does not fit. */
+static void place_vram(struct ps_plan *p, const struct ps_plan_input *in, const uint32_t *ranked,
+                       uint32_t n_ranked, uint64_t room)
+{
+    for (uint32_t k = n_ranked; k-- > 0;) {
+        const struct ps_plan_extent *e = &in->extents[ranked[k]];
+        if (!e->device)
+            continue;
+        if (vram_bytes(e) > room)
+            break;
+        room -= vram_bytes(e);
+        p->vram_weight_bytes += vram_bytes(e);
+        p->tier[ranked[k]] |= PS_TIER_VRAM;
+    }
+}
+
 static void place_ram(struct ps_plan *p, const struct ps_plan_input *in, const uint32_t *ranked,
                       uint32_t n_ranked, uint64_t room)
 {
     for (uint32_t k = n_ranked; k-- > 0;) {
-        uint64_t b = padded(in->extents[ranked[k]].raw_bytes);
+        uint64_t b = ram_bytes(&in->extents[ranked[k]]);
+        if (p->tier[ranked[k]] & PS_TIER_VRAM)
+            continue;
         if (b > room)
             break;
         room -= b;
@@ -93,7 +122,7 @@ static void place_ram(struct ps_plan *p, const struct ps_plan_input *in, const u
     uint64_t rest = 0;
     for (uint32_t i = 0; i < in->n_extents; i++)
         if (!in->extents[i].swept && !in->extents[i].vector)
-            rest += padded(in->extents[i].raw_bytes);
+            rest += ram_bytes(&in->extents[i]);
     if (rest == 0 || rest > room)
         return;
     for (uint32_t i = 0; i < in->n_extents; i++)
@@ -109,6 +138,10 @@ static void count_sweep(struct ps_plan *p, const struct ps_plan_input *in)
         if (!e->swept)
             continue;
         p->bytes_per_sweep += e->stored_bytes;
+        if (p->tier[i] & PS_TIER_VRAM)
+            continue;
+        if (e->device)
+            p->bytes_bus_per_sweep += e->coded ? e->stored_bytes : e->raw_bytes;
         if (p->tier[i] & PS_TIER_RAM)
             continue;
         if ((p->tier[i] & PS_TIER_DISK) || in->local)
@@ -118,28 +151,95 @@ static void count_sweep(struct ps_plan *p, const struct ps_plan_input *in)
     }
 }
 
-/* The tiers are pipelined, so the slowest alone decides. RAM carries every byte through the arithmetic. */
+/* The tiers are pipelined, so the slowest alone decides. RAM carries every byte that the CPU computes with, VRAM every
+ * byte that the device does. */
 static void predict(struct ps_plan *p, const struct ps_plan_input *in)
 {
     const struct ps_plan_rates *r = &in->rates;
-    p->binds = "unknown";
+    uint64_t on_device = 0;
+    for (uint32_t i = 0; i < in->n_extents; i++)
+        if (in->extents[i].swept && in->extents[i].device)
+            on_device += in->extents[i].raw_bytes;
+    const struct {
+        const char *name;
+        uint64_t bytes;
+        double rate;
+    } links[] = {
+        {"ram", on_device ? p->bytes_per_sweep - (on_device < p->bytes_per_sweep ? on_device : p->bytes_per_sweep)
+                          : p->bytes_per_sweep,
+         r->ram},
+        {"vram", on_device, r->vram},
+        {"bus", p->bytes_bus_per_sweep, r->bus},
+        {"disk", p->bytes_disk_per_sweep, r->disk},
+        {"link", p->bytes_net_per_sweep + (p->bytes_net_per_sweep ? in->gather_bytes_per_sweep : 0),
+         r->link},
+    };
+    double most = -1;
+    const char *binds = "unknown";
+    p->binds = binds;
     p->predicted_s_per_token = -1;
-    uint64_t net = p->bytes_net_per_sweep + (p->bytes_net_per_sweep ? in->gather_bytes_per_sweep : 0);
-    if ((net && r->link <= 0) || (p->bytes_disk_per_sweep && r->disk <= 0) || r->ram <= 0)
-        return;
-    double t_net = net ? (double)net / r->link : 0;
-    double t_disk = p->bytes_disk_per_sweep ? (double)p->bytes_disk_per_sweep / r->disk : 0;
-    double t_ram = (double)p->bytes_per_sweep / r->ram;
-    p->predicted_s_per_token = t_ram;
-    p->binds = "ram";
-    if (t_disk > p->predicted_s_per_token) {
-        p->predicted_s_per_token = t_disk;
-        p->binds = "disk";
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
+        if (!links[i].bytes)
+            continue;
+        if (links[i].rate <= 0)
+            return;
+        double t = (double)links[i].bytes / links[i].rate;
+        if (t > most) {
+            most = t;
+            binds = links[i].name;
+        }
     }
-    if (t_net > p->predicted_s_per_token) {
-        p->predicted_s_per_token = t_net;
-        p->binds = "link";
+    p->predicted_s_per_token = most;
+    p->binds = binds;
+}
+
+/* Slots beyond the least: weights that stay are worth more than a longer ring, but a short ring can't hide a slow
+ * link, so the ring gets at most a quarter of what is spare. */
+static uint32_t ring_slots(uint64_t spare, uint64_t slot_bytes, uint32_t least, uint32_t want)
+{
+    uint64_t more = slot_bytes ? spare / 4 / slot_bytes : 0;
+    uint64_t wanted = want > least ? want - least : 0;
+    return least + (uint32_t)(more < wanted ? more : wanted);
+}
+
+/* The device's share. `vectors`: bytes of norms and biases that live there. */
+static int plan_vram(struct ps_plan *p, const struct ps_plan_input *in, const uint32_t *ranked,
+                     uint32_t n, uint64_t vectors, struct ps_err *err)
+{
+    p->vram_slots = in->vram_slots_min;
+    p->vram_min_bytes =
+        in->vram_fixed_bytes + vectors + (uint64_t)in->vram_slots_min * in->vram_slot_bytes;
+    if (in->vram_bytes < p->vram_min_bytes)
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "--vram is too small: %llu bytes given: the least that works here is %llu",
+                          (unsigned long long)in->vram_bytes, (unsigned long long)p->vram_min_bytes);
+    p->vram_slots = ring_slots(in->vram_bytes - p->vram_min_bytes, in->vram_slot_bytes,
+                               in->vram_slots_min, in->vram_slots_want);
+    p->vram_fixed_bytes = in->vram_fixed_bytes + (uint64_t)p->vram_slots * in->vram_slot_bytes;
+    place_vram(p, in, ranked, n, in->vram_bytes - p->vram_fixed_bytes - vectors);
+    p->vram_weight_bytes += vectors;
+    return 0;
+}
+
+/* Ranks the matrices; vectors are placed at once: *in_ram and *in_vram are their bytes. */
+static int rank(struct ps_plan *p, const struct ps_plan_input *in, uint32_t *ranked, uint32_t *where,
+                uint32_t *n, uint64_t *in_ram, uint64_t *in_vram)
+{
+    *n = 0;
+    *in_ram = *in_vram = 0;
+    for (uint32_t i = 0; i < in->n_extents; i++) {
+        const struct ps_plan_extent *e = &in->extents[i];
+        if (rankable(e))
+            where[(*n)++] = i;
+        if (!e->vector)
+            continue;
+        *(e->device ? in_vram : in_ram) += e->device ? vram_bytes(e) : padded(e->raw_bytes);
+        p->tier[i] |= e->device ? PS_TIER_VRAM : PS_TIER_RAM;
     }
+    int rc = ps_plan_rank(ranked, *n);
+    for (uint32_t k = 0; rc == 0 && k < *n; k++)
+        ranked[k] = where[ranked[k]];
+    return rc;
 }
 
 int ps_plan_make(struct ps_plan *out, const struct ps_plan_input *in, struct ps_err *err)
@@ -149,45 +249,29 @@ int ps_plan_make(struct ps_plan *out, const struct ps_plan_input *in, struct ps_
     uint32_t *where = ps_malloc(sizeof *where * ((size_t)in->n_extents + 1));
     out->tier = ps_calloc((size_t)in->n_extents + 1, 1);
     out->disk_order = ps_malloc(sizeof *out->disk_order * ((size_t)in->n_extents + 1));
-    int rc = 0;
     uint32_t n = 0;
-    uint64_t vectors = 0;
-    if (!ranked || !where || !out->tier || !out->disk_order) {
-        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", in->n_extents);
+    uint64_t vectors = 0, device_vectors = 0;
+    int rc = PS_ENOMEM;
+    if (ranked && where && out->tier && out->disk_order)
+        rc = rank(out, in, ranked, where, &n, &vectors, &device_vectors);
+    if (rc < 0) {
+        ps_err_set(err, rc, ORIGIN, "out of memory: planning %u extents", in->n_extents);
         goto out;
     }
-    for (uint32_t i = 0; i < in->n_extents; i++) {
-        if (rankable(&in->extents[i]))
-            where[n++] = i;
-        if (in->extents[i].vector) {
-            vectors += padded(in->extents[i].raw_bytes);
-            out->tier[i] |= PS_TIER_RAM;
-        }
-    }
-    if ((rc = ps_plan_rank(ranked, n)) < 0) {
-        ps_err_set(err, rc, ORIGIN, "out of memory: planning");
-        goto out;
-    }
-    for (uint32_t k = 0; k < n; k++)
-        ranked[k] = where[ranked[k]];
-
     uint64_t base = in->fixed_bytes + vectors + in->gather_bytes;
     out->ram_min_bytes = base + (uint64_t)in->ring_slots_min * in->slot_bytes;
+    out->ring_slots = in->ring_slots_min;
     place_disk(out, in, ranked, n);
+    if (in->has_device && (rc = plan_vram(out, in, ranked, n, device_vectors, err)) < 0)
+        goto count;
     if (in->ram_bytes < out->ram_min_bytes) {
         rc = ps_err_set(err, PS_EBUDGET, ORIGIN,
                         "--ram is too small: %llu bytes given: the least that works here is %llu",
                         (unsigned long long)in->ram_bytes, (unsigned long long)out->ram_min_bytes);
-        out->ring_slots = in->ring_slots_min;
         goto count;
     }
-    /* Weights that stay are worth more than a longer ring, but a ring of eight can't hide a slow link: the ring
-     * gets at most a quarter. */
-    uint64_t spare = in->ram_bytes - out->ram_min_bytes;
-    uint64_t more = in->slot_bytes ? spare / 4 / in->slot_bytes : 0;
-    uint64_t want =
-        in->ring_slots_want > in->ring_slots_min ? in->ring_slots_want - in->ring_slots_min : 0;
-    out->ring_slots = in->ring_slots_min + (uint32_t)(more < want ? more : want);
+    out->ring_slots = ring_slots(in->ram_bytes - out->ram_min_bytes, in->slot_bytes,
+                                 in->ring_slots_min, in->ring_slots_want);
     out->ram_fixed_bytes = base - vectors + (uint64_t)out->ring_slots * in->slot_bytes;
     place_ram(out, in, ranked, n, in->ram_bytes - out->ram_fixed_bytes - vectors);
     out->ram_weight_bytes += vectors;

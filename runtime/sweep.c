@@ -45,12 +45,25 @@ uint64_t ps_sweep_gather_slot_bytes(const struct ps_map *m, uint32_t tensor)
     return pages(stored) + (has_codec(m) ? pages(raw) : 0);
 }
 
+bool ps_sweep_stays_coded(const struct ps_sweep *s, uint32_t extent)
+{
+    const struct ps_extent *e = &s->o.map->extents[extent];
+    return (s->o.consumer_codecs >> e->codec & 1u) && e->tensor != s->o.gather_tensor;
+}
+
+void ps_sweep_slots(const struct ps_sweep *s, void **slots, size_t *bytes)
+{
+    *slots = s->slots;
+    *bytes = s->slots_bytes ? s->slots_bytes : PAGE;
+}
+
 /* ---- items ---- */
 
 struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum slot_kind kind)
 {
     const struct ps_extent *e = &s->o.map->extents[extent];
     bool to_arena = (s->o.tier[extent] & PS_TIER_RAM) && s->resident[extent] == RESIDENT_NO;
+    bool as_stored = e->codec == PS_CODEC_RAW || ps_sweep_stays_coded(s, extent);
     struct item *it = s->free_items;
     if (!it)
         return NULL;
@@ -58,7 +71,7 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
      * for, must find one */
     if (kind == SLOT_RING && s->n_items - s->n_busy <= s->o.gather_slots)
         return NULL;
-    if (to_arena && e->codec == PS_CODEC_RAW)
+    if (to_arena && as_stored)
         kind = SLOT_NONE;
     if ((kind == SLOT_RING && !s->n_free_ring) || (kind == SLOT_GATHER && !s->n_free_gather))
         return NULL;
@@ -77,9 +90,10 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
     uint8_t *home = to_arena ? s->arena + s->arena_offset[extent] : NULL;
     it->stored = it->slot ? it->slot : home;
     it->stored_cap = pages(e->stored_bytes);
-    it->raw = home                       ? home
-              : e->codec == PS_CODEC_RAW ? it->stored
-                                         : it->slot + pages(e->stored_bytes);
+    it->coded = ps_sweep_stays_coded(s, extent);
+    it->raw = home        ? home
+              : as_stored ? it->stored
+                          : it->slot + pages(e->stored_bytes);
     if (to_arena)
         s->resident[extent] = RESIDENT_LOADING;
     return it;
@@ -132,10 +146,12 @@ void ps_sweep_pump_locked(struct ps_sweep *s)
         }
         if (s->resident[extent] == RESIDENT_LOADING)
             return; /* a gather brings it; finish() will have us called again */
+        if (s->by_position[position])
+            return; /* the consumer still holds it from the sweep before */
         struct item *it = ps_sweep_take_item_locked(s, extent, SLOT_RING);
         if (!it)
             return;
-        PS_ASSERT(!s->by_position[position]);
+        it->seq = s->issue_seq;
         s->by_position[position] = it;
         issue_locked(s, it, s->issue_seq + 1);
         s->issue_seq++;
@@ -168,7 +184,8 @@ static int alloc_tables(struct ps_sweep *s)
         if (!(s->o.tier[i] & PS_TIER_RAM))
             continue;
         s->arena_offset[i] = s->arena_bytes;
-        s->arena_bytes += pages(m->extents[i].raw_bytes);
+        s->arena_bytes += pages(ps_sweep_stays_coded(s, i) ? m->extents[i].stored_bytes
+                                                            : m->extents[i].raw_bytes);
     }
     for (uint32_t i = 0; i < s->n_items; i++) {
         s->items[i].next_free = s->free_items;
@@ -275,9 +292,11 @@ out:
     return rc;
 }
 
-/* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. */
+/* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. The consumer
+ * holds no panel. */
 static void drain_locked(struct ps_sweep *s)
 {
+    PS_ASSERT(s->n_held == 0);
     s->cancelling = true;
     for (uint32_t i = 0; i < s->n_items; i++) {
         struct item *it = &s->items[i];
@@ -311,6 +330,8 @@ void ps_sweep_close(struct ps_sweep *s)
         for (unsigned i = 0; i < s->n_io; i++)
             pthread_join(s->io[i], NULL);
     }
+    if (s->o.closing)
+        s->o.closing(s->o.landed_user);
     ps_queue_free(s->io_queue);
     ps_row_stash_deinit(&s->stash);
     if (s->arena)
@@ -336,27 +357,26 @@ void ps_sweep_close(struct ps_sweep *s)
 void ps_sweep_allow(struct ps_sweep *s, uint64_t n)
 {
     pthread_mutex_lock(&s->mutex);
-    uint64_t whole = (s->consume_seq + s->o.n_order - 1) / s->o.n_order + n;
-    s->limit_seq = whole * s->o.n_order;
+    s->limit_seq = s->next_sweep_seq + n * s->o.n_order;
     if (s->limit_seq < s->issue_seq)
         s->limit_seq = s->issue_seq;
     ps_sweep_pump_locked(s);
     pthread_mutex_unlock(&s->mutex);
 }
 
-int ps_sweep_begin(struct ps_sweep *s, struct ps_err *err)
+void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead)
 {
-    (void)err;
     pthread_mutex_lock(&s->mutex);
-    if (s->consume_seq % s->o.n_order) {
+    if (!ran_ahead && s->consume_seq != s->next_sweep_seq) {
         drain_locked(s);
-        s->consume_seq = s->issue_seq = (s->consume_seq / s->o.n_order + 1) * s->o.n_order;
+        s->next_sweep_seq = (s->consume_seq + s->o.n_order - 1) / s->o.n_order * s->o.n_order;
+        s->consume_seq = s->issue_seq = s->next_sweep_seq;
     }
-    if (s->limit_seq < s->consume_seq + s->o.n_order)
-        s->limit_seq = s->consume_seq + s->o.n_order;
+    s->next_sweep_seq += s->o.n_order;
+    if (s->limit_seq < s->next_sweep_seq)
+        s->limit_seq = s->next_sweep_seq;
     ps_sweep_pump_locked(s);
     pthread_mutex_unlock(&s->mutex);
-    return 0;
 }
 
 /* Waits for a change; wakes every 100 ms because an interrupt comes from a signal handler, which can't signal a
@@ -395,30 +415,59 @@ static int await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
     return 0;
 }
 
-int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err)
+/* What is next in line, if it was issued: not the same place's panel of the sweep before. */
+static struct item *next_item_locked(const struct ps_sweep *s)
+{
+    struct item *it = s->by_position[s->consume_seq % s->o.n_order];
+    return it && it->seq == s->consume_seq ? it : NULL;
+}
+
+bool ps_sweep_ready(struct ps_sweep *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint32_t extent = s->o.order[s->consume_seq % s->o.n_order];
+    ps_sweep_pump_locked(s);
+    struct item *it = next_item_locked(s);
+    bool ready = it ? it->state != ITEM_LOADING
+                    : s->resident[extent] == RESIDENT_YES && s->consume_seq < s->limit_seq;
+    pthread_mutex_unlock(&s->mutex);
+    return ready;
+}
+
+static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *it, struct ps_panel *out)
 {
     const struct ps_extent *e = &s->o.map->extents[extent];
+    bool away = !it && (s->o.tier[extent] & PS_TIER_VRAM);
+    out->data = it ? it->raw : away ? NULL : s->arena + s->arena_offset[extent];
+    out->coded = it ? it->coded : !away && ps_sweep_stays_coded(s, extent);
+    out->extent = e;
+    out->item = it;
+    ps_stat_add(&s->o.stats->extents_used, 1);
+    if (it) {
+        s->n_held++;
+        return;
+    }
+    ps_stat_add(away ? &s->o.stats->bytes_vram_hit : &s->o.stats->bytes_ram_hit, e->stored_bytes);
+    ps_stat_add(&s->o.stats->extents_from_ram, 1);
+}
+
+int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err)
+{
     int rc = 0;
     pthread_mutex_lock(&s->mutex);
-    uint32_t position = (uint32_t)(s->consume_seq % s->o.n_order);
-    PS_ASSERT(s->o.order[position] == extent);
+    PS_ASSERT(s->o.order[s->consume_seq % s->o.n_order] == extent);
     struct item *it;
     ps_sweep_pump_locked(s);
-    while (!(it = s->by_position[position]) && s->resident[extent] != RESIDENT_YES && rc == 0) {
+    while (!(it = next_item_locked(s)) && s->resident[extent] != RESIDENT_YES && rc == 0) {
         rc = wait_changed_locked(s, err); /* every slot is still held by a write */
         ps_sweep_pump_locked(s);
     }
     if (rc == 0 && it)
         rc = await_locked(s, it, err);
     if (rc == 0) {
-        out->data = it ? it->raw : s->arena + s->arena_offset[extent];
-        out->extent = e;
-        out->item = it;
-        ps_stat_add(&s->o.stats->extents_used, 1);
-        if (!it) {
-            ps_stat_add(&s->o.stats->bytes_ram_hit, e->stored_bytes);
-            ps_stat_add(&s->o.stats->extents_from_ram, 1);
-        }
+        fill_panel_locked(s, extent, it, out);
+        s->consume_seq++;
+        ps_sweep_pump_locked(s);
     }
     pthread_mutex_unlock(&s->mutex);
     return rc;
@@ -426,16 +475,24 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
 
 void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p)
 {
-    pthread_mutex_lock(&s->mutex);
-    uint32_t position = (uint32_t)(s->consume_seq % s->o.n_order);
-    s->consume_seq++;
-    if (p->item) {
-        s->by_position[position] = NULL;
-        ps_sweep_unref_locked(s, p->item);
+    struct item *it = p->item;
+    if (it) {
+        pthread_mutex_lock(&s->mutex);
+        s->by_position[it->seq % s->o.n_order] = NULL;
+        s->n_held--;
+        ps_sweep_unref_locked(s, it);
+        ps_sweep_pump_locked(s);
+        pthread_mutex_unlock(&s->mutex);
     }
-    ps_sweep_pump_locked(s);
-    pthread_mutex_unlock(&s->mutex);
     *p = (struct ps_panel){0};
+}
+
+void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent)
+{
+    PS_ASSERT(s->o.tier[extent] & PS_TIER_VRAM);
+    pthread_mutex_lock(&s->mutex);
+    s->resident[extent] = RESIDENT_YES;
+    pthread_mutex_unlock(&s->mutex);
 }
 
 /* ---- gather ---- */
@@ -519,7 +576,7 @@ static int gather_run(struct gather *g, float *out, size_t ld, struct ps_err *er
     for (size_t i = 0; i < started; i++)
         if (g->wanted[i].item)
             ps_sweep_unref_locked(s, g->wanted[i].item);
-    s->sweeps_gathered = s->consume_seq / s->o.n_order + 1;
+    s->sweeps_gathered = s->next_sweep_seq / s->o.n_order;
     ps_sweep_pump_locked(s);
     pthread_mutex_unlock(&s->mutex);
     return rc;

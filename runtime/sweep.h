@@ -35,6 +35,13 @@ struct ps_sweep_options {
     uint32_t gather_tensor;
     uint32_t gather_slots;
     unsigned io_threads; /* 0 = 4 */
+    /* Bits 1 << enum ps_codec: extents that the consumer decodes itself (a GPU behind a bus) reach it as stored. Those of
+     * the gathered tensor never do. */
+    uint32_t consumer_codecs;
+    /* Nullable; on an I/O thread: a part of the arena has received its bytes and will be read from there for good. */
+    void (*landed)(void *user, void *p, size_t bytes);
+    void (*closing)(void *landed_user); /* nullable: the arena and the ring are about to be freed */
+    void *landed_user;
     struct ps_stats *stats;
     const atomic_int *interrupt; /* non-zero: waits end with PS_EINTERRUPTED */
 };
@@ -50,17 +57,27 @@ void ps_sweep_close(struct ps_sweep *s); /* nullable; cancels what is under way 
 /* Look-ahead may run to the end of the `n`-th sweep from the one that comes next (n = 0: only what has begun).
  * Starts asking at once. */
 void ps_sweep_allow(struct ps_sweep *s, uint64_t n);
-/* Puts the consumer at the start of a sweep; after an abandoned sweep, what was on its way is cancelled and dropped. */
-int ps_sweep_begin(struct ps_sweep *s, struct ps_err *err);
+/* Puts the consumer at the start of a sweep, all panels released; after an abandoned sweep, what was on its way is
+ * cancelled and dropped. ran_ahead: the consumer finished its sweep and has taken panels of this one already. */
+void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead);
 
 struct ps_panel {
-    const uint8_t *data; /* n_rows rows, row_bytes apart, at any alignment; valid until released */
+    /* n_rows rows, row_bytes apart, at any alignment; valid until released. NULL: moved away. */
+    const uint8_t *data;
+    bool coded;          /* data is the extent as stored: consumer_codecs */
     const struct ps_extent *extent;
     void *item;
 };
-/* The next extent in line, which must be `extent`. Blocks. Release before the next call. */
+/* The next extent in line, which must be `extent`. Blocks. A consumer may hold several panels, fewer than the ring has
+ * slots. */
 int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err);
 void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p);
+/* Would ps_sweep_next return at once? */
+bool ps_sweep_ready(struct ps_sweep *s);
+/* The consumer keeps a copy of this extent (planned in VRAM) itself: it is never read again. */
+void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent);
+/* The ring, whole: for whoever wants it page-locked. */
+void ps_sweep_slots(const struct ps_sweep *s, void **slots, size_t *bytes);
 
 /* Rows of the gathered tensor as float32: out[i] = row rows[i], `ld` floats apart. Every extent is asked for once,
  * whatever the number of its rows. */

@@ -19,6 +19,8 @@ struct item {
     bool in_net;           /* mutex: a range of it is with the source */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;
+    uint64_t seq; /* of the ring: place in the endless order of use */
+    bool coded;   /* the consumer decodes it */
     enum slot_kind slot_kind;
     uint8_t *slot; /* NULL when it loads straight into the arena */
     uint8_t *stored,
@@ -58,6 +60,8 @@ struct ps_sweep {
     uint32_t n_free_ring, n_free_gather;
     struct item **by_position; /* [n_order]: look-ahead never laps, so one per position */
     uint64_t issue_seq, consume_seq, limit_seq;
+    uint64_t next_sweep_seq; /* where the sweep after the present one begins */
+    uint32_t n_held;         /* panels with the consumer */
     uint32_t tied_position; /* first place of the gathered matrix in the order; UINT32_MAX: not in it */
     uint64_t sweeps_gathered; /* whose embedding rows have been asked for */
     bool cancelling;
@@ -69,6 +73,8 @@ void *ps_sweep_io_main(void *sweep);
 void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
 /* Under the mutex: issues what the free slots allow. */
 void ps_sweep_pump_locked(struct ps_sweep *s);
+/* Its bytes reach the consumer as stored. */
+bool ps_sweep_stays_coded(const struct ps_sweep *s, uint32_t extent);
 /* Under the mutex: an item for `extent` with a place for its bytes, or NULL if there is no room now. */
 struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum slot_kind kind);
 #endif

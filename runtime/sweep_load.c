@@ -11,6 +11,8 @@
 static void finish(struct item *it, int rc)
 {
     struct ps_sweep *s = it->sweep;
+    if (rc == 0 && it->slot_kind == SLOT_NONE && s->o.landed)
+        s->o.landed(s->o.landed_user, it->stored, it->stored_cap);
     pthread_mutex_lock(&s->mutex);
     it->rc = rc;
     it->state = rc < 0 ? ITEM_FAILED : ITEM_READY;
@@ -45,7 +47,7 @@ static int decode(struct item *it)
 {
     const struct ps_map *m = it->sweep->o.map;
     const struct ps_extent *e = &m->extents[it->extent];
-    if (e->codec == PS_CODEC_RAW)
+    if (e->codec == PS_CODEC_RAW || it->coded)
         return 0;
     const struct ps_tensor *t = &m->tensors[e->tensor];
     const uint8_t *in = it->stored;

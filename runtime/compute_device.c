@@ -1,0 +1,516 @@
+/* Queues a layer's operations on a device. */
+#include "runtime/compute_device.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+
+static const char *const ORIGIN = "device";
+/* Panels of one matrix product that lie in device memory already go together: a launch costs as much as reading a few
+ * megabytes. */
+#define MERGE 32u
+
+struct device {
+    struct ps_compute c;
+    struct ps_device_place at;
+    uint32_t mark; /* our own: behind the logits */
+    uint8_t *bytes; /* on the device; carved below */
+    float *cos, *sin, *vec, *scratch, *logits;
+    uint32_t *pos;
+    uint8_t *packed;
+    size_t packed_bytes;
+    uint32_t *host_pos;         /* [max_rows] */
+    float *host_cos, *host_sin; /* [max_rows][rot_dim / 2] */
+    float *host_x;              /* [max_rows][hidden]: embedding rows on their way in */
+    uint32_t *host_ids, *host_rows; /* [max_rows]: of those that host_x holds: ids, and which rows they are */
+    struct ps_act *chunks;      /* ubatch rows each */
+    uint32_t n_chunks;
+    size_t T;
+    uint32_t pos0;
+    const float *packed_of;
+    enum ps_dtype packed_for;
+};
+
+/* A KV cache's device part. */
+struct ps_kv_away {
+    struct ps_device_place at;
+    bool shared;
+    void *bytes;
+    void *tables; /* [2][n_layers][n_pages] pointers: K, then V */
+};
+
+static int told(int rc, struct ps_err *err)
+{
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device refuses work: see the log, or use --device cpu")
+                  : 0;
+}
+
+/* ---- memory ---- */
+
+static uint64_t aligned(uint64_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+/* Packed form of the widest input, all chunks together. */
+static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d, const struct ps_arch *a,
+                             uint32_t rows, uint32_t ubatch)
+{
+    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
+    uint32_t k = ps_arch_widest(a);
+    uint64_t most = 0;
+    for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++) {
+        uint64_t full = rows / ubatch, rest = rows % ubatch;
+        uint64_t n = full * aligned(api->act_bytes(d, TYPES[i], ubatch, k));
+        n += rest ? aligned(api->act_bytes(d, TYPES[i], rest, k)) : 0;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+struct sizes {
+    uint32_t rows, ubatch, logit_rows, ctx;
+};
+
+/* Lays the device memory out; with base == NULL only counts. */
+static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_api *api,
+                      struct ps_device *d, const struct ps_arch *a, const struct sizes *z)
+{
+    uint64_t T = z->rows, at = ps_rows_carve(&v->c.rows, base, a, T);
+    v->packed_bytes = packed_bytes(api, d, a, z->rows, z->ubatch);
+    const struct {
+        void **p;
+        uint64_t bytes;
+    } parts[] = {
+        {(void **)&v->cos, T * a->rot_dim * 2},
+        {(void **)&v->sin, T * a->rot_dim * 2},
+        {(void **)&v->vec, ps_arch_widest(a) * 4ull},
+        {(void **)&v->scratch,
+         api->attn_bytes(d, z->ubatch, a->n_heads, a->head_dim, z->ctx ? z->ctx - 1 : 0)},
+        {(void **)&v->pos, T * 4},
+        {(void **)&v->packed, v->packed_bytes},
+        {(void **)&v->logits, (uint64_t)z->logit_rows * a->vocab * 4},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (base)
+            *parts[i].p = base + at;
+        at += aligned(parts[i].bytes + 64);
+    }
+    return at;
+}
+
+uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d, const struct ps_arch *a,
+                                 uint32_t max_rows, uint32_t ubatch, uint32_t logit_rows, uint32_t ctx)
+{
+    struct device none;
+    const struct sizes z = {max_rows, ubatch, logit_rows, ctx};
+    return carve(&none, NULL, api, d, a, &z);
+}
+
+uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows)
+{
+    return (uint64_t)max_rows * (a->hidden * sizeof(float) + a->rot_dim * sizeof(float) + 12);
+}
+
+uint64_t ps_kv_table_bytes(uint32_t n_layers, uint32_t positions)
+{
+    return aligned(2ull * n_layers * (positions / PS_KV_PAGE + 1) * sizeof(void *));
+}
+
+int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared, struct ps_err *err)
+{
+    const struct ps_device_api *api = place->api;
+    size_t n = (size_t)kv->n_layers * kv->n_pages;
+    uint64_t bytes = (uint64_t)(kv->n_layers - kv->host_layers) * kv->n_pages *
+                     (kv->k_page_bytes + kv->v_page_bytes);
+    struct ps_kv_away *w = ps_calloc(1, sizeof *w);
+    if (!w)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    *w = (struct ps_kv_away){.at = *place, .shared = shared};
+    kv->away = w;
+    int rc = shared ? api->alloc_shared(place->device, &w->bytes, bytes, err)
+                    : api->alloc(place->device, &w->bytes, bytes, err);
+    if (rc == 0)
+        rc = api->alloc(place->device, &w->tables, 2 * n * sizeof(void *), err);
+    if (rc == 0) {
+        ps_kv_place(kv, kv->host_layers, kv->n_layers, w->bytes);
+        uint8_t *tables = w->tables;
+        rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables, kv->k_pages, n * sizeof(void *)),
+                  err);
+        if (rc == 0)
+            rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables + n * sizeof(void *),
+                                   kv->v_pages, n * sizeof(void *)),
+                      err);
+    }
+    if (rc < 0)
+        ps_kv_free_away(kv);
+    return rc;
+}
+
+void ps_kv_free_away(struct ps_kv *kv)
+{
+    struct ps_kv_away *w = kv->away;
+    if (!w)
+        return;
+    w->at.api->free(w->at.device, w->tables);
+    if (w->shared)
+        w->at.api->free_shared(w->at.device, w->bytes);
+    else
+        w->at.api->free(w->at.device, w->bytes);
+    ps_free(w);
+    kv->away = NULL;
+}
+
+/* Page tables of one layer, in device memory. */
+static void *const *tables_of(const struct ps_kv *kv, uint32_t layer, bool values)
+{
+    void *const *tables = kv->away->tables;
+    return tables + (size_t)(values ? kv->n_layers : 0) * kv->n_pages + (size_t)layer * kv->n_pages;
+}
+
+/* ---- weights ---- */
+
+/* Prepares in[n][K] for weights of this type, unless that is what lies there already. */
+static int pack(struct device *v, const float *in, size_t n, size_t K, enum ps_dtype weights)
+{
+    if (v->packed_of == in && v->packed_for == weights)
+        return 0;
+    uint8_t *p = v->packed;
+    uint32_t u = v->c.o.ubatch;
+    int rc = 0;
+    for (size_t t = 0, i = 0; rc == 0 && t < n; t += u, i++) {
+        size_t rows = n - t < u ? n - t : u;
+        struct ps_act *act = &v->chunks[i];
+        *act = (struct ps_act){
+            .a = in + t * K, .T = rows, .K = K, .lda = K, .weights = weights, .packed = p};
+        p += aligned(v->at.api->act_bytes(v->at.device, weights, rows, K));
+        rc = v->at.api->act_pack(v->at.device, act);
+    }
+    PS_ASSERT((size_t)(p - v->packed) <= v->packed_bytes);
+    v->packed_of = in;
+    v->packed_for = weights;
+    return rc;
+}
+
+static void stale(struct device *v)
+{
+    v->packed_of = NULL;
+}
+
+struct product {
+    float *out;
+    size_t ldc;
+    bool add;
+    size_t n_chunks;
+    struct ps_matrix panels[MERGE];
+    size_t n_panels;
+};
+
+static int multiply(struct device *v, struct product *p)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && p->n_panels && i < p->n_chunks; i++)
+        rc = v->at.api->matmul(v->at.device, &v->chunks[i], p->panels, p->n_panels,
+                               p->out + i * v->c.o.ubatch * p->ldc, p->ldc, p->add);
+    p->n_panels = 0;
+    return rc;
+}
+
+static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
+                         size_t ldc, bool add, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    const struct ps_tensor *t = &c->o.map->tensors[tensor];
+    struct product p = {
+        .out = out, .ldc = ldc, .add = add, .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
+    int rc = told(pack(v, in, n, t->cols, t->dtype), err);
+    for (uint32_t i = 0; rc == 0 && i < t->n_extents; i++) {
+        const struct ps_extent *e = &c->o.map->extents[t->first_extent + i];
+        const void *rows;
+        if ((rc = ps_compute_interrupted(c, err)) < 0 ||
+            (rc = ps_vram_next(v->at.vram, t->first_extent + i, &rows, err)) < 0)
+            return rc;
+        p.panels[p.n_panels++] = (struct ps_matrix){.type = t->dtype,
+                                                    .K = t->cols,
+                                                    .data = rows,
+                                                    .row_stride = t->row_bytes,
+                                                    .n_rows = e->n_rows,
+                                                    .row0 = e->row0};
+        if (ps_vram_is_passing(v->at.vram) || p.n_panels == MERGE || i + 1 == t->n_extents)
+            rc = told(multiply(v, &p), err);
+        if (rc == 0)
+            rc = told(ps_vram_release(v->at.vram), err);
+        if (rc == 0)
+            rc = ps_vram_look_ahead(v->at.vram, err);
+        ps_compute_tell(c, e->stored_bytes);
+    }
+    return rc;
+}
+
+/* A norm weight or bias as float32 in v->vec. */
+static int vector(struct device *v, uint32_t tensor, struct ps_err *err)
+{
+    const struct ps_tensor *t = &v->c.o.map->tensors[tensor];
+    const void *rows;
+    int rc = ps_vram_next(v->at.vram, t->first_extent, &rows, err);
+    if (rc == 0)
+        rc = told(v->at.api->to_f32(v->at.device, v->vec, rows, t->dtype, t->cols), err);
+    if (rc == 0)
+        rc = told(ps_vram_release(v->at.vram), err);
+    return rc;
+}
+
+/* ---- operations ---- */
+
+static int device_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    const struct ps_device_api *api = v->at.api;
+    size_t angles = T * c->o.arch->rot_dim / 2 * sizeof(float);
+    v->T = T;
+    v->pos0 = pos0;
+    for (size_t t = 0; t < T; t++)
+        v->host_pos[t] = pos0 + (uint32_t)t;
+    ps_rope_tables(v->host_cos, v->host_sin, c->o.arch, v->host_pos, T);
+    stale(v);
+    int rc = api->copy_in(v->at.device, PS_STREAM_COMPUTE, v->pos, v->host_pos, T * sizeof *v->pos);
+    if (rc == 0)
+        rc = api->copy_in(v->at.device, PS_STREAM_COMPUTE, v->cos, v->host_cos, angles);
+    if (rc == 0)
+        rc = api->copy_in(v->at.device, PS_STREAM_COMPUTE, v->sin, v->host_sin, angles);
+    ps_vram_begin(v->at.vram, new_sweep);
+    return told(rc, err);
+}
+
+/* The extent of the embedding that holds row `id`. */
+static const struct ps_extent *extent_of_row(const struct ps_compute *c, uint32_t id, uint32_t *index)
+{
+    const struct ps_tensor *t = &c->o.map->tensors[c->o.weights->embed];
+    /* all but the last extent of a tensor have as many rows as the first */
+    *index = t->first_extent + id / c->o.map->extents[t->first_extent].n_rows;
+    return &c->o.map->extents[*index];
+}
+
+/* Rows that lie in device memory are widened there; returns how many others host_ids and host_rows list. */
+static int gather_resident(struct device *v, const uint32_t *ids, size_t *n_others)
+{
+    const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
+    size_t hidden = v->c.o.arch->hidden, n = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < v->T; i++) {
+        uint32_t x;
+        const struct ps_extent *e = extent_of_row(&v->c, ids[i], &x);
+        const uint8_t *at = ps_vram_resident(v->at.vram, x);
+        if (at) {
+            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden,
+                                   at + (ids[i] - e->row0) * t->row_bytes, t->dtype, hidden);
+            continue;
+        }
+        v->host_ids[n] = ids[i];
+        v->host_rows[n++] = (uint32_t)i;
+    }
+    *n_others = n;
+    return rc;
+}
+
+static int device_gather(struct ps_compute *c, const uint32_t *ids, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    size_t n, hidden = c->o.arch->hidden;
+    int rc = told(gather_resident(v, ids, &n), err);
+    if (rc == 0)
+        rc = ps_sweep_gather(c->o.sweep, v->host_ids, n, v->host_x, hidden, err);
+    for (size_t i = 0, run; rc == 0 && i < n; i += run) {
+        for (run = 1; i + run < n && v->host_rows[i + run] == v->host_rows[i] + run;)
+            run++;
+        rc = told(v->at.api->copy_in(v->at.device, PS_STREAM_COMPUTE,
+                                     c->rows.x + v->host_rows[i] * hidden, v->host_x + i * hidden,
+                                     run * hidden * sizeof(float)),
+                  err);
+    }
+    return rc;
+}
+
+static int device_norm(struct ps_compute *c, uint32_t tensor, float *out, const float *in, size_t n,
+                       size_t K, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    int rc = vector(v, tensor, err);
+    stale(v);
+    if (rc < 0)
+        return rc;
+    return told(v->at.api->rmsnorm(v->at.device, out, K, in, K, v->vec, 0.0f, n, K, c->o.arch->rms_eps),
+                err);
+}
+
+static int device_bias(struct ps_compute *c, uint32_t tensor, float *x, size_t n, size_t K,
+                       struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    int rc = vector(v, tensor, err);
+    return rc < 0 ? rc : told(v->at.api->add_bias(v->at.device, x, K, v->vec, n, K), err);
+}
+
+static int device_rope(struct ps_compute *c, float *x, uint32_t n_heads, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    const struct ps_arch *a = c->o.arch;
+    return told(v->at.api->rope(v->at.device, x, (size_t)n_heads * a->head_dim, v->T, n_heads, a->head_dim,
+                                a->rot_dim, v->cos, v->sin, false),
+                err);
+}
+
+static int device_kv_put(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    const struct ps_device_kv pages = {
+        .k_pages = tables_of(kv, layer, false),
+        .v_pages = tables_of(kv, layer, true),
+        .k_dtype = kv->k_dtype,
+        .v_dtype = kv->v_dtype,
+        .n_kv_heads = kv->n_kv_heads,
+        .head_dim = kv->head_dim,
+    };
+    return told(v->at.api->kv_store(v->at.device, &pages, v->pos, v->T, c->rows.k, c->rows.v), err);
+}
+
+static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    struct ps_attn attn = ps_compute_attn(c, kv, layer);
+    size_t q_dim = attn.q_ld;
+    int rc = 0;
+    attn.k_pages = tables_of(kv, layer, false);
+    attn.v_pages = tables_of(kv, layer, true);
+    attn.scratch = v->scratch;
+    for (size_t t = 0; rc == 0 && t < v->T; t += c->o.ubatch) {
+        attn.q = c->rows.q + t * q_dim;
+        attn.out = c->rows.att + t * q_dim;
+        attn.pos = v->pos + t;
+        attn.T = v->T - t < c->o.ubatch ? v->T - t : c->o.ubatch;
+        rc = told(v->at.api->attention(v->at.device, &attn, v->pos0 + (uint32_t)(t + attn.T) - 1), err);
+        if (rc == 0)
+            rc = ps_compute_interrupted(c, err);
+    }
+    stale(v);
+    return rc;
+}
+
+static int device_swiglu(struct ps_compute *c, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    size_t K = c->o.arch->inter;
+    stale(v);
+    return told(v->at.api->swiglu(v->at.device, c->rows.gate, K, c->rows.gate, K, c->rows.up, K, v->T, K),
+                err);
+}
+
+static int device_logits(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    size_t vocab = c->o.arch->vocab;
+    int rc = device_matrix(c, c->o.weights->head, in, n, v->logits, vocab, false, err);
+    if (rc == 0) /* the bus works on while we wait */
+        rc = ps_vram_look_ahead(v->at.vram, err);
+    if (rc == 0)
+        rc = told(v->at.api->mark(v->at.device, PS_STREAM_COMPUTE, v->mark), err);
+    if (rc == 0)
+        rc = v->at.api->await(v->at.device, v->mark, err);
+    if (rc == 0)
+        rc = told(v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, out, v->logits,
+                                      n * vocab * sizeof *out),
+                  err);
+    return rc;
+}
+
+static int device_put_x(struct ps_compute *c, const float *host, struct ps_err *err)
+{
+    struct device *v = (struct device *)c;
+    return told(v->at.api->copy_in(v->at.device, PS_STREAM_COMPUTE, c->rows.x, host,
+                                   v->T * c->o.arch->hidden * sizeof *host),
+                err);
+}
+
+static const float *device_host_x(struct ps_compute *c)
+{
+    (void)c;
+    return NULL;
+}
+
+void ps_compute_device_abandon(struct ps_compute *c)
+{
+    ps_vram_abandon(((struct device *)c)->at.vram);
+}
+
+/* ---- life ---- */
+
+static void device_free(struct ps_compute *c)
+{
+    struct device *v = (struct device *)c;
+    v->at.api->free(v->at.device, v->bytes);
+    ps_free(v->host_pos);
+    ps_free(v->host_cos);
+    ps_free(v->host_sin);
+    ps_free(v->host_x);
+    ps_free(v->host_ids);
+    ps_free(v->host_rows);
+    ps_free(v->chunks);
+    ps_free(v);
+}
+
+static const struct ps_compute_ops DEVICE = {
+    .free = device_free,
+    .begin = device_begin,
+    .gather = device_gather,
+    .norm = device_norm,
+    .matrix = device_matrix,
+    .bias = device_bias,
+    .rope = device_rope,
+    .kv_put = device_kv_put,
+    .attention = device_attention,
+    .swiglu = device_swiglu,
+    .logits = device_logits,
+    .put_x = device_put_x,
+    .host_x = device_host_x,
+};
+
+static bool alloc_host(struct device *v)
+{
+    size_t T = v->c.o.max_rows, angles = T * v->c.o.arch->rot_dim / 2 + 1;
+    v->host_pos = ps_calloc(T, sizeof *v->host_pos);
+    v->host_cos = ps_calloc(angles, sizeof *v->host_cos);
+    v->host_sin = ps_calloc(angles, sizeof *v->host_sin);
+    v->host_x = ps_calloc(T * v->c.o.arch->hidden, sizeof *v->host_x);
+    v->host_ids = ps_calloc(T, sizeof *v->host_ids);
+    v->host_rows = ps_calloc(T, sizeof *v->host_rows);
+    v->chunks = ps_calloc(v->n_chunks, sizeof *v->chunks);
+    return v->host_pos && v->host_cos && v->host_sin && v->host_x && v->host_ids && v->host_rows &&
+           v->chunks;
+}
+
+int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_options *o,
+                          const struct ps_device_place *place, struct ps_err *err)
+{
+    struct device *v = ps_calloc(1, sizeof *v);
+    if (!v)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    const struct sizes z = {o->max_rows, o->ubatch, o->logit_rows, o->ctx};
+    v->c.ops = &DEVICE;
+    v->c.o = *o;
+    v->at = *place;
+    v->mark = place->mark;
+    v->n_chunks = (o->max_rows + o->ubatch - 1) / o->ubatch;
+    void *bytes = NULL;
+    int rc = alloc_host(v) ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    if (rc == 0)
+        rc = place->api->alloc(place->device, &bytes,
+                               carve(v, NULL, place->api, place->device, o->arch, &z), err);
+    v->bytes = bytes;
+    if (rc < 0) {
+        device_free(&v->c);
+        return rc;
+    }
+    carve(v, v->bytes, place->api, place->device, o->arch, &z);
+    *out = &v->c;
+    return 0;
+}

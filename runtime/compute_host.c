@@ -1,0 +1,319 @@
+/* The layers' arithmetic on the CPU: panels come from the scheduler as they lie, the kernels multiply them on a pool of
+ * threads. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "runtime/compute.h"
+
+static const char *const ORIGIN = "forward";
+
+struct host {
+    struct ps_compute c;
+    const struct ps_backend *backend;
+    struct ps_pool *pool;
+    uint8_t *bytes; /* one allocation, carved below */
+    size_t total_bytes;
+    size_t T;
+    float *cos, *sin; /* [T][rot_dim / 2] */
+    float *vec;       /* one vector as float32 */
+    float *scratch;   /* attention */
+    uint32_t *pos;
+    uint8_t *packed;
+    size_t packed_bytes;
+    struct ps_act *chunks; /* prepared activations, ubatch rows each */
+    uint32_t n_chunks;
+    /* what `packed` holds now */
+    const float *packed_of;
+    enum ps_dtype packed_for;
+};
+
+static uint64_t align64(uint64_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+/* Largest packed form of any input of this model, all chunks together. */
+static uint64_t packed_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t rows,
+                             uint32_t ubatch)
+{
+    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
+    uint32_t k = ps_arch_widest(a);
+    uint64_t most = 0;
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t full = rows / ubatch, rest = rows % ubatch;
+        uint64_t n = full * align64(b->act_bytes(TYPES[i], ubatch, k));
+        n += rest ? align64(b->act_bytes(TYPES[i], rest, k)) : 0;
+        most = n > most ? n : most;
+    }
+    return most + 64;
+}
+
+/* Lays the buffers out; with base == NULL only counts. */
+static uint64_t carve(struct host *h, uint8_t *base, const struct ps_arch *a,
+                      const struct ps_backend *b, uint32_t rows, uint32_t ubatch, unsigned threads)
+{
+    uint64_t T = rows, at = ps_rows_carve(&h->c.rows, base, a, T);
+    const struct {
+        void **p;
+        uint64_t bytes;
+    } parts[] = {
+        {(void **)&h->cos, T * a->rot_dim * 2},
+        {(void **)&h->sin, T * a->rot_dim * 2},
+        {(void **)&h->vec, ps_arch_widest(a) * 4ull},
+        {(void **)&h->scratch, ps_attn_scratch_floats(threads, a->head_dim) * 4ull},
+        {(void **)&h->pos, T * 4},
+        {(void **)&h->packed, packed_bytes(a, b, rows, ubatch)},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (base)
+            *parts[i].p = base + at;
+        at += align64(parts[i].bytes + 64); /* room for a vector load past the end */
+    }
+    return at;
+}
+
+uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
+                               uint32_t ubatch, unsigned threads)
+{
+    struct host none;
+    return carve(&none, NULL, a, b, max_rows, ubatch, threads);
+}
+
+/* Prepares in[n][K] for weights of this type, unless that is what lies there already (q, k and v share one input). */
+static void pack(struct host *h, const float *in, size_t n, size_t K, enum ps_dtype weights)
+{
+    if (h->packed_of == in && h->packed_for == weights)
+        return;
+    uint8_t *p = h->packed;
+    uint32_t u = h->c.o.ubatch;
+    for (size_t t = 0, i = 0; t < n; t += u, i++) {
+        size_t rows = n - t < u ? n - t : u;
+        struct ps_act *act = &h->chunks[i];
+        *act = (struct ps_act){
+            .a = in + t * K, .T = rows, .K = K, .lda = K, .weights = weights, .packed = p};
+        p += align64(h->backend->act_bytes(weights, rows, K));
+        h->backend->act_pack(h->pool, act);
+    }
+    PS_ASSERT((size_t)(p - h->packed) <= h->packed_bytes);
+    h->packed_of = in;
+    h->packed_for = weights;
+}
+
+/* An input buffer got new contents. */
+static void stale(struct host *h)
+{
+    h->packed_of = NULL;
+}
+
+/* The next token is most likely among the best of these rows: keep those for its embedding. */
+static void stash_rows(struct host *h, const struct ps_panel *p, size_t row_bytes, const float *logits)
+{
+    for (uint32_t r = 0; r < p->extent->n_rows; r++)
+        ps_sweep_stash_offer(h->c.o.sweep, (uint32_t)p->extent->row0 + r,
+                             logits[p->extent->row0 + r], p->data + r * row_bytes);
+}
+
+static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
+                       size_t ldc, bool add, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    const struct ps_tensor *t = &c->o.map->tensors[tensor];
+    pack(h, in, n, t->cols, t->dtype);
+    size_t n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch;
+    bool keep_rows = tensor == c->o.weights->embed && n == 1; /* a tied head */
+    if (keep_rows)
+        ps_sweep_stash_clear(c->o.sweep);
+    for (uint32_t i = 0; i < t->n_extents; i++) {
+        struct ps_panel p;
+        int rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &p, err);
+        if (rc < 0)
+            return rc;
+        if ((rc = ps_compute_interrupted(c, err)) < 0) { /* a long prompt spends seconds on one panel */
+            ps_sweep_release(c->o.sweep, &p);
+            return rc;
+        }
+        for (size_t k = 0; k < n_chunks; k++)
+            h->backend->matmul(h->pool, &h->chunks[k], p.data, t->row_bytes, p.extent->n_rows,
+                               out + k * c->o.ubatch * ldc, ldc, p.extent->row0, add);
+        if (keep_rows)
+            stash_rows(h, &p, t->row_bytes, out);
+        ps_compute_tell(c, p.extent->stored_bytes);
+        ps_sweep_release(c->o.sweep, &p);
+    }
+    return 0;
+}
+
+/* A norm weight or bias as float32 in h->vec. */
+static int vector(struct host *h, uint32_t tensor, struct ps_err *err)
+{
+    const struct ps_tensor *t = &h->c.o.map->tensors[tensor];
+    struct ps_panel p;
+    int rc = ps_sweep_next(h->c.o.sweep, t->first_extent, &p, err);
+    if (rc < 0)
+        return rc;
+    rc = ps_to_f32(h->vec, p.data, t->dtype, t->cols);
+    ps_sweep_release(h->c.o.sweep, &p);
+    return rc;
+}
+
+static int host_norm(struct ps_compute *c, uint32_t tensor, float *out, const float *in, size_t n,
+                     size_t K, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    int rc = vector(h, tensor, err);
+    if (rc == 0)
+        h->backend->rmsnorm(h->pool, out, K, in, K, h->vec, 0.0f, n, K, c->o.arch->rms_eps);
+    stale(h);
+    return rc;
+}
+
+static int host_bias(struct ps_compute *c, uint32_t tensor, float *x, size_t n, size_t K,
+                     struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    int rc = vector(h, tensor, err);
+    if (rc == 0)
+        ps_add_bias(x, K, h->vec, n, K);
+    return rc;
+}
+
+static int host_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    (void)err;
+    h->T = T;
+    for (size_t t = 0; t < T; t++)
+        h->pos[t] = pos0 + (uint32_t)t;
+    ps_rope_tables(h->cos, h->sin, c->o.arch, h->pos, T);
+    stale(h);
+    if (new_sweep)
+        ps_sweep_begin(c->o.sweep, false);
+    return 0;
+}
+
+static int host_gather(struct ps_compute *c, const uint32_t *ids, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    return ps_sweep_gather(c->o.sweep, ids, h->T, c->rows.x, c->o.arch->hidden, err);
+}
+
+static int host_rope(struct ps_compute *c, float *x, uint32_t n_heads, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    const struct ps_arch *a = c->o.arch;
+    (void)err;
+    ps_rope(x, (size_t)n_heads * a->head_dim, h->T, n_heads, a->head_dim, a->rot_dim, h->cos, h->sin,
+            false);
+    return 0;
+}
+
+static int host_kv_put(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    size_t kv_dim = (size_t)c->o.arch->n_kv_heads * c->o.arch->head_dim;
+    (void)err;
+    for (size_t t = 0; t < h->T; t++)
+        ps_kv_put(kv, layer, h->pos[t], c->rows.k + t * kv_dim, c->rows.v + t * kv_dim);
+    return 0;
+}
+
+static int host_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    struct ps_attn attn = ps_compute_attn(c, kv, layer);
+    size_t q_dim = attn.q_ld;
+    attn.scratch = h->scratch;
+    /* in chunks, so that an interrupt is heard; a row's result depends on the row alone */
+    for (size_t t = 0; t < h->T; t += c->o.ubatch) {
+        attn.q = c->rows.q + t * q_dim;
+        attn.out = c->rows.att + t * q_dim;
+        attn.pos = h->pos + t;
+        attn.T = h->T - t < c->o.ubatch ? h->T - t : c->o.ubatch;
+        h->backend->attention(h->pool, &attn);
+        int rc = ps_compute_interrupted(c, err);
+        if (rc < 0)
+            return rc;
+    }
+    stale(h);
+    return 0;
+}
+
+static int host_swiglu(struct ps_compute *c, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    size_t K = c->o.arch->inter;
+    (void)err;
+    h->backend->swiglu(h->pool, c->rows.gate, K, c->rows.gate, K, c->rows.up, K, h->T, K);
+    stale(h);
+    return 0;
+}
+
+static int host_logits(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err)
+{
+    return host_matrix(c, c->o.weights->head, in, n, out, c->o.arch->vocab, false, err);
+}
+
+static int host_put_x(struct ps_compute *c, const float *host, struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    (void)err;
+    memcpy(c->rows.x, host, h->T * c->o.arch->hidden * sizeof *host);
+    return 0;
+}
+
+static const float *host_x(struct ps_compute *c)
+{
+    return c->rows.x;
+}
+
+static void host_free(struct ps_compute *c)
+{
+    struct host *h = (struct host *)c;
+    if (h->bytes)
+        ps_free_pages(h->bytes, h->total_bytes);
+    ps_free(h->chunks);
+    ps_free(h);
+}
+
+static const struct ps_compute_ops HOST = {
+    .free = host_free,
+    .begin = host_begin,
+    .gather = host_gather,
+    .norm = host_norm,
+    .matrix = host_matrix,
+    .bias = host_bias,
+    .rope = host_rope,
+    .kv_put = host_kv_put,
+    .attention = host_attention,
+    .swiglu = host_swiglu,
+    .logits = host_logits,
+    .put_x = host_put_x,
+    .host_x = host_x,
+};
+
+int ps_compute_host_new(struct ps_compute **out, const struct ps_compute_options *o,
+                        const struct ps_backend *backend, struct ps_pool *pool, struct ps_err *err)
+{
+    struct host *h = ps_calloc(1, sizeof *h);
+    if (!h)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    unsigned threads = ps_pool_threads(pool);
+    h->c.ops = &HOST;
+    h->c.o = *o;
+    h->backend = backend;
+    h->pool = pool;
+    h->total_bytes = carve(h, NULL, o->arch, backend, o->max_rows, o->ubatch, threads);
+    h->bytes = ps_alloc_pages(h->total_bytes, 4096);
+    h->n_chunks = (o->max_rows + o->ubatch - 1) / o->ubatch;
+    h->chunks = ps_calloc(h->n_chunks, sizeof *h->chunks);
+    if (!h->bytes || !h->chunks) {
+        host_free(&h->c);
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "no memory for the activations of %u rows: use a shorter prompt",
+                          o->max_rows);
+    }
+    carve(h, h->bytes, o->arch, backend, o->max_rows, o->ubatch, threads);
+    h->packed_bytes = packed_bytes(o->arch, backend, o->max_rows, o->ubatch);
+    *out = &h->c;
+    return 0;
+}

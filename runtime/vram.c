@@ -1,0 +1,413 @@
+/* Copies ahead of kernels. See vram.h. */
+#include "runtime/vram.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "runtime/plan.h"
+
+static const char *const ORIGIN = "vram";
+#define ALIGN 256ull
+/* Kernels that decode may read a little past the end of a block (kernels/device.h). */
+#define READ_PAST 64u
+
+static uint64_t aligned(uint64_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* ---- pins ---- */
+
+struct ps_pins {
+    const struct ps_device_api *api;
+    struct ps_device *device;
+    uint32_t most;
+    pthread_mutex_t mutex;
+    void **list; /* mutex */
+    uint32_t n;  /* mutex */
+    bool told;   /* mutex */
+};
+
+int ps_pins_new(struct ps_pins **out, const struct ps_device_api *api, struct ps_device *device,
+                uint32_t most, struct ps_err *err)
+{
+    struct ps_pins *p = ps_calloc(1, sizeof *p);
+    void **list = ps_calloc((size_t)most + 1, sizeof *list);
+    if (!p || !list) {
+        ps_free(p);
+        ps_free(list);
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    }
+    *p = (struct ps_pins){.api = api, .device = device, .most = most, .list = list};
+    pthread_mutex_init(&p->mutex, NULL);
+    *out = p;
+    return 0;
+}
+
+void ps_pins_add(void *pins, void *at, size_t bytes)
+{
+    struct ps_pins *p = pins;
+    struct ps_err e = {0};
+    int rc = p->api->pin(p->device, at, bytes, &e);
+    pthread_mutex_lock(&p->mutex);
+    bool tell = rc < 0 && !p->told;
+    if (rc == 0) {
+        PS_ASSERT(p->n < p->most);
+        p->list[p->n++] = at;
+    }
+    p->told = p->told || tell;
+    pthread_mutex_unlock(&p->mutex);
+    if (tell)
+        ps_log(PS_LOG_WARN, ORIGIN, "going on with slower copies: %s", e.text);
+}
+
+void ps_pins_clear(void *pins)
+{
+    struct ps_pins *p = pins;
+    pthread_mutex_lock(&p->mutex);
+    while (p->n)
+        p->api->unpin(p->device, p->list[--p->n]);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+void ps_pins_free(struct ps_pins *p)
+{
+    if (!p)
+        return;
+    ps_pins_clear(p);
+    pthread_mutex_destroy(&p->mutex);
+    ps_free(p->list);
+    ps_free(p);
+}
+
+/* ---- ring ---- */
+
+/* One extent on its way into device memory: load number i uses slot i % slots. */
+struct load {
+    uint64_t seq;
+    struct ps_panel panel; /* held until the copy is done */
+    bool coded;
+    bool used; /* its slot was read by kernels: a new copy waits for their mark */
+};
+
+struct ps_vram {
+    struct ps_vram_options o;
+    uint64_t slot_bytes, stored_room;
+    uint8_t *ring;       /* device */
+    uint8_t *arena;      /* device; NULL if nothing stays */
+    uint64_t *home;      /* [n_extents]: offset in the arena, where the plan says VRAM */
+    const uint8_t **at;  /* [n_extents]: device address once it is there */
+    struct load *loads;  /* [slots] */
+    uint64_t n_loaded;   /* loads begun, ever; the last of them in loads[(n_loaded - 1) % slots] */
+    uint64_t n_given;    /* loads of which the host panel was given back */
+    uint64_t n_released; /* loads whose users are all queued */
+    uint64_t copy_seq, use_seq; /* in the scheduler's endless order: next to be copied, next to be used */
+    bool passing;        /* the extent in use came through the ring */
+};
+
+static uint32_t copied_mark(uint64_t load, uint32_t slots)
+{
+    return (uint32_t)(load % slots) * 2;
+}
+
+static uint32_t used_mark(uint64_t load, uint32_t slots)
+{
+    return copied_mark(load, slots) + 1;
+}
+
+uint32_t ps_vram_marks(uint32_t slots)
+{
+    return 2 * slots;
+}
+
+static bool decodes_any(const struct ps_map *m, uint32_t consumer_codecs)
+{
+    for (uint32_t i = 0; consumer_codecs && i < m->n_extents; i++)
+        if (consumer_codecs >> m->extents[i].codec & 1u)
+            return true;
+    return false;
+}
+
+uint64_t ps_vram_slot_bytes(const struct ps_map *m, uint32_t consumer_codecs)
+{
+    return aligned(m->max_raw_bytes) +
+           (decodes_any(m, consumer_codecs) ? aligned((uint64_t)m->max_stored_bytes + READ_PAST) : 0);
+}
+
+uint64_t ps_vram_resident_bytes(const struct ps_extent *e)
+{
+    return aligned(e->raw_bytes);
+}
+
+static int alloc_tables(struct ps_vram *v, uint64_t *arena_bytes, struct ps_err *err)
+{
+    const struct ps_map *m = v->o.map;
+    v->home = ps_calloc((size_t)m->n_extents + 1, sizeof *v->home);
+    v->at = ps_calloc((size_t)m->n_extents + 1, sizeof *v->at);
+    v->loads = ps_calloc(v->o.slots, sizeof *v->loads);
+    if (!v->home || !v->at || !v->loads)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    *arena_bytes = 0;
+    for (uint32_t i = 0; i < m->n_extents; i++) {
+        if (!(v->o.tier[i] & PS_TIER_VRAM))
+            continue;
+        v->home[i] = *arena_bytes;
+        *arena_bytes += ps_vram_resident_bytes(&m->extents[i]);
+    }
+    return 0;
+}
+
+int ps_vram_open(struct ps_vram **out, const struct ps_vram_options *o, struct ps_err *err)
+{
+    uint64_t arena_bytes = 0;
+    struct ps_vram *v = ps_calloc(1, sizeof *v);
+    if (!v)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    PS_ASSERT(o->slots >= PS_VRAM_SLOTS_MIN && o->first_position < o->n_order);
+    v->o = *o;
+    struct ps_device_info info;
+    o->api->info(o->device, &info);
+    v->slot_bytes = ps_vram_slot_bytes(o->map, info.codecs);
+    v->stored_room = v->slot_bytes - aligned(o->map->max_raw_bytes);
+    v->copy_seq = v->use_seq = o->first_position;
+    void *ring = NULL, *arena = NULL;
+    int rc = alloc_tables(v, &arena_bytes, err);
+    if (rc == 0)
+        rc = o->api->alloc(o->device, &ring, v->slot_bytes * o->slots, err);
+    v->ring = ring;
+    if (rc == 0 && arena_bytes)
+        rc = o->api->alloc(o->device, &arena, arena_bytes, err);
+    v->arena = arena;
+    if (rc < 0) {
+        ps_vram_close(v);
+        return rc;
+    }
+    *out = v;
+    return 0;
+}
+
+static void give_back(struct ps_vram *v)
+{
+    struct load *l = &v->loads[v->n_given % v->o.slots];
+    ps_sweep_release(v->o.sweep, &l->panel);
+    v->n_given++;
+}
+
+/* Waits for the copy whose host panel is held longest. */
+static int await_oldest(struct ps_vram *v, struct ps_err *err)
+{
+    int rc = v->o.api->await(v->o.device, copied_mark(v->n_given, v->o.slots), err);
+    if (rc == 0)
+        give_back(v);
+    return rc;
+}
+
+/* Gives back the host panels of the copies that are done. */
+static int reap(struct ps_vram *v, struct ps_err *err)
+{
+    int rc = 1;
+    while (v->n_given < v->n_loaded &&
+           (rc = v->o.api->reached(v->o.device, copied_mark(v->n_given, v->o.slots), err)) == 1)
+        give_back(v);
+    return rc < 0 ? rc : 0;
+}
+
+void ps_vram_abandon(struct ps_vram *v)
+{
+    v->o.api->sync(v->o.device, NULL);
+    while (v->n_given < v->n_loaded)
+        give_back(v);
+    v->n_released = v->n_loaded;
+    v->passing = false;
+    uint64_t base = (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order;
+    v->copy_seq = v->use_seq = base;
+    for (uint32_t i = 0; i < v->o.slots; i++)
+        v->loads[i].used = false; /* the device is idle */
+}
+
+void ps_vram_close(struct ps_vram *v)
+{
+    if (!v)
+        return;
+    if (v->ring)
+        ps_vram_abandon(v);
+    v->o.api->free(v->o.device, v->ring);
+    v->o.api->free(v->o.device, v->arena);
+    ps_free(v->home);
+    ps_free(v->at);
+    ps_free(v->loads);
+    ps_free(v);
+}
+
+static uint8_t *slot_stored(const struct ps_vram *v, uint64_t load)
+{
+    return v->ring + load % v->o.slots * v->slot_bytes;
+}
+
+static uint8_t *slot_raw(const struct ps_vram *v, uint64_t load)
+{
+    return slot_stored(v, load) + v->stored_room;
+}
+
+/* Where the rows of an extent end up. */
+static uint8_t *destination(const struct ps_vram *v, uint32_t extent, uint64_t load)
+{
+    return v->o.tier[extent] & PS_TIER_VRAM ? v->arena + v->home[extent] : slot_raw(v, load);
+}
+
+static uint32_t extent_at(const struct ps_vram *v, uint64_t seq)
+{
+    return v->o.order[seq % v->o.n_order];
+}
+
+static int queue_copy(struct ps_vram *v, uint32_t extent, const struct ps_panel *p)
+{
+    const struct ps_device_api *api = v->o.api;
+    uint64_t n = v->n_loaded;
+    struct load *l = &v->loads[n % v->o.slots];
+    bool coded = p->coded;
+    int rc = l->used ? api->wait_mark(v->o.device, PS_STREAM_COPY, used_mark(n, v->o.slots)) : 0;
+    uint64_t bytes = coded ? p->extent->stored_bytes : p->extent->raw_bytes;
+    if (rc == 0)
+        rc = api->copy_in(v->o.device, PS_STREAM_COPY,
+                          coded ? slot_stored(v, n) : destination(v, extent, n), p->data, bytes);
+    if (rc == 0)
+        rc = api->mark(v->o.device, PS_STREAM_COPY, copied_mark(n, v->o.slots));
+    *l = (struct load){.seq = v->copy_seq, .panel = *p, .coded = coded};
+    v->n_loaded++;
+    ps_stat_add(&v->o.stats->bytes_to_device, bytes);
+    return rc;
+}
+
+/* The scheduler's next panel. Its bytes may wait for host slots that only our own old copies hold. */
+static int take_panel(struct ps_vram *v, uint32_t extent, struct ps_panel *p, struct ps_err *err)
+{
+    while (!ps_sweep_ready(v->o.sweep) && v->n_given < v->n_loaded) {
+        int rc = await_oldest(v, err);
+        if (rc < 0)
+            return rc;
+    }
+    return ps_sweep_next(v->o.sweep, extent, p, err);
+}
+
+/* Puts the next extent in line on its way. Its slot's former load is released. */
+static int issue(struct ps_vram *v, struct ps_err *err)
+{
+    uint32_t extent = extent_at(v, v->copy_seq);
+    struct ps_panel p;
+    int rc = 0;
+    if (!v->at[extent]) {
+        PS_ASSERT(v->n_loaded - v->n_released < v->o.slots);
+        while (rc == 0 && v->n_loaded - v->n_given >= v->o.slots)
+            rc = await_oldest(v, err);
+    }
+    if (rc == 0)
+        rc = take_panel(v, extent, &p, err);
+    if (rc < 0)
+        return rc;
+    if (v->at[extent])
+        ps_sweep_release(v->o.sweep, &p);
+    else
+        rc = queue_copy(v, extent, &p);
+    v->copy_seq++;
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device refuses a copy") : 0;
+}
+
+int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err)
+{
+    int rc = reap(v, err);
+    /* never a whole lap: an extent on its way to its resident place must not be copied a second time; and where the
+     * host computes the first layers, it takes their panels itself */
+    uint64_t first = v->use_seq - (v->passing ? 1 : 0);
+    uint64_t end = v->o.first_position ? (first / v->o.n_order + 1) * v->o.n_order : first + v->o.n_order;
+    while (rc == 0 && v->copy_seq < end && ps_sweep_ready(v->o.sweep) &&
+           (v->at[extent_at(v, v->copy_seq)] ||
+            (v->n_loaded - v->n_released < v->o.slots && v->n_loaded - v->n_given < v->o.slots)))
+        rc = issue(v, err);
+    return rc;
+}
+
+void ps_vram_begin(struct ps_vram *v, bool new_sweep)
+{
+    if (new_sweep)
+        ps_sweep_begin(v->o.sweep, v->copy_seq > v->use_seq);
+    else /* what lies before has just been used on the host */
+        v->copy_seq = v->use_seq = (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order +
+                                   v->o.first_position;
+}
+
+static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)
+{
+    const struct ps_map *m = v->o.map;
+    const struct ps_extent *e = &m->extents[extent];
+    const struct ps_tensor *t = &m->tensors[e->tensor];
+    const struct ps_device_blocks b = {
+        .codec = (enum ps_codec)e->codec,
+        .dtype = t->dtype,
+        .in = slot_stored(v, load),
+        .out = destination(v, extent, load),
+        .in_bytes = m->block_bytes + e->first_block,
+        .n_blocks = e->n_blocks,
+        .block_bytes = t->block_rows * t->row_bytes,
+        .raw_bytes = e->raw_bytes,
+    };
+    return v->o.api->decode(v->o.device, &b);
+}
+
+/* The kernels may have it: behind its copy, decoded if need be. */
+static int arrive(struct ps_vram *v, uint32_t extent, struct ps_err *err)
+{
+    uint64_t n = v->n_released;
+    const struct load *l = &v->loads[n % v->o.slots];
+    PS_ASSERT(l->seq == v->use_seq);
+    int rc = v->o.api->wait_mark(v->o.device, PS_STREAM_COMPUTE, copied_mark(n, v->o.slots));
+    if (rc == 0 && l->coded)
+        rc = decode(v, extent, n);
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device can't take extent %u", extent) : 0;
+}
+
+int ps_vram_next(struct ps_vram *v, uint32_t extent, const void **rows, struct ps_err *err)
+{
+    PS_ASSERT(extent_at(v, v->use_seq) == extent && !v->passing);
+    int rc = 0;
+    if (v->copy_seq == v->use_seq)
+        rc = issue(v, err);
+    if (rc == 0 && !v->at[extent]) {
+        rc = arrive(v, extent, err);
+        v->passing = rc == 0;
+    }
+    if (rc < 0)
+        return rc;
+    *rows = v->passing ? destination(v, extent, v->n_released) : v->at[extent];
+    v->use_seq++;
+    return 0;
+}
+
+bool ps_vram_is_passing(const struct ps_vram *v)
+{
+    return v->passing;
+}
+
+int ps_vram_release(struct ps_vram *v)
+{
+    if (!v->passing)
+        return 0;
+    uint64_t n = v->n_released;
+    uint32_t extent = extent_at(v, v->use_seq - 1);
+    struct load *l = &v->loads[n % v->o.slots];
+    v->passing = false;
+    l->used = true;
+    v->n_released++;
+    if (v->o.tier[extent] & PS_TIER_VRAM) {
+        v->at[extent] = v->arena + v->home[extent];
+        ps_sweep_moved_away(v->o.sweep, extent);
+    }
+    return v->o.api->mark(v->o.device, PS_STREAM_COMPUTE, used_mark(n, v->o.slots));
+}
+
+const void *ps_vram_resident(const struct ps_vram *v, uint32_t extent)
+{
+    return v->at[extent];
+}
