@@ -123,6 +123,14 @@ static void fill(uint8_t *mem, size_t bytes, enum ps_dtype t)
         memcpy(mem + i, mem, ps_min_size(first, bytes - i));
 }
 
+static void bench_panel(const struct bench *b, const struct ps_act *act, const uint8_t *rows,
+                        size_t stride, size_t n)
+{
+    struct ps_matrix w = {
+        .type = act->weights, .K = act->K, .data = rows, .row_stride = stride, .n_rows = n};
+    b->be->matmul(b->pool, act, &w, b->c, n, false);
+}
+
 static void one_pass(const struct bench *b, enum ps_dtype t, size_t T, struct best *best)
 {
     size_t stride = BENCH_K * ps_dtype_bytes(t), step = PANEL_BYTES / stride;
@@ -132,7 +140,7 @@ static void one_pass(const struct bench *b, enum ps_dtype t, size_t T, struct be
         uint64_t start = ps_now_ns();
         b->be->act_pack(b->pool, &act);
         for (size_t p = at; p < ps_min_size(at + STRETCH, b->bytes); p += PANEL_BYTES)
-            b->be->matmul(b->pool, &act, b->mem + p, stride, step, b->c, step, 0, false);
+            bench_panel(b, &act, b->mem + p, stride, step);
         best->s[at / STRETCH] = fmin(best->s[at / STRETCH], ps_seconds_since(start));
     }
 }

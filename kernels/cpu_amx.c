@@ -191,14 +191,14 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
         PLAIN.act_pack(pool, act);
 }
 
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
-                   size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate)
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
+                   float *C, size_t ldc, bool accumulate)
 {
     if (act->weights != PS_BF16) {
-        PLAIN.matmul(pool, act, W, row_stride, n_rows, C, ldc, col0, accumulate);
+        PLAIN.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
+    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
     ps_drive_matmul(pool, &set, &job);
 }
 
@@ -224,6 +224,7 @@ const struct ps_backend TABLE = {
     .name = "amx",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
+    .multiplies = ps_plain_weights,
     .matmul = matmul,
     .attention = attention,
     .rmsnorm = rmsnorm,

@@ -58,10 +58,10 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
     ps_drive_pack(pool, set_of(act->weights), act, mm_pack_block);
 }
 
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
-                   size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate)
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
+                   float *C, size_t ldc, bool accumulate)
 {
-    struct ps_matmul_job job = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
+    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
     ps_drive_matmul(pool, set_of(act->weights), &job);
 }
 
@@ -69,6 +69,7 @@ const struct ps_backend ps_cpu_avx512 = {
     .name = "avx512",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
+    .multiplies = ps_plain_weights,
     .matmul = matmul,
     .attention = op_attention,
     .rmsnorm = op_rmsnorm,

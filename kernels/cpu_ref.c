@@ -43,13 +43,11 @@ static void matmul_rows(void *user, size_t begin, size_t end, unsigned thread)
     }
 }
 
-static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const void *W,
-                       size_t row_stride, size_t n_rows, float *C, size_t ldc, size_t col0,
-                       bool accumulate)
+static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
+                       float *C, size_t ldc, bool accumulate)
 {
-    PS_ASSERT(act->weights == PS_F32 || act->weights == PS_F16 || act->weights == PS_BF16);
-    struct ps_matmul_job j = {act, W, row_stride, n_rows, C + col0, ldc, accumulate};
-    ps_fork_for(pool, n_rows, 8, matmul_rows, &j);
+    struct ps_matmul_job j = ps_plain_job(act, w, C, ldc, accumulate);
+    ps_fork_for(pool, w->n_rows, 8, matmul_rows, &j);
 }
 
 static float score(const struct ps_attn *a, const float *q, const uint8_t *k)
@@ -159,6 +157,7 @@ const struct ps_backend ps_cpu_ref = {
     .name = "ref",
     .act_bytes = ref_act_bytes,
     .act_pack = ref_act_pack,
+    .multiplies = ps_plain_weights,
     .matmul = ref_matmul,
     .attention = ref_attention,
     .rmsnorm = ref_rmsnorm,

@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "base/pool.h"
+#include "kernels/matrix.h"
 #include "proto/dtype.h"
 
 /* Activations prepared once per input for use with many panels: layout belongs to the backend. */
@@ -55,11 +56,13 @@ struct ps_backend {
     size_t (*act_bytes)(enum ps_dtype weights, size_t T, size_t K);
     /* Fills act->packed from act->a; matmul reads `packed` alone. `ref` packs nothing and reads `a`. */
     void (*act_pack)(struct ps_pool *pool, const struct ps_act *act);
-    /* C[t][col0 + r] = sum_k A[t][k] * W[r][k] for r in [0, n_rows), t in [0, T). W rows are `row_stride` bytes
-     * apart and may start at any byte address. C is [T][ldc] f32. Weights f32, f16, bf16. If `accumulate`, adds to
-     * C (one final f32 addition). */
-    void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const void *W, size_t row_stride,
-                   size_t n_rows, float *C, size_t ldc, size_t col0, bool accumulate);
+    /* Has matmul for this type of weights. `ref` has all that matrix.h knows; the others f32, f16 and bf16. */
+    bool (*multiplies)(enum ps_dtype weights);
+    /* C[t][w->row0 + r] = w->factor * sum_k A[t][k] * W[r][k] for r in [0, w->n_rows), t in [0, T); w->type and
+     * w->K are those of `act`. Rows may start at any byte address. C is [T][ldc] f32. If `accumulate`, adds to C
+     * (one final f32 addition). Of f32, f16 and bf16 the factor is 1. */
+    void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
+                   float *C, size_t ldc, bool accumulate);
     /* Attention of T query rows against a paged KV: see struct ps_attn. */
     void (*attention)(struct ps_pool *pool, const struct ps_attn *attn);
     /* y[t][i] = x[t][i] / sqrt(mean(x[t]^2) + eps) * (w[i] + w_offset); K elements; x and y may be the same; ld in

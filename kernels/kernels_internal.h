@@ -82,10 +82,30 @@ struct ps_matmul_job {
     const struct ps_act *act;
     const uint8_t *W;
     size_t row_stride, n_rows;
-    float *C; /* already at col0 */
+    float *C; /* already at the first output column */
     size_t ldc;
     bool accumulate;
 };
+
+/* One number per element and nothing else: the types that every backend multiplies. */
+static inline bool ps_plain_weights(enum ps_dtype t)
+{
+    return t == PS_F32 || t == PS_F16 || t == PS_BF16;
+}
+
+static inline struct ps_matmul_job ps_plain_job(const struct ps_act *act, const struct ps_matrix *w,
+                                                float *C, size_t ldc, bool accumulate)
+{
+    PS_ASSERT(ps_plain_weights(w->type) && w->type == act->weights && w->K == act->K);
+    PS_ASSERT(w->factor == 0 || w->factor == 1);
+    return (struct ps_matmul_job){.act = act,
+                                  .W = w->data,
+                                  .row_stride = w->row_stride,
+                                  .n_rows = w->n_rows,
+                                  .C = C + w->row0,
+                                  .ldc = ldc,
+                                  .accumulate = accumulate};
+}
 
 /* Query rows (of all heads) that one attention task carries through the pages. */
 #define PS_ATTN_TASK 64

@@ -15,7 +15,8 @@ static const struct dtype_info dtypes[] = {
     [PS_F8_E8M0] = {"F8_E8M0", 1}, [PS_I64] = {"I64", 8},         [PS_I32] = {"I32", 4},
     [PS_I16] = {"I16", 2},         [PS_I8] = {"I8", 1},           [PS_U64] = {"U64", 8},
     [PS_U32] = {"U32", 4},         [PS_U16] = {"U16", 2},         [PS_U8] = {"U8", 1},
-    [PS_BOOL] = {"BOOL", 1},
+    [PS_BOOL] = {"BOOL", 1},       [PS_Q8B64] = {"Q8B64", 0},     [PS_NF4B64] = {"NF4B64", 0},
+    [PS_MXFP4] = {"MXFP4", 0},
 };
 #define N_DTYPES (sizeof dtypes / sizeof dtypes[0])
 
@@ -41,7 +42,7 @@ const char *ps_dtype_name(enum ps_dtype t)
 enum ps_dtype ps_dtype_from_name(const char *s, size_t len)
 {
     for (size_t i = 0; i < N_DTYPES; i++)
-        if (dtypes[i].name && strlen(dtypes[i].name) == len && memcmp(dtypes[i].name, s, len) == 0)
+        if (dtypes[i].bytes && strlen(dtypes[i].name) == len && memcmp(dtypes[i].name, s, len) == 0)
             return (enum ps_dtype)i;
     return PS_DTYPE_NONE;
 }

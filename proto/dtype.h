@@ -1,4 +1,4 @@
-/* Element types of stored tensors. Pure values; the layouts of quantised types live in proto too when they arrive. */
+/* Element types of stored tensors. Pure values; the layouts of quantised types: quant.h. */
 #ifndef PS_PROTO_DTYPE_H
 #define PS_PROTO_DTYPE_H
 #include <stddef.h>
@@ -23,12 +23,18 @@ enum ps_dtype {
     PS_U16 = 14,
     PS_U8 = 15,
     PS_BOOL = 16,
+    /* Blocks of weights with a common scale: a row has a layout, not an element a size. See quant.h. */
+    PS_Q8B64 = 17,
+    PS_NF4B64 = 18,
+    PS_MXFP4 = 19,
 };
-/* Bytes of one element; 0 for an unknown value. */
+/* Bytes of one element; 0 for an unknown value and for the types of blocks. */
 size_t ps_dtype_bytes(enum ps_dtype t);
 /* safetensors spelling ("BF16", "F8_E4M3"), "?" if unknown. */
 const char *ps_dtype_name(enum ps_dtype t);
-enum ps_dtype ps_dtype_from_name(const char *s, size_t len); /* PS_DTYPE_NONE if unknown */
+/* The type that a safetensors header calls so; PS_DTYPE_NONE if unknown. It never is one of the types of blocks,
+ * which have a name but are not safetensors': a header that says "Q8B64" is malformed. */
+enum ps_dtype ps_dtype_from_name(const char *s, size_t len);
 
 /* Codec of a stored extent. Part of the format. */
 enum ps_codec { PS_CODEC_RAW = 0, PS_CODEC_LZ4 = 1 };

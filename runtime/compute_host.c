@@ -132,9 +132,14 @@ static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, s
             ps_sweep_release(c->o.sweep, &p);
             return rc;
         }
+        struct ps_matrix w = {.type = t->dtype,
+                              .K = t->cols,
+                              .data = p.data,
+                              .row_stride = t->row_bytes,
+                              .n_rows = p.extent->n_rows,
+                              .row0 = p.extent->row0};
         for (size_t k = 0; k < n_chunks; k++)
-            h->backend->matmul(h->pool, &h->chunks[k], p.data, t->row_bytes, p.extent->n_rows,
-                               out + k * c->o.ubatch * ldc, ldc, p.extent->row0, add);
+            h->backend->matmul(h->pool, &h->chunks[k], &w, out + k * c->o.ubatch * ldc, ldc, add);
         if (keep_rows)
             stash_rows(h, &p, t->row_bytes, out);
         ps_compute_tell(c, p.extent->stored_bytes);

@@ -131,7 +131,13 @@ static inline void kt_matmul(const struct ps_backend *be, struct ps_pool *pool, 
     void *packed = bytes ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
     struct ps_act act = {.a = a, .T = T, .K = m->K, .lda = lda, .weights = m->t, .packed = packed};
     be->act_pack(pool, &act);
-    be->matmul(pool, &act, m->w + r0 * m->stride, m->stride, r1 - r0, C, ldc, col0, accumulate);
+    struct ps_matrix w = {.type = m->t,
+                          .K = m->K,
+                          .data = m->w + r0 * m->stride,
+                          .row_stride = m->stride,
+                          .n_rows = r1 - r0,
+                          .row0 = col0};
+    be->matmul(pool, &act, &w, C, ldc, accumulate);
     free(packed);
 }
 

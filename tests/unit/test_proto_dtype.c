@@ -28,11 +28,26 @@ static void names_and_sizes_agree(void **state)
     }
 }
 
+/* They have names to be shown, but no element size, and no header may name them. */
+static void block_types_are_no_elements(void **state)
+{
+    (void)state;
+    static const struct {
+        enum ps_dtype t;
+        const char *name;
+    } want[] = {{PS_Q8B64, "Q8B64"}, {PS_NF4B64, "NF4B64"}, {PS_MXFP4, "MXFP4"}};
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        assert_string_equal(ps_dtype_name(want[i].t), want[i].name);
+        assert_int_equal(ps_dtype_bytes(want[i].t), 0);
+        assert_int_equal(ps_dtype_from_name(want[i].name, strlen(want[i].name)), PS_DTYPE_NONE);
+    }
+}
+
 static void unknown_types_are_unknown(void **state)
 {
     (void)state;
     assert_int_equal(ps_dtype_bytes(PS_DTYPE_NONE), 0);
-    assert_int_equal(ps_dtype_bytes((enum ps_dtype)17), 0);
+    assert_int_equal(ps_dtype_bytes((enum ps_dtype)20), 0);
     assert_int_equal(ps_dtype_bytes((enum ps_dtype) - 1), 0);
     assert_string_equal(ps_dtype_name((enum ps_dtype)400000000), "?");
     assert_int_equal(ps_dtype_from_name("f32", 3), PS_DTYPE_NONE);
@@ -113,9 +128,13 @@ static void web_pages_are_recognised(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(names_and_sizes_agree),   cmocka_unit_test(unknown_types_are_unknown),
-    cmocka_unit_test(good_object_names),       cmocka_unit_test(bad_object_names),
-    cmocka_unit_test(lengths_of_object_names), cmocka_unit_test(web_pages_are_recognised),
+    cmocka_unit_test(names_and_sizes_agree),
+    cmocka_unit_test(unknown_types_are_unknown),
+    cmocka_unit_test(block_types_are_no_elements),
+    cmocka_unit_test(good_object_names),
+    cmocka_unit_test(bad_object_names),
+    cmocka_unit_test(lengths_of_object_names),
+    cmocka_unit_test(web_pages_are_recognised),
 };
 
 TEST_MAIN(tests)

@@ -101,6 +101,8 @@ static void refuses(void **state)
         "{\"a\":{\"dtype\":\"U8\",\"shape\":[3]}}",
         "{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,3]}}",
         "{\"a\":{\"shape\":[3],\"data_offsets\":[0,3]}}",
+        "{\"a\":{\"dtype\":\"Q8B64\",\"shape\":[3],\"data_offsets\":[0,0]}}",
+        "{\"a\":{\"dtype\":\"MXFP4\",\"shape\":[3],\"data_offsets\":[0,0]}}",
         "{\"a\":{\"dtype\":\"u8\",\"shape\":[3],\"data_offsets\":[0,3]}}",
         "{\"a\":{\"dtype\":7,\"shape\":[3],\"data_offsets\":[0,3]}}",
         "{\"a\":{\"dtype\":\"U8\",\"shape\":3,\"data_offsets\":[0,3]}}",
