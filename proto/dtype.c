@@ -52,6 +52,9 @@ const char *ps_codec_name(enum ps_codec c)
     switch (c) {
     case PS_CODEC_RAW: return "raw";
     case PS_CODEC_LZ4: return "lz4";
+    case PS_CODEC_CONST: return "const";
+    case PS_CODEC_WH: return "wh";
+    case PS_CODEC_XC34: return "xc34";
     }
     return "?";
 }

@@ -36,7 +36,14 @@ const char *ps_dtype_name(enum ps_dtype t);
  * which have a name but are not safetensors': a header that says "Q8B64" is malformed. */
 enum ps_dtype ps_dtype_from_name(const char *s, size_t len);
 
-/* Codec of a stored extent. Part of the format. */
-enum ps_codec { PS_CODEC_RAW = 0, PS_CODEC_LZ4 = 1 };
-const char *ps_codec_name(enum ps_codec c);
+/* Codec of a stored extent. Part of the format: never renumber. CONST is a mode of planes inside WH and XC34 blocks; no
+ * extent has it. */
+enum ps_codec {
+    PS_CODEC_RAW = 0,
+    PS_CODEC_LZ4 = 1,
+    PS_CODEC_CONST = 2,
+    PS_CODEC_WH = 3,
+    PS_CODEC_XC34 = 4,
+};
+const char *ps_codec_name(enum ps_codec c); /* "raw", "lz4", ..., "?" if unknown */
 #endif

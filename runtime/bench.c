@@ -149,15 +149,15 @@ static int bench_codec(struct ps_json_writer *w, struct ps_err *err)
         double copy = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
         t0 = ps_now_ns();
         for (size_t b = 0; rc == 0 && b < n_blocks; b++) {
-            rc = ps_codec_encode(PS_CODEC_LZ4, in + b * BLOCK, BLOCK, mid + b * 2 * BLOCK,
+            rc = ps_codec_encode(PS_CODEC_LZ4, PS_BF16, in + b * BLOCK, BLOCK, mid + b * 2 * BLOCK,
                                  &sizes[b], err);
             stored += sizes[b];
         }
         double enc = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
         t0 = ps_now_ns();
         for (size_t b = 0; rc == 0 && b < n_blocks; b++)
-            rc = ps_codec_decode(PS_CODEC_LZ4, mid + b * 2 * BLOCK, sizes[b], back + b * BLOCK,
-                                 BLOCK, err);
+            rc = ps_codec_decode(PS_CODEC_LZ4, PS_BF16, mid + b * 2 * BLOCK, sizes[b],
+                                 back + b * BLOCK, BLOCK, err);
         double dec = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
         ps_jw_key(w, "limit");
         ps_jw_object(w);

@@ -56,8 +56,8 @@ static int decode(struct item *it)
     for (uint32_t b = 0; b < e->n_blocks; b++) {
         uint64_t rows = rows_left < t->block_rows ? rows_left : t->block_rows;
         uint32_t in_bytes = m->block_bytes[e->first_block + b];
-        int rc = ps_codec_decode((enum ps_codec)e->codec, in, in_bytes, out, rows * t->row_bytes,
-                                 &it->err);
+        int rc = ps_codec_decode((enum ps_codec)e->codec, t->dtype, in, in_bytes, out,
+                                 rows * t->row_bytes, &it->err);
         if (rc < 0)
             return ps_err_prefix(&it->err, "%s: extent %u", t->name, it->extent);
         in += in_bytes;

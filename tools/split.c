@@ -116,7 +116,8 @@ static int pack(struct slot *s, struct ps_err *err)
     s->n_blocks = 0;
     while (in < e->raw_bytes) {
         size_t n = e->raw_bytes - in < block_bytes ? e->raw_bytes - in : block_bytes, packed;
-        int rc = ps_codec_encode(s->s->o->codec, s->raw + in, n, s->packed + out, &packed, err);
+        int rc =
+            ps_codec_encode(s->s->o->codec, t->dtype, s->raw + in, n, s->packed + out, &packed, err);
         if (rc != 0)
             return rc;
         s->block_bytes[s->n_blocks++] = (uint32_t)packed;

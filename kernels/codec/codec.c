@@ -25,9 +25,10 @@ static int decode_lz4(const void *in, size_t in_bytes, void *out, size_t out_byt
     return 0;
 }
 
-int ps_codec_decode(enum ps_codec c, const void *in, size_t in_bytes, void *out, size_t out_bytes,
-                    struct ps_err *err)
+int ps_codec_decode(enum ps_codec c, enum ps_dtype t, const void *in, size_t in_bytes, void *out,
+                    size_t out_bytes, struct ps_err *err)
 {
+    (void)t;
     if (c != PS_CODEC_RAW && c != PS_CODEC_LZ4)
         return unknown(c, err);
     if (in_bytes == out_bytes) {
@@ -40,9 +41,10 @@ int ps_codec_decode(enum ps_codec c, const void *in, size_t in_bytes, void *out,
     return decode_lz4(in, in_bytes, out, out_bytes, err);
 }
 
-int ps_codec_encode(enum ps_codec c, const void *in, size_t in_bytes, void *out, size_t *out_bytes,
-                    struct ps_err *err)
+int ps_codec_encode(enum ps_codec c, enum ps_dtype t, const void *in, size_t in_bytes, void *out,
+                    size_t *out_bytes, struct ps_err *err)
 {
+    (void)t;
     if (c != PS_CODEC_RAW && c != PS_CODEC_LZ4)
         return unknown(c, err);
     if (in_bytes == 0 || in_bytes > 1u << 30)

@@ -18,7 +18,7 @@ static size_t pack_block(enum ps_codec c, const uint8_t *in, size_t n, uint8_t *
 {
     size_t packed = 0;
     struct ps_err err = {0};
-    assert_ok(ps_codec_encode(c, in, n, out, &packed, &err), &err);
+    assert_ok(ps_codec_encode(c, PS_BF16, in, n, out, &packed, &err), &err);
     assert_true(packed > 0 && packed <= n);
     return packed;
 }
@@ -34,16 +34,16 @@ static void what_shrinks_and_what_does_not(void **state)
             in[i] = kind ? (uint8_t)(next_random(&x) >> 24) : (uint8_t)(i / 100);
         size_t n = pack_block(PS_CODEC_LZ4, in, N, packed);
         assert_true(kind ? n == N : n < N / 10);
-        assert_ok(ps_codec_decode(PS_CODEC_LZ4, packed, n, out, N, &err), &err);
+        assert_ok(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed, n, out, N, &err), &err);
         assert_memory_equal(in, out, N);
         n = pack_block(PS_CODEC_RAW, in, N, packed);
         assert_int_equal(n, N);
-        assert_ok(ps_codec_decode(PS_CODEC_RAW, packed, n, out, N, &err), &err);
+        assert_ok(ps_codec_decode(PS_CODEC_RAW, PS_BF16, packed, n, out, N, &err), &err);
         assert_memory_equal(in, out, N);
     }
     for (size_t n = 1; n < 40; n++) /* the shortest blocks */
-        assert_ok(ps_codec_decode(PS_CODEC_LZ4, packed, pack_block(PS_CODEC_LZ4, in, n, packed),
-                                  out, n, &err),
+        assert_ok(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed,
+                                  pack_block(PS_CODEC_LZ4, in, n, packed), out, n, &err),
                   &err);
     ps_free(in);
     ps_free(packed);
@@ -56,14 +56,17 @@ static void wrong_blocks(void **state)
     uint8_t in[1000] = {0}, packed[1000], out[2000];
     size_t n = pack_block(PS_CODEC_LZ4, in, sizeof in, packed);
     struct ps_err err = {0};
-    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, packed, n - 1, out, 1000, &err), PS_EDATA);
-    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, packed, n, out, 999, &err), PS_EDATA);
-    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, packed, n, out, 1001, &err), PS_EDATA);
-    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, packed, 0, out, 1000, &err), PS_EDATA);
-    assert_int_equal(ps_codec_decode(PS_CODEC_RAW, packed, 10, out, 11, &err), PS_EDATA);
-    assert_int_equal(ps_codec_decode((enum ps_codec)7, packed, 10, out, 10, &err), PS_EUNSUPPORTED);
-    assert_int_equal(ps_codec_encode((enum ps_codec)7, in, 10, out, &n, &err), PS_EUNSUPPORTED);
-    assert_int_equal(ps_codec_encode(PS_CODEC_LZ4, in, 0, out, &n, &err), PS_EFAIL);
+    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed, n - 1, out, 1000, &err),
+                     PS_EDATA);
+    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed, n, out, 999, &err), PS_EDATA);
+    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed, n, out, 1001, &err), PS_EDATA);
+    assert_int_equal(ps_codec_decode(PS_CODEC_LZ4, PS_BF16, packed, 0, out, 1000, &err), PS_EDATA);
+    assert_int_equal(ps_codec_decode(PS_CODEC_RAW, PS_BF16, packed, 10, out, 11, &err), PS_EDATA);
+    assert_int_equal(ps_codec_decode((enum ps_codec)7, PS_BF16, packed, 10, out, 10, &err),
+                     PS_EUNSUPPORTED);
+    assert_int_equal(ps_codec_encode((enum ps_codec)7, PS_BF16, in, 10, out, &n, &err),
+                     PS_EUNSUPPORTED);
+    assert_int_equal(ps_codec_encode(PS_CODEC_LZ4, PS_BF16, in, 0, out, &n, &err), PS_EFAIL);
 }
 
 /* Whatever the bytes, nothing outside of the output is written (the address sanitizer watches). */
@@ -77,7 +80,7 @@ static void random_blocks_do_no_harm(void **state)
         uint8_t *out = ps_malloc(out_bytes);
         for (size_t i = 0; i < in_bytes; i++)
             in[i] = (uint8_t)(next_random(&x) >> 24);
-        int rc = ps_codec_decode(PS_CODEC_LZ4, in, in_bytes, out, out_bytes, NULL);
+        int rc = ps_codec_decode(PS_CODEC_LZ4, PS_BF16, in, in_bytes, out, out_bytes, NULL);
         assert_true(rc == 0 || rc == PS_EDATA);
         ps_free(out);
     }

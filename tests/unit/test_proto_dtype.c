@@ -56,6 +56,9 @@ static void unknown_types_are_unknown(void **state)
     assert_int_equal(ps_dtype_from_name("", 0), PS_DTYPE_NONE);
     assert_string_equal(ps_codec_name(PS_CODEC_RAW), "raw");
     assert_string_equal(ps_codec_name(PS_CODEC_LZ4), "lz4");
+    assert_string_equal(ps_codec_name(PS_CODEC_CONST), "const");
+    assert_string_equal(ps_codec_name(PS_CODEC_WH), "wh");
+    assert_string_equal(ps_codec_name(PS_CODEC_XC34), "xc34");
     assert_string_equal(ps_codec_name((enum ps_codec)99), "?");
 }
 

@@ -291,7 +291,7 @@ static void read_tensor(uint8_t *out, struct ps_source *s, const struct ps_map *
         for (uint32_t b = 0; b < e->n_blocks; b++) {
             size_t n = t->block_rows * t->row_bytes < left ? t->block_rows * t->row_bytes : left;
             uint32_t bytes = m->block_bytes[e->first_block + b];
-            assert_ok(ps_codec_decode((enum ps_codec)e->codec, in, bytes,
+            assert_ok(ps_codec_decode((enum ps_codec)e->codec, t->dtype, in, bytes,
                                       out + (e->raw_bytes - left), n, &err),
                       &err);
             in += bytes;
