@@ -3,20 +3,27 @@
 set(CMAKE_C_STANDARD 11)
 set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS ON) # _GNU_SOURCE and the futex, cpuid and statx calls of Linux
+set(CMAKE_CXX_STANDARD 17) # kernels/cuda only
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS ON)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON) # the same objects go into libpenstock.so
 set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 
 # No -DNDEBUG anywhere: PS_ASSERT guards invariants in release builds too.
 set(CMAKE_C_FLAGS_DEBUG "-O1 -g")
 set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O2 -g")
 set(CMAKE_C_FLAGS_RELEASE "-O2")
+set(CMAKE_CXX_FLAGS_DEBUG "${CMAKE_C_FLAGS_DEBUG}")
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_C_FLAGS_RELWITHDEBINFO}")
+set(CMAKE_CXX_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
 
 add_compile_definitions(_GNU_SOURCE _FILE_OFFSET_BITS=64)
 
 # Exactness: the compiler must not fuse a multiply and an add that the source keeps apart, or the same model gives
 # another text on another compiler. Kernels that want a fused operation say fma().
-add_compile_options(-ffp-contract=off)
-add_compile_options(-ffunction-sections -fdata-sections -fno-common)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>")
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-ffunction-sections;-fdata-sections;-fno-common>")
 
 set(PENSTOCK_WARNINGS
     -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla -Wwrite-strings
@@ -29,8 +36,10 @@ if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
         list(APPEND PENSTOCK_WARNINGS -Wno-maybe-uninitialized)
     endif()
 endif()
+set(PENSTOCK_CXX_WARNINGS -Wall -Wextra -Wshadow)
 if(PENSTOCK_WERROR)
     list(APPEND PENSTOCK_WARNINGS -Werror)
+    list(APPEND PENSTOCK_CXX_WARNINGS -Werror)
 endif()
 
 set(PENSTOCK_KERNEL_OPT -O3)

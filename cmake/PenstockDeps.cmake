@@ -15,6 +15,3 @@ if(PENSTOCK_TESTS)
     pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka>=1.1.5)
 endif()
 find_program(PROTOC_C protoc-c REQUIRED)
-
-# The CUDA backend will be a module loaded at run time; until it exists its toolkit is only reported.
-find_package(CUDAToolkit QUIET)

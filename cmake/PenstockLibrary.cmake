@@ -18,3 +18,9 @@ function(penstock_target name)
     target_include_directories(${name} PUBLIC "${CMAKE_SOURCE_DIR}" "${CMAKE_SOURCE_DIR}/include")
     target_compile_options(${name} PRIVATE ${PENSTOCK_WARNINGS})
 endfunction()
+
+# The same for C++.
+function(penstock_cxx_target name)
+    target_include_directories(${name} PUBLIC "${CMAKE_SOURCE_DIR}" "${CMAKE_SOURCE_DIR}/include")
+    target_compile_options(${name} PRIVATE ${PENSTOCK_CXX_WARNINGS})
+endfunction()

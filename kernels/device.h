@@ -5,16 +5,17 @@
  *     host slots and arena (pinned) --copy stream--> device memory --compute stream--> activations --> logits
  *
  * Order. Two streams, each in order of its calls; between them only marks: `mark` puts a mark behind what a stream was
- * given so far, `wait_mark` makes a stream wait for one, `await` makes the host wait. A mark may be set again once it was
- * reached. Calls that queue work return at once and take pointers to device memory unless they say "host"; what they
- * point to on the host is either copied before they return (structs, lists) or said to stay (pinned sources of copies).
+ * given so far, `wait_mark` makes a stream wait for one, `await` makes the host wait. A mark may be set again once it
+ * was reached. Calls that queue work return at once and take pointers to device memory unless they say "host"; what
+ * they point to on the host is either copied before they return (structs, lists) or said to stay (pinned sources of
+ * copies).
  *
- * Meaning. Each operation computes what kernels.h says of the operation of the same name, on device memory. One order of
- * additions per weight type for every T: C[t][r] depends on A[t] and W[r] alone.
+ * Meaning. Each operation computes what kernels.h says of the operation of the same name, on device memory. One order
+ * of additions per weight type for every T: C[t][r] depends on A[t] and W[r] alone.
  *
  * Errors. A queueing call may return a code already known; whatever goes wrong later (a device lost, a block that does
- * not decode) is sticky and comes out of the next await or sync, with its text. After PS_EFAIL the device is of no use but
- * to be closed. No call blocks for ever: a lost device ends every wait with an error.
+ * not decode) is sticky and comes out of the next await or sync, with its text. After PS_EFAIL the device is of no use
+ * but to be closed. No call blocks for ever: a lost device ends every wait with an error.
  *
  * Threads: pin and unpin may be called from any thread; all else by one thread at a time. */
 #ifndef PS_KERNELS_DEVICE_H
@@ -63,8 +64,8 @@ struct ps_device_kv {
 struct ps_device_blocks {
     enum ps_codec codec;
     enum ps_dtype dtype; /* element type of the weights in it */
-    const void *in;      /* stored bytes, 16-byte aligned; may be read up to 64 bytes past their end */
-    void *out;           /* raw_bytes */
+    const void *in; /* stored bytes, 16-byte aligned; may be read up to 64 bytes past their end */
+    void *out;      /* raw_bytes */
     const uint32_t *in_bytes; /* [n_blocks], on the host */
     uint32_t n_blocks;
     uint64_t block_bytes, raw_bytes;
@@ -90,9 +91,14 @@ struct ps_device_api {
     int (*alloc_shared)(struct ps_device *d, void **out, uint64_t bytes, struct ps_err *err);
     void (*free_shared)(struct ps_device *d, void *p);
 
-    /* Copies. Pageable host memory is allowed: copied before the call returns (in) or complete when it returns (out). */
+    /* Copies. Pageable host memory is allowed: copied before the call returns (in) or complete when it returns
+     * (out). */
     int (*copy_in)(struct ps_device *d, enum ps_stream s, void *to, const void *host, uint64_t bytes);
-    int (*copy_out)(struct ps_device *d, enum ps_stream s, void *host, const void *from, uint64_t bytes);
+    int (*copy_out)(struct ps_device *d, enum ps_stream s, void *host, const void *from,
+                    uint64_t bytes);
+    /* Both in device memory, not overlapping. */
+    int (*copy_within)(struct ps_device *d, enum ps_stream s, void *to, const void *from,
+                       uint64_t bytes);
     int (*fill)(struct ps_device *d, enum ps_stream s, void *to, uint8_t byte, uint64_t bytes);
 
     int (*mark)(struct ps_device *d, enum ps_stream s, uint32_t mark);
@@ -108,23 +114,25 @@ struct ps_device_api {
     bool (*multiplies)(struct ps_device *d, enum ps_dtype weights); /* has matmul for this type */
     size_t (*act_bytes)(struct ps_device *d, enum ps_dtype weights, size_t T, size_t K);
     int (*act_pack)(struct ps_device *d, const struct ps_act *act); /* `packed` 256-byte aligned */
-    /* C[t][row0 + r] (+)= A[t] . W[r] for each of `n` panels of one matrix: one type, K and row_stride. Rows of panels may
-     * lie anywhere. */
-    int (*matmul)(struct ps_device *d, const struct ps_act *act, const struct ps_matrix *panels, size_t n,
-                  float *C, size_t ldc, bool accumulate);
+    /* C[t][row0 + r] (+)= A[t] . W[r] for each of `n` panels of one matrix: one type, K and row_stride. Rows of
+     * panels may lie anywhere. */
+    int (*matmul)(struct ps_device *d, const struct ps_act *act, const struct ps_matrix *panels,
+                  size_t n, float *C, size_t ldc, bool accumulate);
     /* k, v: [T] rows of n_kv_heads * head_dim floats; row t goes to position pos[t]. */
-    int (*kv_store)(struct ps_device *d, const struct ps_device_kv *kv, const uint32_t *pos, size_t T,
-                    const float *k, const float *v);
+    int (*kv_store)(struct ps_device *d, const struct ps_device_kv *kv, const uint32_t *pos,
+                    size_t T, const float *k, const float *v);
     /* As ps_attn says, all pointers device memory (the page tables too), `scratch` attn_bytes() of it. max_pos: the
      * largest pos, known to the host. */
-    size_t (*attn_bytes)(struct ps_device *d, size_t T, uint32_t n_heads, uint32_t head_dim, uint32_t max_pos);
+    size_t (*attn_bytes)(struct ps_device *d, size_t T, uint32_t n_heads, uint32_t head_dim,
+                         uint32_t max_pos);
     int (*attention)(struct ps_device *d, const struct ps_attn *a, uint32_t max_pos);
-    int (*rmsnorm)(struct ps_device *d, float *y, size_t ldy, const float *x, size_t ldx, const float *w,
-                   float w_offset, size_t T, size_t K, float eps);
-    int (*swiglu)(struct ps_device *d, float *y, size_t ldy, const float *g, size_t ldg, const float *u,
-                  size_t ldu, size_t T, size_t K);
-    int (*rope)(struct ps_device *d, float *x, size_t ld, size_t T, uint32_t n_heads, uint32_t head_dim,
-                uint32_t rot_dim, const float *cos, const float *sin, bool interleaved);
+    int (*rmsnorm)(struct ps_device *d, float *y, size_t ldy, const float *x, size_t ldx,
+                   const float *w, float w_offset, size_t T, size_t K, float eps);
+    int (*swiglu)(struct ps_device *d, float *y, size_t ldy, const float *g, size_t ldg,
+                  const float *u, size_t ldu, size_t T, size_t K);
+    int (*rope)(struct ps_device *d, float *x, size_t ld, size_t T, uint32_t n_heads,
+                uint32_t head_dim, uint32_t rot_dim, const float *cos, const float *sin,
+                bool interleaved);
     int (*add_bias)(struct ps_device *d, float *x, size_t ldx, const float *b, size_t T, size_t K);
     int (*to_f32)(struct ps_device *d, float *out, const void *in, enum ps_dtype t, size_t n);
 };

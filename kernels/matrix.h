@@ -8,15 +8,15 @@
 
 struct ps_matrix {
     enum ps_dtype type;
-    size_t K;          /* columns */
-    const void *data;  /* n_rows rows, row_stride bytes apart, at any byte address */
+    size_t K;         /* columns */
+    const void *data; /* n_rows rows, row_stride bytes apart, at any byte address */
     size_t row_stride;
     size_t n_rows;
     size_t row0; /* place of the first of them in the whole matrix: the output column, and the row of block scales */
-    /* Scales kept apart from the rows; NULL for types that have none or carry them in the row.
-     * PS_F8_E4M3: float32; the weight is e4m3 * scales[(row0 + r) / scale_rows * scale_ld + k / scale_cols], the last
-     * block of either direction may be short; one scale a row is scale_rows = 1, scale_cols = K, one in all is
-     * scale_rows = SIZE_MAX. PS_MXFP4: bytes of e8m0, the weight is e2m1 * 2^(scales[(row0 + r) * scale_ld + k / 32] - 127);
+    /* Scales kept apart from the rows; NULL for types that have none or carry them in the row. PS_F8_E4M3:
+     * float32; the weight is e4m3 * scales[(row0 + r) / scale_rows * scale_ld + k / scale_cols], the last block of
+     * either direction may be short; one scale a row is scale_rows = 1, scale_cols = K, one in all is scale_rows =
+     * SIZE_MAX. PS_MXFP4: bytes of e8m0, the weight is e2m1 * 2^(scales[(row0 + r) * scale_ld + k / 32] - 127);
      * scale_rows and scale_cols are not read. */
     const void *scales;
     size_t scale_ld; /* elements */

@@ -1,15 +1,16 @@
-/* The execution model that the kernels are written for, real or emulated. Under nvcc this is CUDA itself; in a host
- * build the same sources run on a small emulation: grid, block, shared memory, barriers, warp shuffles and votes, and
- * the tensor-core step as a function. It is for tests on small shapes: one OS thread, every CUDA thread a fiber.
+/* The execution model that the kernels are written for, real or emulated. Under nvcc this is CUDA itself; in a
+ * host build the same sources run on a small emulation: grid, block, shared memory, barriers, warp shuffles and
+ * votes, and the tensor-core step as a function. It is for tests on small shapes: one OS thread, every CUDA thread
+ * a fiber.
  *
  * The emulation takes the threads of a block in another order after every barrier, so that a missing one shows; a
- * barrier that some thread of its group never reaches ends the program with a message. Dynamic shared memory begins
- * as NaNs. What it can't show: races inside a warp between barriers that happen to come out right, memory ordering
- * between blocks, and the order of additions inside a tensor core.
+ * barrier that some thread of its group never reaches ends the program with a message. Dynamic shared memory
+ * begins as NaNs. What it can't show: races inside a warp between barriers that happen to come out right, memory
+ * ordering between blocks, and the order of additions inside a tensor core.
  *
- * Kernels use: threadIdx, blockIdx, blockDim, gridDim, PS_SHARED, PS_SHARED_DYNAMIC, __syncthreads, __syncwarp, the
- * *_sync shuffles and votes, atomicAdd/Or/Max on 32-bit integers, simt_mma_bf16, and the plain integer and float intrinsics below. They
- * are launched by PS_LAUNCH from ordinary functions, which are the same sources too. */
+ * Kernels use: threadIdx, blockIdx, blockDim, gridDim, PS_SHARED, PS_SHARED_DYNAMIC, __syncthreads, __syncwarp,
+ * the *_sync shuffles and votes, atomicAdd/Or/Max on 32-bit integers, simt_mma_bf16, and the plain integer and
+ * float intrinsics below. They are launched by PS_LAUNCH from ordinary functions, which are the same sources too. */
 #ifndef PS_KERNELS_CUDA_SIMT_H
 #define PS_KERNELS_CUDA_SIMT_H
 #include <math.h>
@@ -33,9 +34,8 @@ typedef cudaStream_t simt_stream;
 #define PS_DEVICE               static __device__ __forceinline__
 /* 0 or the error of the launch. Over 48 KiB of dynamic shared memory are asked for as CUDA wants it. */
 #define PS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
-    simt_launch((const void *)(kernel), (size_t)(shared_bytes), [&]() {                            \
-        (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);                      \
-    })
+    simt_launch((const void *)(kernel), (size_t)(shared_bytes),                                    \
+                [&]() { (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__); })
 
 template <typename F> static inline int simt_launch(const void *kernel, size_t shared_bytes, F go)
 {
@@ -56,10 +56,11 @@ template <typename F> static inline int simt_launch(const void *kernel, size_t s
 PS_DEVICE void simt_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-                 "{%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     (void)d, (void)a, (void)b;
     __trap();
@@ -171,12 +172,14 @@ template <typename T> static inline T __shfl_xor_sync(uint32_t mask, T v, int wi
     unsigned lane = simt_now->lane, from = lane ^ (unsigned)with;
     return simt_shuffle(mask, v, from / (unsigned)width <= lane / (unsigned)width ? from : lane);
 }
-template <typename T> static inline T __shfl_up_sync(uint32_t mask, T v, unsigned by, int width = 32)
+template <typename T>
+static inline T __shfl_up_sync(uint32_t mask, T v, unsigned by, int width = 32)
 {
     unsigned lane = simt_now->lane, in = lane % (unsigned)width;
     return simt_shuffle(mask, v, in >= by ? lane - by : lane);
 }
-template <typename T> static inline T __shfl_down_sync(uint32_t mask, T v, unsigned by, int width = 32)
+template <typename T>
+static inline T __shfl_down_sync(uint32_t mask, T v, unsigned by, int width = 32)
 {
     unsigned lane = simt_now->lane, in = lane % (unsigned)width;
     return simt_shuffle(mask, v, in + by < (unsigned)width ? lane + by : lane);

@@ -152,6 +152,16 @@ void run_block()
     }
 }
 
+/* Apart from the loop over the fibers: getcontext returns twice for all that the compiler knows. */
+void start_fiber(ucontext_t *context, uint8_t *stack)
+{
+    getcontext(context);
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = STACK_BYTES;
+    context->uc_link = NULL;
+    makecontext(context, fiber_main, 0);
+}
+
 void start_block(dim3 block, dim3 at, dim3 grid)
 {
     for (unsigned i = 0; i < m.n; i++) {
@@ -163,11 +173,7 @@ void start_block(dim3 block, dim3 at, dim3 grid)
         f->id.grid_dim = grid;
         f->id.lane = i % PS_WARP;
         f->id.warp = i / PS_WARP;
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = m.stacks + (size_t)i * STACK_BYTES;
-        f->context.uc_stack.ss_size = STACK_BYTES;
-        f->context.uc_link = NULL;
-        makecontext(&f->context, fiber_main, 0);
+        start_fiber(&f->context, m.stacks + (size_t)i * STACK_BYTES);
     }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that every C file is laid out as clang-format 14 would: format.py SOURCE_DIR [--fix [FILE...]]
+"""Checks that every C, C++ and CUDA file is laid out as clang-format 14 would: format.py SOURCE_DIR [--fix [FILE...]]
 
 --fix lays the files out, and rewraps comments that run beyond the 120 columns of lint.py. FILE... after it: only those.
 Skipped (status 77) where clang-format 14 is missing: another version lays out differently.
@@ -31,7 +31,7 @@ def c_files(root):
             dirs[:] = sorted(d for d in dirs if d not in SKIP_DIRS)
             for name in sorted(files):
                 # Generated tables are laid out by their generator.
-                if name.endswith((".c", ".h")) and not name.endswith(("_data.c", "_data.h")):
+                if name.endswith((".c", ".h", ".cc", ".cu", ".cuh")) and not name.endswith(("_data.c", "_data.h")):
                     yield os.path.relpath(os.path.join(folder, name), root)
 
 

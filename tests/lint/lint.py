@@ -59,6 +59,10 @@ MAX_FUNCTION_LINES = 120
 MAX_FILE_LINES = 1500
 MAX_COLUMNS = 120
 
+# C everywhere; C++ and CUDA in the one directory that may have them.
+SOURCES = (".c", ".h", ".cc", ".cu", ".cuh")
+CXX_HOME = "kernels/cuda/"
+
 SKIP_DIRS = {".git", "build", "__pycache__", "fixtures", "corpus", "third_party", "models", "node_modules"}
 # Paths of the machine that a file was written on have no place in the tree. (Written in pieces: this file is checked too.)
 LOCAL_PATH = re.compile(r"(?<![\w.])/(?:" + "wor" + r"k/(?:main|shared)|" + "roo" + r"t/[.\w])")
@@ -134,9 +138,11 @@ def check_functions(code):
 
 def check_shape(path, text):
     lines = text.split("\n")
-    is_c = path.endswith((".c", ".h"))
+    is_c = path.endswith(SOURCES)
     if is_c and not text.startswith("/*"):
         yield 1, "opening", "the file must open with a comment: its place in the data path"
+    if path.endswith((".cc", ".cu", ".cuh")) and not path.startswith(CXX_HOME):
+        yield 1, "language", f"C++ and CUDA belong in {CXX_HOME} only"
     # Generated tables are data, whatever their length.
     if is_c and len(lines) - 1 > MAX_FILE_LINES and not path.endswith(("_data.c", "_data.h")):
         yield 1, "file-length", f"{len(lines) - 1} lines, at most {MAX_FILE_LINES}"
@@ -156,7 +162,7 @@ def check_shape(path, text):
 def check_file(path, text):
     """All findings of one file as (line, rule, message), in order."""
     found = list(check_shape(path, text))
-    if path.endswith((".c", ".h")):
+    if path.endswith(SOURCES):
         code = strip_code(text)
         found += check_includes(path, text)
         found += check_calls(path, code)
@@ -171,7 +177,7 @@ def check_names(paths):
     seen = {}
     for path in sorted(paths):
         name = path.rsplit("/", 1)[-1]
-        if name.endswith((".c", ".h", ".cu", ".cuh", ".proto", ".sh")):
+        if name.endswith((*SOURCES, ".proto", ".sh")):
             if name in seen:
                 yield path, f"same file name as {seen[name]}"
             seen.setdefault(name, path)
@@ -181,7 +187,7 @@ def source_files(root):
     for folder, dirs, files in os.walk(root):
         dirs[:] = sorted(d for d in dirs if d not in SKIP_DIRS and not d.startswith("build-"))
         for name in sorted(files):
-            if name.endswith((".c", ".h", ".cu", ".cuh", ".py", ".sh", ".cmake", ".proto")) or name == "CMakeLists.txt":
+            if name.endswith((*SOURCES, ".py", ".sh", ".cmake", ".proto")) or name == "CMakeLists.txt":
                 yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
 
 
@@ -215,6 +221,11 @@ def self_test():
         ("runtime/a.c", '#include "cache/cache.h"\n#include "fetcher/store.h"\n', []),
         ("runtime/a.c", '#include "tools/options.h"\n', ["layer"]),
         ("runtime/a.c", '#include "tests/support/test.h"\n', ["layer"]),
+        ("kernels/cuda/a.cu", "#include <cuda_runtime.h>\n", []),
+        ("kernels/a.c", "#include <cuda_runtime.h>\n", ["home"]),
+        ("kernels/cuda/a.cuh", '#include "runtime/plan.h"\n', ["layer"]),
+        ("kernels/cuda/a.cc", "int f()\n{\n    return malloc(1);\n}\n", ["heap"]),
+        ("kernels/a.cu", "int x;\n", ["language"]),
         ("cache/a.c", "#include <curl/curl.h>\n", ["home"]),
         ("cache/a.c", "# include <lmdb.h>\n", ["home"]),
         ("cache/index_lmdb.c", "#include <lmdb.h>\n", []),
