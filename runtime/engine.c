@@ -61,7 +61,8 @@ static int copy_options(struct ps_engine *e, const struct ps_engine_options *o, 
             ORIGIN, "ps_engine_options.struct_size is wrong: was this program built for a newer libpenstock?");
     memcpy(&e->o, o, o->struct_size);
     const char **fields[] = {&e->o.model,    &e->o.cache_dir,  &e->o.disk,      &e->o.ram,
-                             &e->o.min_free, &e->o.max_egress, &e->o.kv_type_k, &e->o.kv_type_v};
+                             &e->o.min_free, &e->o.max_egress, &e->o.kv_type_k, &e->o.kv_type_v,
+                             &e->o.device,   &e->o.vram};
     for (unsigned i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         int rc = copy_string(e, fields[i], i, err);
         if (rc < 0)
@@ -172,7 +173,8 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
     if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
         return rc;
     ps_probes_load(&e->probes, e->cache_dir);
-    if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_budgets(e, err)) < 0)
+    if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_open_device(e, err)) < 0 ||
+        (rc = ps_engine_budgets(e, err)) < 0)
         return rc;
     uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
     rc = ps_engine_plan(e, ctx, e->o.max_rows ? e->o.max_rows : ctx, err);
@@ -208,7 +210,8 @@ void ps_engine_close(struct ps_engine *e)
     if (!e)
         return;
     ps_engine_learn_rates(e);
-    ps_sweep_close(e->sweep);
+    ps_engine_stop_sweep(e);
+    ps_engine_close_device(e);
     if (e->tokenizer_started && !e->tokenizer_joined)
         pthread_join(e->tokenizer_thread, NULL);
     ps_tokenizer_close(e->tokenizer);

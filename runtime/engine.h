@@ -21,6 +21,7 @@
 /* Figures that outlive a run, kept beside the cache: what the links of this machine gave. 0 = never measured. */
 struct ps_probes {
     double link_bytes_s, disk_bytes_s, ram_bytes_s, flops;
+    double bus_bytes_s, vram_bytes_s; /* of the device */
     uint64_t wall_s; /* when the oldest of them was taken */
 };
 
@@ -31,11 +32,22 @@ struct ps_run_facts { /* of the last generate call */
     struct ps_err error;
 };
 
+/* The device, if layers are computed on one: engine_device.c. */
+struct ps_engine_gpu {
+    const struct ps_device_api *api; /* NULL: everything on the CPU */
+    struct ps_device *device;
+    struct ps_device_info info; /* at opening */
+    uint32_t first_layer;       /* that it computes; n_layers without a device */
+    uint32_t first_position;    /* where that layer begins in the order of use */
+    struct ps_pins *pins;       /* with the scheduler */
+    struct ps_vram *vram;
+};
+
 struct ps_engine {
     struct ps_engine_options o; /* strings point into `strings` */
-    char *strings[8];
+    char *strings[10];
     char *cache_dir;
-    struct ps_size disk, ram, min_free;
+    struct ps_size disk, ram, vram, min_free;
     enum ps_dtype k_type, v_type; /* of the KV cache */
     uint64_t opened_ns;
     atomic_int interrupt;
@@ -49,14 +61,17 @@ struct ps_engine {
     uint32_t n_order;
     const struct ps_backend *backend;
     struct ps_pool *pool;
+    struct ps_engine_gpu gpu;
 
     struct ps_cache *cache; /* NULL: local source, --disk 0, or unusable */
     uint32_t cache_model;
     uint64_t disk_budget_bytes;
     uint64_t ram_budget_bytes;
+    uint64_t vram_budget_bytes;
 
     struct ps_plan plan; /* tier indexed like plan_extents */
     uint8_t *tier;       /* [map->n_extents] */
+    bool all_logits;       /* a session will ask for the logits of every row */
     uint64_t caller_bytes; /* what the caller holds for us and --ram has to cover: the logits of all positions */
     bool planned;
     uint32_t planned_ctx, planned_rows;
@@ -81,8 +96,22 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err); /* parses sizes,
 int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows,
                    struct ps_err *err); /* fills plan and tier */
 void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w);
-int ps_engine_start_sweep(struct ps_engine *e,
-                          struct ps_err *err); /* opens the scheduler for the present plan */
+/* Opens the scheduler, and the device's ring behind it, for the present plan. */
+int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err);
+void ps_engine_stop_sweep(struct ps_engine *e);
+/* engine_device.c */
+int ps_engine_open_device(struct ps_engine *e, struct ps_err *err);
+void ps_engine_close_device(struct ps_engine *e);
+/* RAM keeps it as stored, and so it crosses the bus. */
+bool ps_engine_stays_coded(const struct ps_engine *e, const struct ps_extent *x);
+bool ps_engine_on_device(const struct ps_engine *e, uint32_t position); /* in the order of use */
+/* The device's part of the planner's input; its extents are marked already. */
+int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx, uint32_t rows,
+                          struct ps_err *err);
+uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows);
+int ps_engine_start_pins(struct ps_engine *e, struct ps_sweep_options *so, struct ps_err *err);
+int ps_engine_start_vram(struct ps_engine *e, struct ps_err *err);
+struct ps_device_place ps_engine_place(const struct ps_engine *e);
 /* engine_tokens.c */
 int ps_engine_start_tokenizer(struct ps_engine *e, struct ps_err *err);
 int ps_engine_need_tokenizer(struct ps_engine *e, struct ps_err *err); /* waits for it */

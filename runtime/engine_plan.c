@@ -101,8 +101,11 @@ static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t ro
 {
     const struct ps_arch *a = e->arch;
     uint64_t connections = e->o.connections ? e->o.connections : 8;
-    uint64_t n = ps_kv_bytes(a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
-    n += ps_forward_bytes(a, e->backend, rows, 0, ps_pool_threads(e->pool));
+    uint64_t n = ps_kv_bytes(e->gpu.first_layer, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
+    n += e->gpu.first_layer ? ps_compute_host_bytes(a, e->backend, rows, ps_forward_ubatch(0, rows),
+                                                    ps_pool_threads(e->pool))
+                            : 0;
+    n += ps_engine_device_host_bytes(e, ctx, rows);
     n += (uint64_t)a->vocab * (sizeof(float) + 16); /* logits, sampler */
     n += e->o.without_tokenizer ? 0 : (uint64_t)a->vocab * TOKEN_BYTES;
     n += e->caller_bytes;
@@ -125,8 +128,12 @@ static uint32_t list_extents(const struct ps_engine *e, struct ps_plan_extent *l
     for (uint32_t i = 0; i < e->n_order; i++) {
         const struct ps_extent *x = &m->extents[e->order[i]];
         which[n] = e->order[i];
-        list[n++] =
-            (struct ps_plan_extent){x->stored_bytes, x->raw_bytes, true, is_vector(m, e->order[i])};
+        list[n++] = (struct ps_plan_extent){.stored_bytes = x->stored_bytes,
+                                            .raw_bytes = x->raw_bytes,
+                                            .swept = true,
+                                            .vector = is_vector(m, e->order[i]),
+                                            .device = ps_engine_on_device(e, i),
+                                            .coded = ps_engine_stays_coded(e, x)};
     }
     if (e->weights->embed == e->weights->head)
         return n;
@@ -134,7 +141,8 @@ static uint32_t list_extents(const struct ps_engine *e, struct ps_plan_extent *l
     for (uint32_t i = 0; i < t->n_extents; i++) {
         const struct ps_extent *x = &m->extents[t->first_extent + i];
         which[n] = t->first_extent + i;
-        list[n++] = (struct ps_plan_extent){x->stored_bytes, x->raw_bytes, false, false};
+        list[n++] =
+            (struct ps_plan_extent){.stored_bytes = x->stored_bytes, .raw_bytes = x->raw_bytes};
     }
     return n;
 }
@@ -142,8 +150,13 @@ static uint32_t list_extents(const struct ps_engine *e, struct ps_plan_extent *l
 static struct ps_plan_rates rates_of(const struct ps_engine *e)
 {
     const struct ps_probes *p = &e->probes;
-    return (struct ps_plan_rates){p->link_bytes_s, p->disk_bytes_s, p->ram_bytes_s, p->flops,
-                                  p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
+    return (struct ps_plan_rates){.link = p->link_bytes_s,
+                                  .disk = p->disk_bytes_s,
+                                  .ram = p->ram_bytes_s,
+                                  .bus = p->bus_bytes_s,
+                                  .vram = p->vram_bytes_s,
+                                  .flops = p->flops,
+                                  .age_s = p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
 }
 
 /* --ram as bytes. The default is what helps, at most 80 % of what is free; a percentage is of the model's stored
@@ -217,6 +230,8 @@ int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_e
     };
     in.ring_slots_want = ring_want(in.slot_bytes);
     ps_plan_deinit(&e->plan);
+    if ((rc = ps_engine_plan_device(e, &in, ctx, rows, err)) < 0)
+        goto out;
     struct ps_plan probe; /* the least comes out of a plan without a budget */
     rc = ps_plan_make(&probe, &in, NULL);
     uint64_t least = probe.ram_min_bytes;
@@ -256,7 +271,24 @@ int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
         .stats = &e->stats,
         .interrupt = &e->interrupt,
     };
-    return ps_sweep_open(&e->sweep, &so, err);
+    int rc = ps_engine_start_pins(e, &so, err);
+    if (rc == 0)
+        rc = ps_sweep_open(&e->sweep, &so, err);
+    if (rc == 0)
+        rc = ps_engine_start_vram(e, err);
+    if (rc < 0)
+        ps_engine_stop_sweep(e);
+    return rc;
+}
+
+void ps_engine_stop_sweep(struct ps_engine *e)
+{
+    ps_vram_close(e->gpu.vram); /* it holds panels */
+    e->gpu.vram = NULL;
+    ps_sweep_close(e->sweep); /* it unpins what it frees */
+    e->sweep = NULL;
+    ps_pins_free(e->gpu.pins);
+    e->gpu.pins = NULL;
 }
 
 /* ---- the plan as facts ---- */
@@ -280,6 +312,15 @@ void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w)
     ps_jw_kuint(w, "ram_budget_bytes", e->ram_budget_bytes);
     ps_jw_kuint(w, "ram_min_bytes", p->ram_min_bytes);
     ps_jw_kuint(w, "ring_slots", p->ring_slots);
+    if (e->gpu.api) {
+        ps_jw_kstring(w, "device", e->gpu.info.name);
+        ps_jw_kuint(w, "device_layers", e->arch->n_layers - e->gpu.first_layer);
+        ps_jw_kuint(w, "vram_bytes", p->vram_weight_bytes);
+        ps_jw_kuint(w, "vram_budget_bytes", e->vram_budget_bytes);
+        ps_jw_kuint(w, "vram_min_bytes", p->vram_min_bytes);
+        ps_jw_kuint(w, "vram_slots", p->vram_slots);
+        ps_jw_kuint(w, "bytes_bus_per_sweep", p->bytes_bus_per_sweep);
+    }
     ps_jw_kuint(w, "bytes_per_sweep", p->bytes_per_sweep);
     ps_jw_kuint(w, "bytes_net_per_sweep", p->bytes_net_per_sweep);
     ps_jw_kuint(w, "bytes_disk_per_sweep", p->bytes_disk_per_sweep);

@@ -41,6 +41,8 @@ void ps_probes_load(struct ps_probes *p, const char *dir)
         ps_json_get_double(root, "link_bytes_s", 0, &v.link_bytes_s, NULL) == 0 &&
         ps_json_get_double(root, "disk_read_bytes_s", 0, &v.disk_bytes_s, NULL) == 0 &&
         ps_json_get_double(root, "ram_bytes_s", 0, &v.ram_bytes_s, NULL) == 0 &&
+        ps_json_get_double(root, "bus_bytes_s", 0, &v.bus_bytes_s, NULL) == 0 &&
+        ps_json_get_double(root, "vram_bytes_s", 0, &v.vram_bytes_s, NULL) == 0 &&
         ps_json_get_int(root, "measured_at", 0, &wall, NULL) == 0 && wall >= 0) {
         v.wall_s = (uint64_t)wall;
         *p = v;
@@ -56,6 +58,8 @@ static void write_probes(struct ps_json_writer *w, const struct ps_probes *p)
     ps_jw_kdouble(w, "link_bytes_s", p->link_bytes_s);
     ps_jw_kdouble(w, "disk_read_bytes_s", p->disk_bytes_s);
     ps_jw_kdouble(w, "ram_bytes_s", p->ram_bytes_s);
+    ps_jw_kdouble(w, "bus_bytes_s", p->bus_bytes_s);
+    ps_jw_kdouble(w, "vram_bytes_s", p->vram_bytes_s);
     ps_jw_kuint(w, "measured_at", p->wall_s);
     ps_jw_object_end(w);
 }

@@ -27,8 +27,7 @@ static int fit_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_
 {
     int rc = 0;
     if (ctx > e->planned_ctx || rows > e->planned_rows || !e->planned) {
-        ps_sweep_close(e->sweep);
-        e->sweep = NULL;
+        ps_engine_stop_sweep(e);
         rc = ps_engine_plan(e, ctx > e->planned_ctx ? ctx : e->planned_ctx,
                             rows > e->planned_rows ? rows : e->planned_rows, err);
     }
@@ -44,13 +43,25 @@ static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx,
     s->ubatch = ubatch;
     int rc = fit_plan(e, ctx, 1, err);
     if (rc == 0)
-        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type,
-                        err);
+        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->gpu.first_layer,
+                        e->k_type, e->v_type, err);
+    struct ps_device_place place = ps_engine_place(e);
+    if (rc == 0 && place.api)
+        rc = ps_kv_put_away(&s->kv, &place, e->o.no_kv_offload != 0, err);
     if (rc < 0)
         return rc;
     s->history = ps_calloc((size_t)ctx + 1, sizeof *s->history);
     s->logits = ps_calloc(a->vocab, sizeof *s->logits);
     return s->history && s->logits ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+static void session_deinit(struct ps_session *s)
+{
+    ps_forward_free(s->forward);
+    ps_kv_free_away(&s->kv);
+    ps_kv_deinit(&s->kv);
+    ps_free(s->history);
+    ps_free(s->logits);
 }
 
 int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps_session_options *o,
@@ -74,10 +85,7 @@ void ps_session_free(struct ps_session *s)
 {
     if (!s)
         return;
-    ps_forward_free(s->forward);
-    ps_kv_deinit(&s->kv);
-    ps_free(s->history);
-    ps_free(s->logits);
+    session_deinit(s);
     ps_free(s);
 }
 
@@ -104,8 +112,12 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         .backend = e->backend,
         .pool = e->pool,
         .sweep = e->sweep,
+        .device = ps_engine_place(e),
+        .device_layer = e->gpu.first_layer,
         .max_rows = rows,
         .ubatch = s->ubatch,
+        .ctx = s->ctx,
+        .all_logits = e->all_logits,
         .interrupt = &e->interrupt,
         .progress = e->o.progress ? on_prefill : NULL,
         .progress_user = e,
@@ -332,6 +344,7 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     int rc = 0;
     if (caller_bytes > e->caller_bytes) { /* plan anew, with the result in the budget */
         e->caller_bytes = caller_bytes;
+        e->all_logits = true;
         e->planned = false;
     }
     if (n == 0 || out_count / e->arch->vocab < n)
@@ -346,9 +359,6 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
         ps_sweep_allow(e->sweep, 1);
         rc = sweep(&s, ids, n, out, true, &err);
     }
-    ps_forward_free(s.forward);
-    ps_kv_deinit(&s.kv);
-    ps_free(s.history);
-    ps_free(s.logits);
+    session_deinit(&s);
     return ps_engine_error(error, rc, &err);
 }

@@ -167,9 +167,7 @@ int ps_vram_open(struct ps_vram **out, const struct ps_vram_options *o, struct p
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     PS_ASSERT(o->slots >= PS_VRAM_SLOTS_MIN && o->first_position < o->n_order);
     v->o = *o;
-    struct ps_device_info info;
-    o->api->info(o->device, &info);
-    v->slot_bytes = ps_vram_slot_bytes(o->map, info.codecs);
+    v->slot_bytes = ps_vram_slot_bytes(o->map, o->consumer_codecs);
     v->stored_room = v->slot_bytes - aligned(o->map->max_raw_bytes);
     v->copy_seq = v->use_seq = o->first_position;
     void *ring = NULL, *arena = NULL;
