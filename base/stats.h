@@ -9,8 +9,8 @@ struct ps_stats {
     _Atomic uint64_t bytes_disk_read;    /* weight bytes read from cache slabs or local files */
     _Atomic uint64_t bytes_disk_written; /* weight bytes written to slabs */
     _Atomic uint64_t bytes_ram_hit;      /* weight bytes used from RAM without any read */
-    _Atomic uint64_t bytes_vram_hit;     /* weight bytes used from device memory, not copied again */
-    _Atomic uint64_t bytes_to_device;    /* weight bytes that crossed the bus, as they crossed it */
+    _Atomic uint64_t bytes_vram_hit;  /* weight bytes used from device memory, not copied again */
+    _Atomic uint64_t bytes_to_device; /* weight bytes that crossed the bus, as they crossed it */
     _Atomic uint64_t bytes_hedged;
     _Atomic uint64_t requests, retries;
     _Atomic uint64_t extents_used, extents_from_net, extents_from_disk, extents_from_ram;

@@ -20,7 +20,7 @@ uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a
         float **p;
         uint64_t width;
     } parts[] = {
-        {&r->x, a->hidden}, {&r->xn, a->hidden}, {&r->q, q_dim},      {&r->k, kv_dim},
+        {&r->x, a->hidden}, {&r->xn, a->hidden}, {&r->q, q_dim},       {&r->k, kv_dim},
         {&r->v, kv_dim},    {&r->att, q_dim},    {&r->gate, a->inter}, {&r->up, a->inter},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {

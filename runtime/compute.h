@@ -36,10 +36,10 @@ struct ps_compute_options {
     const struct ps_weights *weights;
     const struct ps_map *map;
     struct ps_sweep *sweep;
-    uint32_t max_rows;   /* most T of a sweep */
-    uint32_t ubatch;     /* rows of one kernel call, 1 .. max_rows */
-    uint32_t logit_rows; /* most rows of logits: 1 or max_rows */
-    uint32_t ctx;        /* positions of the KV cache */
+    uint32_t max_rows;           /* most T of a sweep */
+    uint32_t ubatch;             /* rows of one kernel call, 1 .. max_rows */
+    uint32_t logit_rows;         /* most rows of logits: 1 or max_rows */
+    uint32_t ctx;                /* positions of the KV cache */
     const atomic_int *interrupt; /* nullable */
     struct ps_compute_progress *progress;
 };
@@ -67,12 +67,13 @@ struct ps_compute_ops {
     /* rows.x = embedding rows of ids[T] */
     int (*gather)(struct ps_compute *c, const uint32_t *ids, struct ps_err *err);
     /* out = rmsnorm(in) with the weight `tensor`, `n` rows of K */
-    int (*norm)(struct ps_compute *c, uint32_t tensor, float *out, const float *in, size_t n, size_t K,
-                struct ps_err *err);
+    int (*norm)(struct ps_compute *c, uint32_t tensor, float *out, const float *in, size_t n,
+                size_t K, struct ps_err *err);
     /* out[n][ldc] (+)= in[n][cols] . W^T */
     int (*matrix)(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
                   size_t ldc, bool add, struct ps_err *err);
-    int (*bias)(struct ps_compute *c, uint32_t tensor, float *x, size_t n, size_t K, struct ps_err *err);
+    int (*bias)(struct ps_compute *c, uint32_t tensor, float *x, size_t n, size_t K,
+                struct ps_err *err);
     /* rotates x[T][n_heads * head_dim] in place by the positions of the rows */
     int (*rope)(struct ps_compute *c, float *x, uint32_t n_heads, struct ps_err *err);
     /* rows.k and rows.v to the pages of their positions */
@@ -88,8 +89,8 @@ struct ps_compute_ops {
     const float *(*host_x)(struct ps_compute *c); /* NULL: not in host memory */
 };
 
-/* Lays the rows out from `base` on, which may be NULL, and returns the bytes that they take, each buffer 256-byte aligned
- * with room for a vector load past its end. */
+/* Lays the rows out from `base` on, which may be NULL, and returns the bytes that they take, each buffer 256-byte
+ * aligned with room for a vector load past its end. */
 uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T);
 /* The widest input of any matrix of the model. */
 uint32_t ps_arch_widest(const struct ps_arch *a);
@@ -99,8 +100,8 @@ int ps_compute_interrupted(const struct ps_compute *c, struct ps_err *err); /* P
 void ps_compute_tell(struct ps_compute *c, uint64_t weight_bytes);
 
 /* On the CPU. Takes from the scheduler directly. */
-uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
-                               uint32_t ubatch, unsigned threads);
+uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b,
+                               uint32_t max_rows, uint32_t ubatch, unsigned threads);
 int ps_compute_host_new(struct ps_compute **out, const struct ps_compute_options *o,
                         const struct ps_backend *backend, struct ps_pool *pool, struct ps_err *err);
 #endif

@@ -13,7 +13,7 @@ static const char *const ORIGIN = "device";
 struct device {
     struct ps_compute c;
     struct ps_device_place at;
-    uint32_t mark; /* our own: behind the logits */
+    uint32_t mark;  /* our own: behind the logits */
     uint8_t *bytes; /* on the device; carved below */
     float *cos, *sin, *vec, *scratch, *logits;
     uint32_t *pos;
@@ -22,8 +22,9 @@ struct device {
     uint32_t *host_pos;         /* [max_rows] */
     float *host_cos, *host_sin; /* [max_rows][rot_dim / 2] */
     float *host_x;              /* [max_rows][hidden]: embedding rows on their way in */
-    uint32_t *host_ids, *host_rows; /* [max_rows]: of those that host_x holds: ids, and which rows they are */
-    struct ps_act *chunks;      /* ubatch rows each */
+    uint32_t *host_ids,
+        *host_rows; /* [max_rows]: of those that host_x holds: ids, and which rows they are */
+    struct ps_act *chunks; /* ubatch rows each */
     uint32_t n_chunks;
     size_t T;
     uint32_t pos0;
@@ -41,7 +42,8 @@ struct ps_kv_away {
 
 static int told(int rc, struct ps_err *err)
 {
-    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device refuses work: see the log, or use --device cpu")
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN,
+                               "the device refuses work: see the log, or use --device cpu")
                   : 0;
 }
 
@@ -53,8 +55,8 @@ static uint64_t aligned(uint64_t n)
 }
 
 /* Packed form of the widest input, all chunks together. */
-static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d, const struct ps_arch *a,
-                             uint32_t rows, uint32_t ubatch)
+static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d,
+                             const struct ps_arch *a, uint32_t rows, uint32_t ubatch)
 {
     static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
     uint32_t k = ps_arch_widest(a);
@@ -99,8 +101,9 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
     return at;
 }
 
-uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d, const struct ps_arch *a,
-                                 uint32_t max_rows, uint32_t ubatch, uint32_t logit_rows, uint32_t ctx)
+uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d,
+                                 const struct ps_arch *a, uint32_t max_rows, uint32_t ubatch,
+                                 uint32_t logit_rows, uint32_t ctx)
 {
     struct device none;
     const struct sizes z = {max_rows, ubatch, logit_rows, ctx};
@@ -117,7 +120,8 @@ uint64_t ps_kv_table_bytes(uint32_t n_layers, uint32_t positions)
     return aligned(2ull * n_layers * (positions / PS_KV_PAGE + 1) * sizeof(void *));
 }
 
-int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared, struct ps_err *err)
+int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared,
+                   struct ps_err *err)
 {
     const struct ps_device_api *api = place->api;
     size_t n = (size_t)kv->n_layers * kv->n_pages;
@@ -135,7 +139,8 @@ int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool s
     if (rc == 0) {
         ps_kv_place(kv, kv->host_layers, kv->n_layers, w->bytes);
         uint8_t *tables = w->tables;
-        rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables, kv->k_pages, n * sizeof(void *)),
+        rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables, kv->k_pages,
+                               n * sizeof(void *)),
                   err);
         if (rc == 0)
             rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables + n * sizeof(void *),
@@ -216,13 +221,15 @@ static int multiply(struct device *v, struct product *p)
     return rc;
 }
 
-static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
-                         size_t ldc, bool add, struct ps_err *err)
+static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n,
+                         float *out, size_t ldc, bool add, struct ps_err *err)
 {
     struct device *v = (struct device *)c;
     const struct ps_tensor *t = &c->o.map->tensors[tensor];
-    struct product p = {
-        .out = out, .ldc = ldc, .add = add, .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
+    struct product p = {.out = out,
+                        .ldc = ldc,
+                        .add = add,
+                        .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
     int rc = told(pack(v, in, n, t->cols, t->dtype), err);
     for (uint32_t i = 0; rc == 0 && i < t->n_extents; i++) {
         const struct ps_extent *e = &c->o.map->extents[t->first_extent + i];
@@ -262,7 +269,8 @@ static int vector(struct device *v, uint32_t tensor, struct ps_err *err)
 
 /* ---- operations ---- */
 
-static int device_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep, struct ps_err *err)
+static int device_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep,
+                        struct ps_err *err)
 {
     struct device *v = (struct device *)c;
     const struct ps_device_api *api = v->at.api;
@@ -339,7 +347,8 @@ static int device_norm(struct ps_compute *c, uint32_t tensor, float *out, const 
     stale(v);
     if (rc < 0)
         return rc;
-    return told(v->at.api->rmsnorm(v->at.device, out, K, in, K, v->vec, 0.0f, n, K, c->o.arch->rms_eps),
+    return told(v->at.api->rmsnorm(v->at.device, out, K, in, K, v->vec, 0.0f, n, K,
+                                   c->o.arch->rms_eps),
                 err);
 }
 
@@ -355,8 +364,8 @@ static int device_rope(struct ps_compute *c, float *x, uint32_t n_heads, struct 
 {
     struct device *v = (struct device *)c;
     const struct ps_arch *a = c->o.arch;
-    return told(v->at.api->rope(v->at.device, x, (size_t)n_heads * a->head_dim, v->T, n_heads, a->head_dim,
-                                a->rot_dim, v->cos, v->sin, false),
+    return told(v->at.api->rope(v->at.device, x, (size_t)n_heads * a->head_dim, v->T, n_heads,
+                                a->head_dim, a->rot_dim, v->cos, v->sin, false),
                 err);
 }
 
@@ -388,7 +397,8 @@ static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t lay
         attn.out = c->rows.att + t * q_dim;
         attn.pos = v->pos + t;
         attn.T = v->T - t < c->o.ubatch ? v->T - t : c->o.ubatch;
-        rc = told(v->at.api->attention(v->at.device, &attn, v->pos0 + (uint32_t)(t + attn.T) - 1), err);
+        rc = told(v->at.api->attention(v->at.device, &attn, v->pos0 + (uint32_t)(t + attn.T) - 1),
+                  err);
         if (rc == 0)
             rc = ps_compute_interrupted(c, err);
     }
@@ -401,11 +411,13 @@ static int device_swiglu(struct ps_compute *c, struct ps_err *err)
     struct device *v = (struct device *)c;
     size_t K = c->o.arch->inter;
     stale(v);
-    return told(v->at.api->swiglu(v->at.device, c->rows.gate, K, c->rows.gate, K, c->rows.up, K, v->T, K),
+    return told(v->at.api->swiglu(v->at.device, c->rows.gate, K, c->rows.gate, K, c->rows.up, K,
+                                  v->T, K),
                 err);
 }
 
-static int device_logits(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err)
+static int device_logits(struct ps_compute *c, const float *in, size_t n, float *out,
+                         struct ps_err *err)
 {
     struct device *v = (struct device *)c;
     size_t vocab = c->o.arch->vocab;

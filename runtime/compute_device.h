@@ -18,8 +18,9 @@ struct ps_device_place {
 };
 
 /* Device bytes that ps_compute_device_new allocates. Asks the device for the sizes of its packed forms. */
-uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d, const struct ps_arch *a,
-                                 uint32_t max_rows, uint32_t ubatch, uint32_t logit_rows, uint32_t ctx);
+uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d,
+                                 const struct ps_arch *a, uint32_t max_rows, uint32_t ubatch,
+                                 uint32_t logit_rows, uint32_t ctx);
 /* Host bytes of its staging. */
 uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows);
 int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_options *o,
@@ -27,9 +28,10 @@ int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_optio
 /* After an error inside a sweep: the ring gives its panels back, nothing is under way any more. */
 void ps_compute_device_abandon(struct ps_compute *c);
 
-/* Device bytes of the page tables of a KV cache, and its memory for layers [kv->host_layers, n_layers): on the device, or
- * (shared) in host memory that it reads over the bus. */
+/* Device bytes of the page tables of a KV cache, and its memory for layers [kv->host_layers, n_layers): on the
+ * device, or (shared) in host memory that it reads over the bus. */
 uint64_t ps_kv_table_bytes(uint32_t n_layers, uint32_t positions);
-int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared, struct ps_err *err);
+int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared,
+                   struct ps_err *err);
 void ps_kv_free_away(struct ps_kv *kv); /* before ps_kv_deinit; nothing to do where none is */
 #endif

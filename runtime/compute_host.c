@@ -72,8 +72,8 @@ static uint64_t carve(struct host *h, uint8_t *base, const struct ps_arch *a,
     return at;
 }
 
-uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t max_rows,
-                               uint32_t ubatch, unsigned threads)
+uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b,
+                               uint32_t max_rows, uint32_t ubatch, unsigned threads)
 {
     struct host none;
     return carve(&none, NULL, a, b, max_rows, ubatch, threads);
@@ -182,7 +182,8 @@ static int host_bias(struct ps_compute *c, uint32_t tensor, float *x, size_t n, 
     return rc;
 }
 
-static int host_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep, struct ps_err *err)
+static int host_begin(struct ps_compute *c, uint32_t pos0, size_t T, bool new_sweep,
+                      struct ps_err *err)
 {
     struct host *h = (struct host *)c;
     (void)err;
@@ -207,8 +208,8 @@ static int host_rope(struct ps_compute *c, float *x, uint32_t n_heads, struct ps
     struct host *h = (struct host *)c;
     const struct ps_arch *a = c->o.arch;
     (void)err;
-    ps_rope(x, (size_t)n_heads * a->head_dim, h->T, n_heads, a->head_dim, a->rot_dim, h->cos, h->sin,
-            false);
+    ps_rope(x, (size_t)n_heads * a->head_dim, h->T, n_heads, a->head_dim, a->rot_dim, h->cos,
+            h->sin, false);
     return 0;
 }
 

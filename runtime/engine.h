@@ -22,7 +22,7 @@
 struct ps_probes {
     double link_bytes_s, disk_bytes_s, ram_bytes_s, flops;
     double bus_bytes_s, vram_bytes_s; /* of the device */
-    uint64_t wall_s; /* when the oldest of them was taken */
+    uint64_t wall_s;                  /* when the oldest of them was taken */
 };
 
 struct ps_run_facts { /* of the last generate call */
@@ -71,7 +71,7 @@ struct ps_engine {
 
     struct ps_plan plan; /* tier indexed like plan_extents */
     uint8_t *tier;       /* [map->n_extents] */
-    bool all_logits;       /* a session will ask for the logits of every row */
+    bool all_logits;     /* a session will ask for the logits of every row */
     uint64_t caller_bytes; /* what the caller holds for us and --ram has to cover: the logits of all positions */
     bool planned;
     uint32_t planned_ctx, planned_rows;
@@ -106,8 +106,8 @@ void ps_engine_close_device(struct ps_engine *e);
 bool ps_engine_stays_coded(const struct ps_engine *e, const struct ps_extent *x);
 bool ps_engine_on_device(const struct ps_engine *e, uint32_t position); /* in the order of use */
 /* The device's part of the planner's input; its extents are marked already. */
-int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx, uint32_t rows,
-                          struct ps_err *err);
+int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx,
+                          uint32_t rows, struct ps_err *err);
 uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows);
 int ps_engine_start_pins(struct ps_engine *e, struct ps_sweep_options *so, struct ps_err *err);
 int ps_engine_start_vram(struct ps_engine *e, struct ps_err *err);

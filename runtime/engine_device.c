@@ -21,9 +21,11 @@ static int parse_device(const char *text, char *kind, size_t cap, uint32_t *inde
     size_t n = colon ? (size_t)(colon - text) : strlen(text);
     char *end = NULL;
     unsigned long i = colon ? strtoul(colon + 1, &end, 10) : 0;
-    bool ok = n > 0 && n < cap && (!colon || (end != colon + 1 && *end == 0 && colon[1] != '-' && i < 1024));
+    bool ok = n > 0 && n < cap &&
+              (!colon || (end != colon + 1 && *end == 0 && colon[1] != '-' && i < 1024));
     if (!ok)
-        return ps_err_set(err, PS_EUSAGE, ORIGIN, "--device: \"%.40s\": use cpu, cuda or cuda:N", text);
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "--device: \"%.40s\": use cpu, cuda or cuda:N",
+                          text);
     memcpy(kind, text, n);
     kind[n] = 0;
     *index = (uint32_t)i;
@@ -38,8 +40,8 @@ static int check_types(const struct ps_engine *e, struct ps_err *err)
         const struct ps_tensor *t = &m->tensors[m->extents[e->order[i]].tensor];
         if (t->n_dims > 1 && !e->gpu.api->multiplies(e->gpu.device, t->dtype))
             return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
-                              "%s can't multiply %s (tensor %s): use --device cpu", e->gpu.info.name,
-                              ps_dtype_name(t->dtype), t->name);
+                              "%s can't multiply %s (tensor %s): use --device cpu",
+                              e->gpu.info.name, ps_dtype_name(t->dtype), t->name);
     }
     return 0;
 }
@@ -68,7 +70,9 @@ int ps_engine_open_device(struct ps_engine *e, struct ps_err *err)
     e->gpu.first_layer = e->arch->n_layers;
     e->gpu.first_position = e->n_order;
     if (strcmp(kind, "cpu") == 0)
-        return 0;
+        return strlen(text) == 3 ? 0
+                                 : ps_err_set(err, PS_EUSAGE, ORIGIN,
+                                              "--device: \"%.40s\": use cpu, cuda or cuda:N", text);
     if ((rc = ps_device_load(&e->gpu.api, kind, err)) < 0)
         return rc;
     if ((rc = e->gpu.api->open(&e->gpu.device, &o, err)) < 0) {
@@ -116,8 +120,8 @@ static uint64_t fixed_vram(const struct ps_engine *e, uint32_t ctx, uint32_t row
 {
     const struct ps_arch *a = e->arch;
     uint32_t layers = a->n_layers - e->gpu.first_layer;
-    uint64_t n = ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, rows, ps_forward_ubatch(0, rows),
-                                         e->all_logits ? rows : 1, ctx);
+    uint64_t n = ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, rows,
+                                         ps_forward_ubatch(0, rows), e->all_logits ? rows : 1, ctx);
     n += e->o.no_kv_offload
              ? 0
              : ps_kv_bytes(layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
@@ -127,12 +131,14 @@ static uint64_t fixed_vram(const struct ps_engine *e, uint32_t ctx, uint32_t row
 
 static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_input *in, uint64_t least)
 {
-    uint64_t all = least + (uint64_t)(in->vram_slots_want - in->vram_slots_min) * in->vram_slot_bytes * 4;
+    uint64_t all =
+        least + (uint64_t)(in->vram_slots_want - in->vram_slots_min) * in->vram_slot_bytes * 4;
     uint64_t weights = 0;
     for (uint32_t i = 0; i < in->n_extents; i++)
         weights += in->extents[i].device ? in->extents[i].raw_bytes + 256ull : 0;
     all += weights;
-    uint64_t left = e->gpu.info.free_bytes > VRAM_MARGIN_BYTES ? e->gpu.info.free_bytes - VRAM_MARGIN_BYTES : 0;
+    uint64_t left =
+        e->gpu.info.free_bytes > VRAM_MARGIN_BYTES ? e->gpu.info.free_bytes - VRAM_MARGIN_BYTES : 0;
     switch (e->vram.kind) {
     case PS_SIZE_BYTES: return e->vram.bytes;
     case PS_SIZE_PERCENT: return least + (uint64_t)(e->vram.percent / 100 * (double)weights);
@@ -143,8 +149,8 @@ static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_inpu
     return all < left ? all : left;
 }
 
-int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx, uint32_t rows,
-                          struct ps_err *err)
+int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx,
+                          uint32_t rows, struct ps_err *err)
 {
     if (!e->gpu.api)
         return 0;

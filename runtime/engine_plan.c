@@ -101,7 +101,8 @@ static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t ro
 {
     const struct ps_arch *a = e->arch;
     uint64_t connections = e->o.connections ? e->o.connections : 8;
-    uint64_t n = ps_kv_bytes(e->gpu.first_layer, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
+    uint64_t n =
+        ps_kv_bytes(e->gpu.first_layer, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
     n += e->gpu.first_layer ? ps_compute_host_bytes(a, e->backend, rows, ps_forward_ubatch(0, rows),
                                                     ps_pool_threads(e->pool))
                             : 0;

@@ -33,6 +33,10 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     ps_jw_kuint(w, "bytes_disk_read", ps_stat_get(&s->bytes_disk_read));
     ps_jw_kuint(w, "bytes_disk_written", ps_stat_get(&s->bytes_disk_written));
     ps_jw_kuint(w, "bytes_ram_hit", ps_stat_get(&s->bytes_ram_hit));
+    if (e->gpu.api) {
+        ps_jw_kuint(w, "bytes_vram_hit", ps_stat_get(&s->bytes_vram_hit));
+        ps_jw_kuint(w, "bytes_to_device", ps_stat_get(&s->bytes_to_device));
+    }
     ps_jw_kuint(w, "bytes_hedged", ps_stat_get(&s->bytes_hedged));
     ps_jw_kuint(w, "requests", ps_stat_get(&s->requests));
     ps_jw_kuint(w, "retries", ps_stat_get(&s->retries));

@@ -7,7 +7,8 @@ static const char *const ORIGIN = "forward";
 
 struct ps_forward {
     struct ps_forward_options o;
-    struct ps_compute *host, *device; /* either may be NULL; layers before o.device_layer are the host's */
+    struct ps_compute *host,
+        *device; /* either may be NULL; layers before o.device_layer are the host's */
     struct ps_compute_progress progress;
 };
 
@@ -74,8 +75,8 @@ void ps_forward_free(struct ps_forward *f)
 }
 
 /* Matrix and its bias, in the order in which the sweep brings them. */
-static int linear(struct ps_compute *c, const uint32_t *w, enum ps_role role, const float *in, size_t T,
-                  float *out, size_t n_out, bool add, struct ps_err *err)
+static int linear(struct ps_compute *c, const uint32_t *w, enum ps_role role, const float *in,
+                  size_t T, float *out, size_t n_out, bool add, struct ps_err *err)
 {
     int rc = c->ops->matrix(c, w[role], in, T, out, n_out, add, err);
     if (rc < 0 || w[role + 1] == PS_NO_TENSOR)
@@ -83,8 +84,8 @@ static int linear(struct ps_compute *c, const uint32_t *w, enum ps_role role, co
     return c->ops->bias(c, w[role + 1], out, T, n_out, err);
 }
 
-static int attention(struct ps_compute *c, struct ps_kv *kv, const uint32_t *w, uint32_t layer, size_t T,
-                     struct ps_err *err)
+static int attention(struct ps_compute *c, struct ps_kv *kv, const uint32_t *w, uint32_t layer,
+                     size_t T, struct ps_err *err)
 {
     const struct ps_arch *a = c->o.arch;
     const struct ps_rows *r = &c->rows;
@@ -137,8 +138,8 @@ static int layers(struct ps_forward *f, struct ps_compute *c, struct ps_kv *kv, 
 }
 
 /* The residual stream after the last layer, in the compute that *last is set to. */
-static int body(struct ps_forward *f, struct ps_compute **last, struct ps_kv *kv, const uint32_t *ids,
-                size_t T, uint32_t pos0, struct ps_err *err)
+static int body(struct ps_forward *f, struct ps_compute **last, struct ps_kv *kv,
+                const uint32_t *ids, size_t T, uint32_t pos0, struct ps_err *err)
 {
     struct ps_compute *c = f->host ? f->host : f->device;
     uint32_t n = f->o.arch->n_layers, split = f->device ? f->o.device_layer : n;
@@ -163,7 +164,8 @@ static int head(struct ps_forward *f, struct ps_compute *c, size_t T, size_t row
 {
     size_t hidden = f->o.arch->hidden;
     const struct ps_rows *r = &c->rows;
-    int rc = c->ops->norm(c, f->o.weights->norm, r->xn, r->x + (T - rows) * hidden, rows, hidden, err);
+    int rc =
+        c->ops->norm(c, f->o.weights->norm, r->xn, r->x + (T - rows) * hidden, rows, hidden, err);
     return rc < 0 ? rc : c->ops->logits(c, r->xn, rows, logits, err);
 }
 

@@ -18,7 +18,7 @@ struct ps_kv {
     uint32_t host_layers; /* the first of them lie in `bytes` */
     uint8_t *bytes;
     size_t total_bytes;
-    struct ps_kv_away *away; /* of the rest; NULL if there is none */
+    struct ps_kv_away *away;   /* of the rest; NULL if there is none */
     void **k_pages, **v_pages; /* [n_layers][n_pages] */
     uint32_t length;           /* positions written in every layer */
 };
@@ -30,7 +30,7 @@ int ps_kv_init(struct ps_kv *kv, uint32_t n_layers, uint32_t n_kv_heads, uint32_
                struct ps_err *err);
 /* Gives layers [first, end) their pages, one behind the other from `base` on: ps_kv_bytes(end - first, ...) bytes. */
 void ps_kv_place(struct ps_kv *kv, uint32_t first, uint32_t end, uint8_t *base);
-void ps_kv_deinit(struct ps_kv *kv); /* what lies away is freed before */
+void ps_kv_deinit(struct ps_kv *kv);             /* what lies away is freed before */
 uint32_t ps_kv_capacity(const struct ps_kv *kv); /* positions */
 /* Stores the K and V rows of position `pos`: n_kv_heads * head_dim floats each. */
 void ps_kv_put(struct ps_kv *kv, uint32_t layer, uint32_t pos, const float *k, const float *v);

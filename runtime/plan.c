@@ -165,8 +165,10 @@ static void predict(struct ps_plan *p, const struct ps_plan_input *in)
         uint64_t bytes;
         double rate;
     } links[] = {
-        {"ram", on_device ? p->bytes_per_sweep - (on_device < p->bytes_per_sweep ? on_device : p->bytes_per_sweep)
-                          : p->bytes_per_sweep,
+        {"ram",
+         on_device
+             ? p->bytes_per_sweep - (on_device < p->bytes_per_sweep ? on_device : p->bytes_per_sweep)
+             : p->bytes_per_sweep,
          r->ram},
         {"vram", on_device, r->vram},
         {"bus", p->bytes_bus_per_sweep, r->bus},
@@ -210,9 +212,10 @@ static int plan_vram(struct ps_plan *p, const struct ps_plan_input *in, const ui
     p->vram_min_bytes =
         in->vram_fixed_bytes + vectors + (uint64_t)in->vram_slots_min * in->vram_slot_bytes;
     if (in->vram_bytes < p->vram_min_bytes)
-        return ps_err_set(err, PS_EBUDGET, ORIGIN,
-                          "--vram is too small: %llu bytes given: the least that works here is %llu",
-                          (unsigned long long)in->vram_bytes, (unsigned long long)p->vram_min_bytes);
+        return ps_err_set(
+            err, PS_EBUDGET, ORIGIN,
+            "--vram is too small: %llu bytes given: the least that works here is %llu",
+            (unsigned long long)in->vram_bytes, (unsigned long long)p->vram_min_bytes);
     p->vram_slots = ring_slots(in->vram_bytes - p->vram_min_bytes, in->vram_slot_bytes,
                                in->vram_slots_min, in->vram_slots_want);
     p->vram_fixed_bytes = in->vram_fixed_bytes + (uint64_t)p->vram_slots * in->vram_slot_bytes;
@@ -222,8 +225,8 @@ static int plan_vram(struct ps_plan *p, const struct ps_plan_input *in, const ui
 }
 
 /* Ranks the matrices; vectors are placed at once: *in_ram and *in_vram are their bytes. */
-static int rank(struct ps_plan *p, const struct ps_plan_input *in, uint32_t *ranked, uint32_t *where,
-                uint32_t *n, uint64_t *in_ram, uint64_t *in_vram)
+static int rank(struct ps_plan *p, const struct ps_plan_input *in, uint32_t *ranked,
+                uint32_t *where, uint32_t *n, uint64_t *in_ram, uint64_t *in_vram)
 {
     *n = 0;
     *in_ram = *in_vram = 0;

@@ -1,12 +1,12 @@
-/* The residency plan: which extents live in VRAM, which in RAM, which on disk, which are streamed every sweep. A pure function of
- * sizes and budgets: no I/O, no clock, no state, so that it is tested without a model.
+/* The residency plan: which extents live in VRAM, which in RAM, which on disk, which are streamed every sweep. A
+ * pure function of sizes and budgets: no I/O, no clock, no state, so that it is tested without a model.
  *
  * Decoding reads the layers in a cycle. With room for C of N the optimum is a fixed subset, kept for ever, the
  * rest streamed past the cache without writing it (LRU on a cycle hits never). One low-discrepancy order
  * (multiples of the golden ratio, after Weyl) ranks the extents: the disk takes from its front, RAM from its back,
  * so the tiers are disjoint while they can be, what is missing is spread evenly over the layers, and a changed
- * budget moves only the difference. With a GPU its memory takes from the back first, RAM what comes before that: the
- * bus then has the same work everywhere in a sweep. */
+ * budget moves only the difference. With a GPU its memory takes from the back first, RAM what comes before that:
+ * the bus then has the same work everywhere in a sweep. */
 #ifndef PS_RUNTIME_PLAN_H
 #define PS_RUNTIME_PLAN_H
 #include <stdbool.h>
@@ -28,8 +28,8 @@ struct ps_plan_extent {
 struct ps_plan_rates { /* bytes per second, 0 = unknown */
     double link, disk, ram;
     double bus, vram; /* into device memory; device memory through its arithmetic */
-    double flops; /* multiply-adds x 2 per second for many rows */
-    double age_s; /* of the oldest figure */
+    double flops;     /* multiply-adds x 2 per second for many rows */
+    double age_s;     /* of the oldest figure */
 };
 
 struct ps_plan_input {
@@ -69,8 +69,8 @@ struct ps_plan {
     const char *binds; /* "link", "disk", "ram", "bus", "vram", "unknown" */
 };
 
-/* PS_EBUDGET when ram_bytes is below ram_min_bytes or vram_bytes below vram_min_bytes; the figures in *out are filled even then. Free with
- * ps_plan_deinit. */
+/* PS_EBUDGET when ram_bytes is below ram_min_bytes or vram_bytes below vram_min_bytes; the figures in *out are
+ * filled even then. Free with ps_plan_deinit. */
 int ps_plan_make(struct ps_plan *out, const struct ps_plan_input *in, struct ps_err *err);
 void ps_plan_deinit(struct ps_plan *p);
 

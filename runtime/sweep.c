@@ -91,9 +91,7 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
     it->stored = it->slot ? it->slot : home;
     it->stored_cap = pages(e->stored_bytes);
     it->coded = ps_sweep_stays_coded(s, extent);
-    it->raw = home        ? home
-              : as_stored ? it->stored
-                          : it->slot + pages(e->stored_bytes);
+    it->raw = home ? home : as_stored ? it->stored : it->slot + pages(e->stored_bytes);
     if (to_arena)
         s->resident[extent] = RESIDENT_LOADING;
     return it;
@@ -184,8 +182,8 @@ static int alloc_tables(struct ps_sweep *s)
         if (!(s->o.tier[i] & PS_TIER_RAM))
             continue;
         s->arena_offset[i] = s->arena_bytes;
-        s->arena_bytes += pages(ps_sweep_stays_coded(s, i) ? m->extents[i].stored_bytes
-                                                            : m->extents[i].raw_bytes);
+        s->arena_bytes +=
+            pages(ps_sweep_stays_coded(s, i) ? m->extents[i].stored_bytes : m->extents[i].raw_bytes);
     }
     for (uint32_t i = 0; i < s->n_items; i++) {
         s->items[i].next_free = s->free_items;
@@ -434,7 +432,8 @@ bool ps_sweep_ready(struct ps_sweep *s)
     return ready;
 }
 
-static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *it, struct ps_panel *out)
+static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *it,
+                              struct ps_panel *out)
 {
     const struct ps_extent *e = &s->o.map->extents[extent];
     bool away = !it && (s->o.tier[extent] & PS_TIER_VRAM);

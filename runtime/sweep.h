@@ -35,8 +35,8 @@ struct ps_sweep_options {
     uint32_t gather_tensor;
     uint32_t gather_slots;
     unsigned io_threads; /* 0 = 4 */
-    /* Bits 1 << enum ps_codec: extents that the consumer decodes itself (a GPU behind a bus) reach it as stored. Those of
-     * the gathered tensor never do. */
+    /* Bits 1 << enum ps_codec: extents that the consumer decodes itself (a GPU behind a bus) reach it as stored.
+     * Those of the gathered tensor never do. */
     uint32_t consumer_codecs;
     /* Nullable; on an I/O thread: a part of the arena has received its bytes and will be read from there for good. */
     void (*landed)(void *user, void *p, size_t bytes);
@@ -64,7 +64,7 @@ void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead);
 struct ps_panel {
     /* n_rows rows, row_bytes apart, at any alignment; valid until released. NULL: moved away. */
     const uint8_t *data;
-    bool coded;          /* data is the extent as stored: consumer_codecs */
+    bool coded; /* data is the extent as stored: consumer_codecs */
     const struct ps_extent *extent;
     void *item;
 };

@@ -103,8 +103,9 @@ struct ps_vram {
     uint64_t n_loaded;   /* loads begun, ever; the last of them in loads[(n_loaded - 1) % slots] */
     uint64_t n_given;    /* loads of which the host panel was given back */
     uint64_t n_released; /* loads whose users are all queued */
-    uint64_t copy_seq, use_seq; /* in the scheduler's endless order: next to be copied, next to be used */
-    bool passing;        /* the extent in use came through the ring */
+    uint64_t copy_seq,
+        use_seq;  /* in the scheduler's endless order: next to be copied, next to be used */
+    bool passing; /* the extent in use came through the ring */
 };
 
 static uint32_t copied_mark(uint64_t load, uint32_t slots)
@@ -319,7 +320,8 @@ int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err)
     /* never a whole lap: an extent on its way to its resident place must not be copied a second time; and where the
      * host computes the first layers, it takes their panels itself */
     uint64_t first = v->use_seq - (v->passing ? 1 : 0);
-    uint64_t end = v->o.first_position ? (first / v->o.n_order + 1) * v->o.n_order : first + v->o.n_order;
+    uint64_t end =
+        v->o.first_position ? (first / v->o.n_order + 1) * v->o.n_order : first + v->o.n_order;
     while (rc == 0 && v->copy_seq < end && ps_sweep_ready(v->o.sweep) &&
            (v->at[extent_at(v, v->copy_seq)] ||
             (v->n_loaded - v->n_released < v->o.slots && v->n_loaded - v->n_given < v->o.slots)))
@@ -332,8 +334,8 @@ void ps_vram_begin(struct ps_vram *v, bool new_sweep)
     if (new_sweep)
         ps_sweep_begin(v->o.sweep, v->copy_seq > v->use_seq);
     else /* what lies before has just been used on the host */
-        v->copy_seq = v->use_seq = (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order +
-                                   v->o.first_position;
+        v->copy_seq = v->use_seq =
+            (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order + v->o.first_position;
 }
 
 static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)

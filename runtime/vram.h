@@ -41,9 +41,9 @@ struct ps_vram_options {
     struct ps_sweep *sweep;
     const uint32_t *order; /* [n_order], borrowed, as the scheduler's */
     uint32_t n_order;
-    const uint8_t *tier;     /* [map->n_extents]: bits of enum ps_tier, borrowed */
-    uint32_t first_position; /* in the order: what lies before it is used on the host */
-    uint32_t slots;          /* at least PS_VRAM_SLOTS_MIN */
+    const uint8_t *tier;      /* [map->n_extents]: bits of enum ps_tier, borrowed */
+    uint32_t first_position;  /* in the order: what lies before it is used on the host */
+    uint32_t slots;           /* at least PS_VRAM_SLOTS_MIN */
     uint32_t consumer_codecs; /* as the scheduler's */
     struct ps_stats *stats;
 };

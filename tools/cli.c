@@ -27,26 +27,27 @@ int ps_cli_error(struct ps_err *err, const struct ps_error *e)
     return ps_err_set(err, code, "engine", "%s", e->text);
 }
 
-/* The CPU build has no memory of a GPU to give away: 0 is the only true answer. */
-static int check_vram(const struct ps_opts *o, struct ps_err *err)
+/* Where layers are computed: what --device says, else a GPU where another option speaks of one. Never chosen by
+ * what the machine happens to have: another place rounds otherwise, and the same command would write another text. */
+static const char *device_of(const struct ps_opts *o, const struct ps_size *vram)
 {
-    struct ps_size size;
-    int rc;
+    bool none = vram->kind == PS_SIZE_DEFAULT || (vram->kind == PS_SIZE_BYTES && vram->bytes == 0) ||
+                (vram->kind == PS_SIZE_PERCENT && vram->percent <= 0);
 
-    if (!o->vram)
-        return 0;
-    rc = ps_size_parse(&size, o->vram, "--vram", err);
-    if (rc < 0)
-        return rc;
-    if ((size.kind == PS_SIZE_BYTES && size.bytes == 0) ||
-        (size.kind == PS_SIZE_PERCENT && size.percent <= 0))
-        return 0;
-    return ps_err_set(err, PS_EUNSUPPORTED, "cli",
-                      "--vram %s: no CUDA in this build: give 0 or leave it out", o->vram);
+    if (o->gpu_layers == 0)
+        return "cpu";
+    if (o->device)
+        return o->device;
+    return !none || o->gpu_layers > 0 ? "cuda" : "cpu";
 }
 
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
+    struct ps_size vram;
+    int rc = ps_size_parse(&vram, o->vram, "--vram", err);
+
+    if (rc < 0)
+        return rc;
     memset(e, 0, sizeof *e);
     e->struct_size = sizeof *e;
     e->threads = (uint32_t)o->threads;
@@ -65,7 +66,11 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->ctx_size = (uint32_t)o->ctx_size;
     e->direct_io = strcmp(o->direct_io, "on") == 0 ? 1 : strcmp(o->direct_io, "off") == 0 ? 2 : 0;
     e->progress = ps_progress_update;
-    return check_vram(o, err);
+    e->device = device_of(o, &vram);
+    e->vram = o->vram;
+    e->gpu_layers = o->gpu_layers > 0 ? (int32_t)o->gpu_layers : 0;
+    e->no_kv_offload = o->no_kv_offload;
+    return 0;
 }
 
 struct early {

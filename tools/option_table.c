@@ -72,8 +72,12 @@ static const struct ps_opt_spec options[] = {
      "% of what "
      "is free)",
      NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(ram), 0, 0},
-    {"vram", NULL, NULL, "SIZE", "Most GPU memory; this build has no CUDA and takes 0 alone", NULL,
-     NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(vram), 0, 0},
+    {"vram", NULL, NULL, "SIZE",
+     "Most GPU memory for everything: 6G, 50% of the model, min; implies --device cuda (default: "
+     "as "
+     "much as "
+     "helps of what is free, less a margin)",
+     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(vram), 0, 0},
     {"cache", NULL, NULL, "DIR",
      "The cache folder (default: $XDG_CACHE_HOME/penstock, else ~/.cache/penstock)", NULL, NULL,
      PS_OPT_DIR, PS_GROUP_BUDGET, ENGINE | CACHE | BENCH, AT(cache), 0, 0},
@@ -93,6 +97,16 @@ static const struct ps_opt_spec options[] = {
 
     {"threads", NULL, "t", "N", "Compute threads; 0 is every usable CPU", "0", NULL, PS_OPT_INT,
      PS_GROUP_COMPUTE, ENGINE | SPLIT | BENCH, AT(threads), 0, 1024},
+    {"device", NULL, "dev", "NAME",
+     "Where layers are computed: cpu, cuda, or cuda:1 for the second GPU", NULL, NULL, PS_OPT_TEXT,
+     PS_GROUP_COMPUTE, ENGINE, AT(device), 0, 0},
+    {"gpu-layers", "n-gpu-layers", "ngl", "N",
+     "Compute only the last N layers on the GPU, those before on the CPU; 0 is none (default: all, "
+     "with --device "
+     "cuda)",
+     "-1", NULL, PS_OPT_INT, PS_GROUP_COMPUTE, ENGINE, AT(gpu_layers), -1, 1 << 16},
+    {"no-kv-offload", NULL, "nkvo", NULL, "Keep the KV cache of the GPU's layers in host memory",
+     NULL, NULL, PS_OPT_FLAG, PS_GROUP_COMPUTE, ENGINE, AT(no_kv_offload), 0, 0},
     {"ubatch-size", NULL, "ub", "N",
      "Rows of a prompt worked on at once inside a layer; never changes text or bytes", "512", NULL,
      PS_OPT_INT, PS_GROUP_COMPUTE, RUN | PLAN, AT(ubatch_size), 1, 1 << 20},

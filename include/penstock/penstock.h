@@ -59,8 +59,8 @@ struct ps_engine_options {
      * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *progress_user;
-    const char *device;     /* "cpu", "cuda", "cuda:1"; NULL: cpu */
-    const char *vram;       /* most device memory: "6G", "50%" of the model, "min"; NULL: what is free less a margin */
+    const char *device; /* "cpu", "cuda", "cuda:1"; NULL: cpu */
+    const char *vram; /* most device memory: "6G", "50%" of the model, "min"; NULL: what is free less a margin */
     int32_t gpu_layers;     /* the last so many layers are computed on the device; 0 or less: all */
     uint32_t no_kv_offload; /* 1: the KV cache of those layers stays in host memory */
 };

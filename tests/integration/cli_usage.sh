@@ -92,7 +92,6 @@ expect 2 'none of' bench nonsense
 expect 2 'none of' completion tcsh
 expect 1 'not yet' chat ./model
 expect 1 'not yet' serve ./model
-expect 1 'no CUDA in this build' run ./model --vram 8G -p x
 expect 3 "$work/none" run "$work/none" -p x
 expect 3 "$work/none" share "$work/none"
 expect 3 "$work/none" plan "$work/none"

@@ -15,7 +15,8 @@ static struct ps_plan_extent extents[N];
 static struct ps_plan_input input(uint64_t disk, uint64_t ram)
 {
     for (int i = 0; i < N; i++)
-        extents[i] = (struct ps_plan_extent){BYTES, BYTES, true, false};
+        extents[i] =
+            (struct ps_plan_extent){.stored_bytes = BYTES, .raw_bytes = BYTES, .swept = true};
     return (struct ps_plan_input){
         .extents = extents,
         .n_extents = N,
@@ -125,7 +126,8 @@ static void test_vectors_and_gathered_rows(void **state)
 {
     (void)state;
     struct ps_plan_input in = input(3ull * BYTES, 30ull * BYTES);
-    extents[5] = (struct ps_plan_extent){100, 100, true, true};
+    extents[5] =
+        (struct ps_plan_extent){.stored_bytes = 100, .raw_bytes = 100, .swept = true, .vector = true};
     extents[N - 1].swept = false;
     struct ps_plan p;
     assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
@@ -173,6 +175,104 @@ static void test_local_source_has_no_disk_tier(void **state)
     ps_plan_deinit(&p);
 }
 
+/* A device takes what it computes with; its memory, RAM and what is streamed are disjoint. */
+static struct ps_plan_input device_input(uint64_t disk, uint64_t ram, uint64_t vram)
+{
+    struct ps_plan_input in = input(disk, ram);
+    for (int i = 0; i < N; i++)
+        extents[i].device = true;
+    in.has_device = true;
+    in.vram_bytes = vram;
+    in.vram_fixed_bytes = 5 * BYTES;
+    in.vram_slot_bytes = BYTES;
+    in.vram_slots_min = 3;
+    in.vram_slots_want = 8;
+    return in;
+}
+
+static void test_three_tiers(void **state)
+{
+    (void)state;
+    struct ps_plan_input in = device_input(400ull * BYTES, 219ull * BYTES, 113ull * BYTES);
+    struct ps_plan p;
+    assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
+    assert_int_equal(p.vram_slots, 8);
+    assert_int_equal(p.vram_weight_bytes, 100ull * BYTES);
+    assert_int_equal(total(&p, PS_TIER_VRAM), 100ull * BYTES);
+    assert_true(p.vram_fixed_bytes + p.vram_weight_bytes <= in.vram_bytes);
+    for (int i = 0; i < N; i++)
+        assert_true((p.tier[i] & (PS_TIER_RAM | PS_TIER_VRAM)) != (PS_TIER_RAM | PS_TIER_VRAM));
+    assert_int_equal(total(&p, PS_TIER_DISK), 400ull * BYTES);
+    assert_int_equal(p.bytes_bus_per_sweep, 900ull * BYTES);
+    assert_int_equal(p.bytes_disk_per_sweep, 400ull * BYTES); /* 100 + 192 of 1000 are above it */
+    /* what is not in device memory is spread: any tenth of the model has its share */
+    for (int part = 0; part < 10; part++) {
+        int there = 0;
+        for (int i = part * N / 10; i < (part + 1) * N / 10; i++)
+            there += (p.tier[i] & PS_TIER_VRAM) != 0;
+        assert_in_range(there, 8, 12);
+    }
+    ps_plan_deinit(&p);
+}
+
+static void test_larger_vram_keeps_what_was_there(void **state)
+{
+    (void)state;
+    struct ps_plan_input in = device_input(0, 219ull * BYTES, 113ull * BYTES);
+    struct ps_plan small, large;
+    assert_int_equal(ps_plan_make(&small, &in, NULL), 0);
+    in.vram_bytes = 500ull * BYTES;
+    assert_int_equal(ps_plan_make(&large, &in, NULL), 0);
+    for (int i = 0; i < N; i++)
+        if (small.tier[i] & PS_TIER_VRAM)
+            assert_true(large.tier[i] & PS_TIER_VRAM);
+    ps_plan_deinit(&small);
+    ps_plan_deinit(&large);
+}
+
+static void test_vram_too_small_names_the_least(void **state)
+{
+    (void)state;
+    struct ps_plan_input in = device_input(0, 219ull * BYTES, 7ull * BYTES);
+    struct ps_err err = {0};
+    struct ps_plan p;
+    assert_int_equal(ps_plan_make(&p, &in, &err), PS_EBUDGET);
+    assert_int_equal(p.vram_min_bytes, 8ull * BYTES);
+    assert_non_null(strstr(err.text, "--vram"));
+    assert_non_null(strstr(err.text, "8388608"));
+    ps_plan_deinit(&p);
+    in.vram_bytes = p.vram_min_bytes;
+    assert_int_equal(ps_plan_make(&p, &in, &err), 0);
+    assert_int_equal(p.vram_weight_bytes, 0);
+    ps_plan_deinit(&p);
+}
+
+/* Layers on the CPU never go to the device, and coded extents take their stored size in RAM and on the bus. */
+static void test_some_on_the_host_some_coded(void **state)
+{
+    (void)state;
+    struct ps_plan_input in = device_input(0, 2000ull * BYTES, 100ull * BYTES);
+    for (int i = 0; i < N; i++) {
+        extents[i].device = i >= N / 2;
+        extents[i].coded = i >= N / 2;
+        extents[i].stored_bytes = i >= N / 2 ? BYTES / 2 : BYTES;
+    }
+    struct ps_plan p;
+    assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
+    uint64_t bus = 0;
+    for (int i = 0; i < N; i++) {
+        assert_true(i >= N / 2 || !(p.tier[i] & PS_TIER_VRAM));
+        bus += i >= N / 2 && !(p.tier[i] & PS_TIER_VRAM) ? BYTES / 2 : 0;
+    }
+    assert_int_equal(p.bytes_bus_per_sweep, bus);
+    assert_int_equal(p.ram_weight_bytes, (uint64_t)N / 2 * BYTES + bus);
+    ps_plan_deinit(&p);
+    in.rates = (struct ps_plan_rates){.disk = 1e9, .ram = 1e12, .bus = 1e9, .vram = 1e12};
+    assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
+    assert_string_equal(p.binds, "bus");
+    ps_plan_deinit(&p);
+}
+
 static int plan_once(void *user)
 {
     struct ps_plan_input in = input(500ull * BYTES, 119ull * BYTES);
@@ -200,6 +300,10 @@ int main(void)
         cmocka_unit_test(test_vectors_and_gathered_rows),
         cmocka_unit_test(test_prediction_names_what_binds),
         cmocka_unit_test(test_local_source_has_no_disk_tier),
+        cmocka_unit_test(test_three_tiers),
+        cmocka_unit_test(test_larger_vram_keeps_what_was_there),
+        cmocka_unit_test(test_vram_too_small_names_the_least),
+        cmocka_unit_test(test_some_on_the_host_some_coded),
         cmocka_unit_test(test_allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
