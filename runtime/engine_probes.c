@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "kernels/bench_gemv.h"
 #include "runtime/bench.h"
+#include "runtime/device_probe.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "probe";
@@ -185,6 +186,10 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
         rc = probe_disk(e, &err);
     if (rc == 0)
         probe_memory(e);
+    struct ps_device_place gpu = ps_engine_place(e);
+    if (rc == 0 && gpu.api)
+        rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device, gpu.mark,
+                             &err);
     e->probes.wall_s = ps_wall_s();
     if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
         ps_probes_save(&e->probes, e->cache_dir);
