@@ -28,9 +28,10 @@ size_t fake_attn_bytes(size_t T, uint32_t n_heads, uint32_t head_dim, uint32_t m
     return (T * n_heads * head_dim + max_pos / PS_KV_PAGE + 1) * sizeof(float);
 }
 
+/* All that the CPU unpacks: so that extents cross to the fake as stored. */
 uint32_t fake_codecs(void)
 {
-    return 0;
+    return 1u << PS_CODEC_LZ4;
 }
 
 static int run_decode(const struct ps_device_blocks *b)
@@ -40,7 +41,7 @@ static int run_decode(const struct ps_device_blocks *b)
     uint64_t left = b->raw_bytes;
     for (uint32_t i = 0; i < b->n_blocks; i++) {
         uint64_t n = left < b->block_bytes ? left : b->block_bytes;
-        if (ps_codec_decode(b->codec, in, b->in_bytes[i], out, n, NULL) != 0)
+        if (ps_codec_decode(b->codec, b->dtype, in, b->in_bytes[i], out, n, NULL) != 0)
             return PS_EDATA;
         in += b->in_bytes[i];
         out += n;
@@ -62,9 +63,7 @@ static void run_matmul(const struct fake_command *c)
     act.a = act.packed;
     act.lda = act.K;
     for (size_t i = 0; i < c->u.mm.n; i++) {
-        const struct ps_matrix *p = &c->u.mm.panels[i];
-        ref()->matmul(NULL, &act, p->data, p->row_stride, p->n_rows, c->u.mm.C, c->u.mm.ldc,
-                      p->row0, c->u.mm.accumulate);
+        ref()->matmul(NULL, &act, &c->u.mm.panels[i], c->u.mm.C, c->u.mm.ldc, c->u.mm.accumulate);
     }
 }
 
