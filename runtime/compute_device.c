@@ -428,6 +428,8 @@ static int device_logits(struct ps_compute *c, const float *in, size_t n, float 
         rc = told(v->at.api->mark(v->at.device, PS_STREAM_COMPUTE, v->mark), err);
     if (rc == 0)
         rc = v->at.api->await(v->at.device, v->mark, err);
+    if (rc == 0) /* all copies are done: where the host computes next, it needs its slots back */
+        rc = ps_vram_look_ahead(v->at.vram, err);
     if (rc == 0)
         rc = told(v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, out, v->logits,
                                       n * vocab * sizeof *out),

@@ -511,10 +511,16 @@ struct gather {
     size_t n_wanted;
 };
 
+/* In the arena, for the host to read: not moved away. */
+static bool in_arena_locked(const struct ps_sweep *s, uint32_t extent)
+{
+    return s->resident[extent] == RESIDENT_YES && !(s->o.tier[extent] & PS_TIER_VRAM);
+}
+
 /* Starts w, or finds that nothing is to be started. False: no room now. */
 static bool gather_start_locked(struct ps_sweep *s, struct wanted *w)
 {
-    if (w->item || s->resident[w->extent] == RESIDENT_YES)
+    if (w->item || in_arena_locked(s, w->extent))
         return true;
     uint32_t position = s->position[w->extent];
     if (position != UINT32_MAX && s->by_position[position]) {

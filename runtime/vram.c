@@ -213,6 +213,12 @@ static int reap(struct ps_vram *v, struct ps_err *err)
     return rc < 0 ? rc : 0;
 }
 
+/* Where the sweep in progress ends; between two, the end of the last. */
+static uint64_t sweep_end(const struct ps_vram *v)
+{
+    return (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order;
+}
+
 void ps_vram_abandon(struct ps_vram *v)
 {
     v->o.api->sync(v->o.device, NULL);
@@ -220,8 +226,7 @@ void ps_vram_abandon(struct ps_vram *v)
         give_back(v);
     v->n_released = v->n_loaded;
     v->passing = false;
-    uint64_t base = (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order;
-    v->copy_seq = v->use_seq = base;
+    v->copy_seq = v->use_seq = sweep_end(v);
     for (uint32_t i = 0; i < v->o.slots; i++)
         v->loads[i].used = false; /* the device is idle */
 }
@@ -319,9 +324,8 @@ int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err)
     int rc = reap(v, err);
     /* never a whole lap: an extent on its way to its resident place must not be copied a second time; and where the
      * host computes the first layers, it takes their panels itself */
-    uint64_t first = v->use_seq - (v->passing ? 1 : 0);
     uint64_t end =
-        v->o.first_position ? (first / v->o.n_order + 1) * v->o.n_order : first + v->o.n_order;
+        v->o.first_position ? sweep_end(v) : v->use_seq - (v->passing ? 1 : 0) + v->o.n_order;
     while (rc == 0 && v->copy_seq < end && ps_sweep_ready(v->o.sweep) &&
            (v->at[extent_at(v, v->copy_seq)] ||
             (v->n_loaded - v->n_released < v->o.slots && v->n_loaded - v->n_given < v->o.slots)))
@@ -334,8 +338,7 @@ void ps_vram_begin(struct ps_vram *v, bool new_sweep)
     if (new_sweep)
         ps_sweep_begin(v->o.sweep, v->copy_seq > v->use_seq);
     else /* what lies before has just been used on the host */
-        v->copy_seq = v->use_seq =
-            (v->use_seq + v->o.n_order - 1) / v->o.n_order * v->o.n_order + v->o.first_position;
+        v->copy_seq = v->use_seq = sweep_end(v) + v->o.first_position;
 }
 
 static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)
