@@ -4,6 +4,7 @@
 
 #include "kernels/kernel_scalar.h"
 #include "kernels/kernels_internal.h"
+#include "proto/quant.h"
 
 static float element(const uint8_t *row, enum ps_dtype t, size_t k)
 {
@@ -25,29 +26,88 @@ static void ref_act_pack(struct ps_pool *pool, const struct ps_act *act)
     (void)pool, (void)act;
 }
 
+/* The float16 scale of weight k in a row that carries its own. */
+static double row_scale(const struct ps_matrix *w, const uint8_t *row, size_t k)
+{
+    size_t at = ps_quant_code_bytes(w->type, w->K) + k / PS_QUANT_BLOCK * 2;
+    return (double)ps_f16_to_f32(ps_load_u16(row + at));
+}
+
+static double nf4_weight(const struct ps_matrix *w, const uint8_t *row, size_t k)
+{
+    uint8_t byte = row[k / PS_QUANT_BLOCK * 32 + k % 32];
+    unsigned code = k % PS_QUANT_BLOCK < 32 ? byte & 15u : byte >> 4;
+    return (double)ps_nf4_values[code] * row_scale(w, row, k);
+}
+
+static double mxfp4_weight(const struct ps_matrix *w, const uint8_t *row, size_t r, size_t k)
+{
+    const uint8_t *scales = w->scales;
+    unsigned code = k % 2 ? row[k / 2] >> 4 : row[k / 2] & 15u;
+    uint8_t scale = scales[(w->row0 + r) * w->scale_ld + k / PS_MXFP4_BLOCK];
+    return (double)ps_e2m1_values[code] * (double)ps_e8m0_to_f32(scale);
+}
+
+static double f8_weight(const struct ps_matrix *w, const uint8_t *row, size_t r, size_t k)
+{
+    const uint8_t *scales = w->scales;
+    double scale = 1;
+    if (scales) {
+        size_t i = (w->row0 + r) / w->scale_rows * w->scale_ld + k / w->scale_cols;
+        scale = (double)ps_load_f32(scales + 4 * i);
+    }
+    return (double)ps_e4m3_to_f32(row[k]) * scale;
+}
+
+/* W[r][k] as matrix.h and quant.h define it. */
+static double weight(const struct ps_matrix *w, size_t r, size_t k)
+{
+    const uint8_t *row = (const uint8_t *)w->data + r * w->row_stride;
+    switch (w->type) {
+    case PS_Q8B64: return (double)(int8_t)row[k] * row_scale(w, row, k);
+    case PS_NF4B64: return nf4_weight(w, row, k);
+    case PS_MXFP4: return mxfp4_weight(w, row, r, k);
+    case PS_F8_E4M3: return f8_weight(w, row, r, k);
+    default: return (double)element(row, w->type, k);
+    }
+}
+
+static bool ref_multiplies(enum ps_dtype t)
+{
+    return ps_plain_weights(t) || t == PS_F8_E4M3 || t == PS_Q8B64 || t == PS_NF4B64 || t == PS_MXFP4;
+}
+
+struct product {
+    const struct ps_act *act;
+    const struct ps_matrix *w;
+    float *C;
+    size_t ldc;
+    bool accumulate;
+};
+
 static void matmul_rows(void *user, size_t begin, size_t end, unsigned thread)
 {
-    const struct ps_matmul_job *j = user;
-    const struct ps_act *act = j->act;
+    const struct product *p = user;
+    const struct ps_act *act = p->act;
+    double factor = p->w->factor != 0 ? (double)p->w->factor : 1;
     (void)thread;
-    for (size_t r = begin; r < end; r++) {
-        const uint8_t *w = j->W + r * j->row_stride;
+    for (size_t r = begin; r < end; r++)
         for (size_t t = 0; t < act->T; t++) {
             const float *a = act->a + t * act->lda;
             double sum = 0;
             for (size_t k = 0; k < act->K; k++)
-                sum += (double)a[k] * (double)element(w, act->weights, k);
-            float *c = j->C + t * j->ldc + r;
-            *c = j->accumulate ? *c + (float)sum : (float)sum;
+                sum += (double)a[k] * weight(p->w, r, k);
+            float *c = p->C + t * p->ldc + p->w->row0 + r, out = (float)(sum * factor);
+            *c = p->accumulate ? *c + out : out;
         }
-    }
 }
 
 static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                        float *C, size_t ldc, bool accumulate)
 {
-    struct ps_matmul_job j = ps_plain_job(act, w, C, ldc, accumulate);
-    ps_fork_for(pool, w->n_rows, 8, matmul_rows, &j);
+    struct product p = {act, w, C, ldc, accumulate};
+    PS_ASSERT(ref_multiplies(w->type) && w->type == act->weights && w->K == act->K);
+    ps_fork_for(pool, w->n_rows, 8, matmul_rows, &p);
 }
 
 static float score(const struct ps_attn *a, const float *q, const uint8_t *k)
@@ -157,7 +217,7 @@ const struct ps_backend ps_cpu_ref = {
     .name = "ref",
     .act_bytes = ref_act_bytes,
     .act_pack = ref_act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ref_multiplies,
     .matmul = ref_matmul,
     .attention = ref_attention,
     .rmsnorm = ref_rmsnorm,

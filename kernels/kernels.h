@@ -60,7 +60,7 @@ struct ps_backend {
     bool (*multiplies)(enum ps_dtype weights);
     /* C[t][w->row0 + r] = w->factor * sum_k A[t][k] * W[r][k] for r in [0, w->n_rows), t in [0, T); w->type and
      * w->K are those of `act`. Rows may start at any byte address. C is [T][ldc] f32. If `accumulate`, adds to C
-     * (one final f32 addition). Of f32, f16 and bf16 the factor is 1. */
+     * (one final f32 addition). Backends other than `ref` take a factor of 1 only. */
     void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate);
     /* Attention of T query rows against a paged KV: see struct ps_attn. */

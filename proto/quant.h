@@ -1,0 +1,41 @@
+/* How rows of block-scaled weights lie: the layouts of Q8B64, NF4B64, MXFP4 and the values of their codes. Pure
+ * functions of a type and a length; kernels multiply such rows as they lie, shards carry them as they are.
+ *
+ * A row stands for itself (codes, then scales), so that a panel may be cut after any row:
+ *
+ *     Q8B64    nb * 64 codes (int8), then nb scales (float16), then zeros up to a multiple of 16 bytes
+ *     NF4B64   nb * 32 bytes of codes, then nb scales (float16), then zeros up to a multiple of 16 bytes
+ *     MXFP4    ceil(K / 32) * 16 bytes of codes; its scales (e8m0, one per 32 weights) lie elsewhere
+ *
+ * with nb = ceil(K / 64). The weight of Q8B64 is code * scale, of NF4B64 value[code] * scale. Byte i of a block of
+ * NF4B64 holds code i in its low half and code i + 32 in its high half, so that a register of bytes unpacks into two
+ * runs; MXFP4 (OCP Microscaling Formats 1.0, as gpt-oss stores it) holds an even element and the odd one behind it.
+ * What lies beyond K in the last block multiplies zeros: codes of weight zero.
+ *
+ * NF4: Dettmers et al. 2023, arXiv:2305.14314, the sixteen values to float32 as bitsandbytes has them. */
+#ifndef PS_PROTO_QUANT_H
+#define PS_PROTO_QUANT_H
+#include <stddef.h>
+#include <stdint.h>
+#include "proto/dtype.h"
+
+#define PS_QUANT_BLOCK 64u /* Q8B64, NF4B64 */
+#define PS_MXFP4_BLOCK 32u
+#define PS_NF4_ZERO    7u /* the code of 0.0 */
+
+extern const float ps_nf4_values[16];
+extern const float ps_e2m1_values[16]; /* bit 3 is the sign */
+
+/* Weights that share a scale; 0 for types without. */
+size_t ps_quant_block(enum ps_dtype t);
+/* Where the scales begin in a row of K weights: the bytes of its codes. 0 if `t` has no such layout, K is 0, or the
+ * size does not fit. */
+size_t ps_quant_code_bytes(enum ps_dtype t, size_t K);
+/* Bytes of a row of K weights, a multiple of 16; 0 as above. */
+size_t ps_quant_row_bytes(enum ps_dtype t, size_t K);
+
+/* FP8 of the OCP 8-bit specification: no infinities, 0x7f and 0xff are NaN. */
+float ps_e4m3_to_f32(uint8_t b);
+/* 2^(b - 127); 255 is NaN. */
+float ps_e8m0_to_f32(uint8_t b);
+#endif

@@ -1,0 +1,323 @@
+/* Rows encoded as Q8B64 and NF4B64: the bounds that the formulas promise, the choice of scales, what is refused. And
+ * the reference's products with every block-scaled type against sums written out here. */
+#include "test_kernels_common.h"
+
+#include "kernels/codec/quant_encode.h"
+#include "proto/quant.h"
+
+static float scale_of(const uint8_t *row, enum ps_dtype t, size_t K, size_t block)
+{
+    return ps_f16_to_f32(ps_load_u16(row + ps_quant_code_bytes(t, K) + 2 * block));
+}
+
+static float decoded(const uint8_t *row, enum ps_dtype t, size_t K, size_t k)
+{
+    float s = scale_of(row, t, K, k / 64);
+    if (t == PS_Q8B64)
+        return (float)(int8_t)row[k] * s;
+    unsigned byte = row[k / 64 * 32 + k % 32], high = k % 64 >= 32;
+    return ps_nf4_values[high ? byte >> 4 : byte & 15] * s;
+}
+
+static uint8_t *encoded(enum ps_dtype t, const float *w, size_t K)
+{
+    uint8_t *row = malloc(ps_quant_row_bytes(t, K));
+    memset(row, 0xff, ps_quant_row_bytes(t, K));
+    assert_int_equal(ps_quant_row_encode(row, t, w, K), 0);
+    return row;
+}
+
+static float largest(const float *w, size_t K, size_t block)
+{
+    float max = 0;
+    for (size_t k = block * 64; k < K && k < block * 64 + 64; k++)
+        max = fmaxf(max, fabsf(w[k]));
+    return max;
+}
+
+static const size_t lengths[] = {1, 2, 63, 64, 65, 127, 128, 200, 576, 1000};
+static const float sizes[] = {1e-6f, 1e-4f, 0.02f, 1.0f, 3000.0f};
+
+static void test_q8_bounds(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
+        for (size_t j = 0; j < sizeof sizes / sizeof sizes[0]; j++) {
+            size_t K = lengths[i];
+            float w[1000];
+            kt_fill(w, K, K + j);
+            for (size_t k = 0; k < K; k++)
+                w[k] *= sizes[j];
+            uint8_t *row = encoded(PS_Q8B64, w, K);
+            for (size_t b = 0; b * 64 < K; b++) {
+                double s = (double)scale_of(row, PS_Q8B64, K, b), a = (double)largest(w, K, b);
+                assert_true(s * 127 >= a); /* nothing is clamped */
+                assert_true(s <= a / 127 * (1 + 0x1p-10) + 0x1p-24);
+            }
+            for (size_t k = 0; k < K; k++) { /* half a step, and what the float division rounds */
+                double s = (double)scale_of(row, PS_Q8B64, K, k / 64);
+                double e = fabs((double)decoded(row, PS_Q8B64, K, k) - (double)w[k]);
+                assert_true(e <= s / 2 * (1 + 1e-5));
+                assert_true((int8_t)row[k] != -128);
+            }
+            free(row);
+        }
+}
+
+static void test_nf4_bounds(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        size_t K = lengths[i];
+        float w[1000];
+        kt_fill(w, K, K);
+        uint8_t *row = encoded(PS_NF4B64, w, K);
+        double plain = 0, searched = 0;
+        for (size_t k = 0; k < K; k++) {
+            double a = (double)largest(w, K, k / 64);
+            double e = fabs((double)decoded(row, PS_NF4B64, K, k) - (double)w[k]);
+            assert_true(e <= 0.32 * a * (1 + 1e-3)); /* the largest weight under the smallest scale */
+            /* without a search: the nearest value under the scale of the largest */
+            double near = INFINITY, s = (double)ps_f16_to_f32(ps_f32_to_f16((float)a));
+            for (int q = 0; q < 16; q++)
+                near = fmin(near, fabs((double)ps_nf4_values[q] * s - (double)w[k]));
+            plain += near * near;
+            searched += e * e;
+        }
+        assert_true(searched <= plain * (1 + 1e-6));
+        free(row);
+    }
+}
+
+/* relRMSE of Gaussian weights: the figures that the choice of these formats rests on (0.0071 and 0.093 with rows of
+ * different size, here rows are alike). */
+static void test_errors_of_gaussian_rows(void **state)
+{
+    enum { K = 4096 };
+    static float w[K];
+    (void)state;
+    uint64_t seed = 3;
+    for (size_t k = 0; k < K; k++) { /* Box and Muller: tails matter to a largest magnitude */
+        double u = ((double)(kt_next(&seed) >> 11) + 1) * 0x1p-53, v = (double)(kt_next(&seed) >> 11);
+        w[k] = (float)(0.02 * sqrt(-2 * log(u)) * cos(v * 0x1p-53 * 6.283185307179586));
+    }
+    for (int i = 0; i < 2; i++) {
+        enum ps_dtype t = i ? PS_NF4B64 : PS_Q8B64;
+        double e = 0, sum = 0;
+        uint8_t *row = encoded(t, w, K);
+        for (size_t k = 0; k < K; k++) {
+            double d = (double)decoded(row, t, K, k) - (double)w[k];
+            e += d * d, sum += (double)w[k] * (double)w[k];
+        }
+        print_message("%s: relative rms error %.4f\n", ps_dtype_name(t), sqrt(e / sum));
+        assert_true(sqrt(e / sum) < (i ? 0.089 : 0.0061));
+        free(row);
+    }
+}
+
+static void test_special_blocks(void **state)
+{
+    float w[130] = {0};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        enum ps_dtype t = i ? PS_NF4B64 : PS_Q8B64;
+        memset(w, 0, sizeof w);
+        w[70] = -0.0f;
+        w[129] = 3.0f; /* the last block is short */
+        uint8_t *row = encoded(t, w, 130);
+        size_t codes = ps_quant_code_bytes(t, 130), all = ps_quant_row_bytes(t, 130);
+        assert_true(scale_of(row, t, 130, 0) == 0 && scale_of(row, t, 130, 1) == 0);
+        for (size_t k = 0; k < 129; k++)
+            assert_true(decoded(row, t, 130, k) == 0);
+        assert_true(fabsf(decoded(row, t, 130, 129) / 3 - 1) < 1e-3f);
+        for (size_t k = 130; k < 192; k++) /* behind the end: weights of zero */
+            assert_true(decoded(row, t, 192 - 62, k) == 0);
+        for (size_t at = codes + 6; at < all; at++)
+            assert_int_equal(row[at], 0);
+        free(row);
+    }
+    w[129] = 0;
+    w[1] = 1e-9f; /* far below a float16: the scale is the least one, or zero */
+    uint8_t *row = encoded(PS_Q8B64, w, 130);
+    assert_true(scale_of(row, PS_Q8B64, 130, 0) == 0x1p-24f && row[1] == 0);
+    free(row);
+    row = encoded(PS_NF4B64, w, 130);
+    assert_true(decoded(row, PS_NF4B64, 130, 1) == 0);
+    free(row);
+}
+
+static void test_refused(void **state)
+{
+    float w[70] = {1, 2, 3};
+    uint8_t row[256];
+    (void)state;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        w[66] = bad[i];
+        assert_int_equal(ps_quant_row_encode(row, PS_Q8B64, w, 70), PS_EUNSUPPORTED);
+        assert_int_equal(ps_quant_row_encode(row, PS_NF4B64, w, 70), PS_EUNSUPPORTED);
+    }
+    w[66] = 70000.0f;
+    assert_int_equal(ps_quant_row_encode(row, PS_Q8B64, w, 70), 0);
+    assert_int_equal(ps_quant_row_encode(row, PS_NF4B64, w, 70), PS_EUNSUPPORTED);
+    w[66] = 127 * 65504.0f;
+    assert_int_equal(ps_quant_row_encode(row, PS_Q8B64, w, 70), 0);
+    w[66] = 1e7f;
+    assert_int_equal(ps_quant_row_encode(row, PS_Q8B64, w, 70), PS_EUNSUPPORTED);
+    w[66] = 0;
+    assert_int_equal(ps_quant_row_encode(row, PS_MXFP4, w, 64), PS_EUNSUPPORTED);
+    assert_int_equal(ps_quant_row_encode(row, PS_BF16, w, 64), PS_EUNSUPPORTED);
+    assert_int_equal(ps_quant_row_encode(row, PS_Q8B64, w, 0), PS_EUNSUPPORTED);
+}
+
+/* Largest magnitudes around every float16: rounding up must neither clamp nor waste a step. */
+static void test_q8_scale_is_the_least(void **state)
+{
+    (void)state;
+    for (unsigned h = 1; h < 0x7bff; h += 7)
+        for (int d = -1; d <= 1; d++) {
+            float w[1] = {ps_bits_f32(ps_f32_bits(ps_f16_to_f32((uint16_t)h) * 127) + (uint32_t)d)};
+            uint8_t *row = encoded(PS_Q8B64, w, 1);
+            double s = (double)scale_of(row, PS_Q8B64, 1, 0);
+            uint16_t below = (uint16_t)(ps_f32_to_f16((float)s) - 1);
+            assert_true(s * 127 >= (double)w[0] && (double)ps_f16_to_f32(below) * 127 < (double)w[0]);
+            assert_int_equal(row[0], (int)rint((double)w[0] / s));
+            free(row);
+        }
+}
+
+/* ---- products of the reference ---- */
+
+static const struct ps_backend *ref(void)
+{
+    return ps_backend_by_name("ref");
+}
+
+static void multiply(const struct ps_matrix *w, const float *a, float *c)
+{
+    struct ps_act act = {.a = a, .T = 1, .K = w->K, .lda = w->K, .weights = w->type};
+    assert_true(ref()->multiplies(w->type));
+    ref()->matmul(NULL, &act, w, c, 8, false);
+}
+
+static void test_ref_quantised_rows(void **state)
+{
+    enum { K = 200 };
+    float w[K], a[K], c[8] = {0};
+    (void)state;
+    kt_fill(w, K, 1), kt_fill(a, K, 2);
+    for (int i = 0; i < 2; i++) {
+        enum ps_dtype t = i ? PS_NF4B64 : PS_Q8B64;
+        uint8_t *row = encoded(t, w, K);
+        struct ps_matrix m = {.type = t,
+                              .K = K,
+                              .data = row,
+                              .row_stride = ps_quant_row_bytes(t, K),
+                              .n_rows = 1,
+                              .row0 = 3,
+                              .factor = 0.5f};
+        double sum = 0;
+        for (size_t k = 0; k < K; k++)
+            sum += (double)decoded(row, t, K, k) * (double)a[k];
+        multiply(&m, a, c);
+        assert_true(fabs((double)c[3] - sum / 2) < 1e-6);
+        free(row);
+    }
+}
+
+static void test_ref_f8(void **state)
+{
+    enum { K = 50, ROWS = 7 };
+    uint8_t w[ROWS][K];
+    float a[K], c[8], scales[3][6];
+    uint64_t seed = 5;
+    (void)state;
+    kt_fill(a, K, 2), kt_fill(scales[0], 18, 3);
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i / K][i % K] = (uint8_t)(kt_next(&seed) & 0xf7);
+    struct ps_matrix m = {.type = PS_F8_E4M3,
+                          .K = K,
+                          .data = w[0],
+                          .row_stride = K,
+                          .n_rows = 7,
+                          .row0 = 1,
+                          .scales = scales,
+                          .scale_ld = 6,
+                          .scale_rows = 3,
+                          .scale_cols = 9};
+    multiply(&m, a, c);
+    for (size_t r = 0; r < 7; r++) {
+        double sum = 0;
+        for (size_t k = 0; k < K; k++)
+            sum +=
+                (double)ps_e4m3_to_f32(w[r][k]) * (double)scales[(r + 1) / 3][k / 9] * (double)a[k];
+        assert_true((float)sum == c[r + 1]);
+    }
+    m.scale_rows = SIZE_MAX, m.scale_cols = K, m.scale_ld = 1; /* one scale in all */
+    multiply(&m, a, c);
+    float one = c[1];
+    m.scales = NULL;
+    m.factor = scales[0][0];
+    multiply(&m, a, c);
+    assert_true(fabsf(c[1] / one - 1) < 1e-6f);
+}
+
+static void test_ref_mxfp4(void **state)
+{
+    enum { K = 70, ROW = 48 };
+    uint8_t w[2][ROW], scales[2][3] = {{127, 120, 130}, {0, 126, 128}};
+    float a[K], c[8];
+    uint64_t seed = 6;
+    (void)state;
+    kt_fill(a, K, 2);
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i / ROW][i % ROW] = (uint8_t)kt_next(&seed);
+    struct ps_matrix m = {.type = PS_MXFP4,
+                          .K = K,
+                          .data = w[1],
+                          .row_stride = ROW,
+                          .n_rows = 1,
+                          .row0 = 1,
+                          .scales = scales,
+                          .scale_ld = 3};
+    double sum = 0;
+    for (size_t k = 0; k < K; k++) {
+        unsigned code = w[1][k / 2] >> (k % 2 * 4) & 15;
+        sum += (double)ps_e2m1_values[code] * ldexp(1, scales[1][k / 32] - 127) * (double)a[k];
+    }
+    multiply(&m, a, c);
+    assert_true((float)sum == c[1]);
+    scales[1][2] = 255;
+    multiply(&m, a, c);
+    assert_true(isnan(c[1]));
+}
+
+static void test_who_multiplies(void **state)
+{
+    const struct ps_backend *be[4];
+    size_t n = kt_backends(be);
+    (void)state;
+    for (size_t b = 0; b < n; b++) {
+        assert_true(be[b]->multiplies(PS_F32) && be[b]->multiplies(PS_F16));
+        assert_true(be[b]->multiplies(PS_BF16) && !be[b]->multiplies(PS_I8));
+        assert_true(be[b]->multiplies(PS_Q8B64) == (b == 0));
+        assert_true(be[b]->multiplies(PS_F8_E4M3) == (b == 0));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_q8_bounds),
+        cmocka_unit_test(test_nf4_bounds),
+        cmocka_unit_test(test_errors_of_gaussian_rows),
+        cmocka_unit_test(test_special_blocks),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_q8_scale_is_the_least),
+        cmocka_unit_test(test_ref_quantised_rows),
+        cmocka_unit_test(test_ref_f8),
+        cmocka_unit_test(test_ref_mxfp4),
+        cmocka_unit_test(test_who_multiplies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
