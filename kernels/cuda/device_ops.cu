@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "kernels/cuda/device_state.h"
+#include "kernels/cuda/launch_ops.h"
 
 int ps_device_fail(struct ps_device *d, int code, const char *fmt, ...)
 {
@@ -116,37 +117,36 @@ static int ops_kv_store(struct ps_device *d, const struct ps_device_kv *kv, cons
 {
     PS_ASSERT(kv->k_pages && kv->v_pages && kv->n_kv_heads && kv->head_dim);
     PS_ASSERT(pos && T && k && v);
-    return launched(d, "kv_store", PS_EUNSUPPORTED);
+    return launched(d, "kv_store", ps_launch_kv_store(d->compute, kv, pos, T, k, v));
 }
 
 static size_t ops_attn_bytes(struct ps_device *d, size_t T, uint32_t n_heads, uint32_t head_dim,
                              uint32_t max_pos)
 {
-    (void)d, (void)T, (void)n_heads, (void)head_dim, (void)max_pos;
-    return 0;
+    (void)d;
+    return ps_launch_attention_bytes(T, n_heads, head_dim, max_pos);
 }
 
 static int ops_attention(struct ps_device *d, const struct ps_attn *a, uint32_t max_pos)
 {
     PS_ASSERT(a->q && a->out && a->T && a->pos && a->k_pages && a->v_pages);
     PS_ASSERT(a->n_kv_heads && a->n_heads % a->n_kv_heads == 0);
-    (void)max_pos;
-    return launched(d, "attention", PS_EUNSUPPORTED);
+    return launched(d, "attention", ps_launch_attention(d->compute, a, max_pos));
 }
 
 static int ops_rmsnorm(struct ps_device *d, float *y, size_t ldy, const float *x, size_t ldx,
                        const float *w, float w_offset, size_t T, size_t K, float eps)
 {
     PS_ASSERT(y && x && w && T && K && ldy >= K && ldx >= K);
-    (void)w_offset, (void)eps;
-    return launched(d, "rmsnorm", PS_EUNSUPPORTED);
+    return launched(d, "rmsnorm",
+                    ps_launch_rmsnorm(d->compute, y, ldy, x, ldx, w, w_offset, T, K, eps));
 }
 
 static int ops_swiglu(struct ps_device *d, float *y, size_t ldy, const float *g, size_t ldg,
                       const float *u, size_t ldu, size_t T, size_t K)
 {
     PS_ASSERT(y && g && u && T && K && ldy >= K && ldg >= K && ldu >= K);
-    return launched(d, "swiglu", PS_EUNSUPPORTED);
+    return launched(d, "swiglu", ps_launch_swiglu(d->compute, y, ldy, g, ldg, u, ldu, T, K));
 }
 
 static int ops_rope(struct ps_device *d, float *x, size_t ld, size_t T, uint32_t n_heads,
@@ -155,21 +155,21 @@ static int ops_rope(struct ps_device *d, float *x, size_t ld, size_t T, uint32_t
 {
     PS_ASSERT(x && T && n_heads && rot_dim <= head_dim && rot_dim % 2 == 0);
     PS_ASSERT(ld >= (size_t)n_heads * head_dim && cos && sin);
-    (void)interleaved;
-    return launched(d, "rope", PS_EUNSUPPORTED);
+    return launched(d, "rope",
+                    ps_launch_rope(d->compute, x, ld, T, n_heads, head_dim, rot_dim, cos, sin,
+                                   interleaved));
 }
 
 static int ops_add_bias(struct ps_device *d, float *x, size_t ldx, const float *b, size_t T, size_t K)
 {
     PS_ASSERT(x && b && T && K && ldx >= K);
-    return launched(d, "add_bias", PS_EUNSUPPORTED);
+    return launched(d, "add_bias", ps_launch_add_bias(d->compute, x, ldx, b, T, K));
 }
 
 static int ops_to_f32(struct ps_device *d, float *out, const void *in, enum ps_dtype t, size_t n)
 {
     PS_ASSERT(out && in && n);
-    (void)t;
-    return launched(d, "to_f32", PS_EUNSUPPORTED);
+    return launched(d, "to_f32", ps_launch_to_f32(d->compute, out, in, t, n));
 }
 
 static void fill_activations(struct ps_device_api *api)
