@@ -58,3 +58,16 @@ const char *ps_codec_name(enum ps_codec c)
     }
     return "?";
 }
+
+bool ps_codec_known(uint32_t c)
+{
+    return c == PS_CODEC_RAW || c == PS_CODEC_LZ4 || c == PS_CODEC_WH || c == PS_CODEC_XC34;
+}
+
+int ps_codec_from_name(const char *name)
+{
+    for (uint32_t c = PS_CODEC_RAW; c <= PS_CODEC_XC34; c++)
+        if (ps_codec_known(c) && strcmp(name, ps_codec_name((enum ps_codec)c)) == 0)
+            return (int)c;
+    return -1;
+}

@@ -1,6 +1,7 @@
 /* Element types of stored tensors. Pure values; the layouts of quantised types: quant.h. */
 #ifndef PS_PROTO_DTYPE_H
 #define PS_PROTO_DTYPE_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,5 +46,10 @@ enum ps_codec {
     PS_CODEC_WH = 3,
     PS_CODEC_XC34 = 4,
 };
+/* Whether an extent may have it, and their names for messages. */
+bool ps_codec_known(uint32_t c);
+#define PS_CODECS_KNOWN "raw, lz4, wh, xc34"
+/* By name; -1: no extent has such a codec. */
+int ps_codec_from_name(const char *name);
 const char *ps_codec_name(enum ps_codec c); /* "raw", "lz4", ..., "?" if unknown */
 #endif

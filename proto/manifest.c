@@ -144,12 +144,11 @@ static int check_shard_names(const struct ps_manifest *m, struct ps_err *err)
 
 static int check_codec(const char *codec, struct ps_err *err)
 {
-    if (strcmp(codec, ps_codec_name(PS_CODEC_RAW)) == 0 ||
-        strcmp(codec, ps_codec_name(PS_CODEC_LZ4)) == 0)
+    if (ps_codec_from_name(codec) >= 0)
         return 0;
     return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
-                      "%s: codec %.32s is not known to this version (known: raw, lz4)",
-                      PS_MANIFEST_NAME, codec);
+                      "%s: codec %.32s is not known to this version (known: %s)", PS_MANIFEST_NAME,
+                      codec, PS_CODECS_KNOWN);
 }
 
 static int check_manifest(const struct ps_manifest *m, struct ps_err *err)

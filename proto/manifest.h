@@ -39,7 +39,7 @@ struct ps_manifest {
     uint8_t id[PS_SHA256_BYTES]; /* SHA-256 of the encoded bytes */
     char *source_label; /* provenance: "org/name@commit" or "" ; no time, host or local path */
     char *architecture; /* config.json architectures[0] */
-    char *codec;        /* "raw", "lz4" */
+    char *codec;        /* "raw", "lz4", "wh", "xc34": most extents' */
     uint64_t raw_bytes, stored_bytes;
     uint32_t n_tensors, n_extents, extent_target_bytes;
     struct ps_manifest_file *files;

@@ -159,11 +159,10 @@ static int take_extent(struct ps_shard_extent *e, const struct ps_tensor *shape,
     e->raw_bytes = (uint32_t)raw; /* one row is at most PS_MAX_ROW_BYTES */
     memcpy(e->sha256, w->sha256.data + i * PS_SHA256_BYTES, PS_SHA256_BYTES);
     uint32_t codec = w->n_codec == 0 ? PS_CODEC_RAW : w->codec[w->n_codec == 1 ? 0 : i];
-    if (codec != PS_CODEC_RAW && codec != PS_CODEC_LZ4)
-        return ps_err_set(
-            err, PS_EUNSUPPORTED, ORIGIN,
-            "shard index: %s: codec %u is not known to this version (known: raw, lz4)", shape->name,
-            codec);
+    if (!ps_codec_known(codec))
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "shard index: %s: codec %u is not known to this version (known: %s)",
+                          shape->name, codec, PS_CODECS_KNOWN);
     e->codec = (uint8_t)codec;
     return 0;
 }

@@ -132,33 +132,57 @@ static void codec_row(struct ps_json_writer *w, const char *name, double ratio, 
     ps_jw_object_end(w);
 }
 
+struct codec_buffers {
+    uint8_t *in, *packed, *back;
+    size_t sizes[CODEC_BYTES / BLOCK];
+};
+
+static double timed_copy(struct codec_buffers *x)
+{
+    uint64_t t0 = ps_now_ns();
+    for (size_t at = 0; at < CODEC_BYTES; at += BLOCK)
+        memcpy(x->back + at, x->in + at, BLOCK);
+    return CODEC_BYTES / ps_seconds_since(t0) / 1e9;
+}
+
+/* Blocks of one thread, there and back. */
+static int timed_codec(struct ps_json_writer *w, struct codec_buffers *x, enum ps_codec c,
+                       struct ps_err *err)
+{
+    size_t stored = 0;
+    int rc = 0;
+    uint64_t t0 = ps_now_ns();
+    for (size_t b = 0; rc == 0 && b < CODEC_BYTES / BLOCK; b++) {
+        rc = ps_codec_encode(c, PS_BF16, x->in + b * BLOCK, BLOCK, x->packed + b * BLOCK,
+                             &x->sizes[b], err);
+        stored += x->sizes[b];
+    }
+    double enc = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
+    t0 = ps_now_ns();
+    for (size_t b = 0; rc == 0 && b < CODEC_BYTES / BLOCK; b++)
+        rc = ps_codec_decode(c, PS_BF16, x->packed + b * BLOCK, x->sizes[b], x->back + b * BLOCK,
+                             BLOCK, err);
+    double dec = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
+    if (rc == 0 && memcmp(x->in, x->back, CODEC_BYTES) != 0)
+        rc = ps_err_set(err, PS_EDATA, ORIGIN, "%s: what comes out is not what went in",
+                        ps_codec_name(c));
+    if (rc == 0)
+        codec_row(w, ps_codec_name(c), (double)CODEC_BYTES / (double)stored, dec, enc);
+    return rc;
+}
+
 static int bench_codec(struct ps_json_writer *w, struct ps_err *err)
 {
-    uint8_t *in = ps_alloc_pages(CODEC_BYTES, 4096), *mid = ps_alloc_pages(2 * CODEC_BYTES, 4096),
-            *back = ps_alloc_pages(CODEC_BYTES, 4096);
-    size_t n_blocks = CODEC_BYTES / BLOCK, stored = 0;
-    size_t sizes[CODEC_BYTES / BLOCK];
-    int rc = in && mid && back ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    static const enum ps_codec codecs[] = {PS_CODEC_LZ4, PS_CODEC_WH, PS_CODEC_XC34};
+    struct codec_buffers x = {.in = ps_alloc_pages(CODEC_BYTES, 4096),
+                              .packed = ps_alloc_pages(CODEC_BYTES, 4096),
+                              .back = ps_alloc_pages(CODEC_BYTES, 4096)};
+    int rc = x.in && x.packed && x.back ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0) {
-        fill_bf16(in, CODEC_BYTES);
-        memset(mid, 1, 2 * CODEC_BYTES);
-        memset(back, 1, CODEC_BYTES);
-        uint64_t t0 = ps_now_ns();
-        for (size_t b = 0; b < n_blocks; b++)
-            memcpy(back + b * BLOCK, in + b * BLOCK, BLOCK);
-        double copy = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
-        t0 = ps_now_ns();
-        for (size_t b = 0; rc == 0 && b < n_blocks; b++) {
-            rc = ps_codec_encode(PS_CODEC_LZ4, PS_BF16, in + b * BLOCK, BLOCK, mid + b * 2 * BLOCK,
-                                 &sizes[b], err);
-            stored += sizes[b];
-        }
-        double enc = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
-        t0 = ps_now_ns();
-        for (size_t b = 0; rc == 0 && b < n_blocks; b++)
-            rc = ps_codec_decode(PS_CODEC_LZ4, PS_BF16, mid + b * 2 * BLOCK, sizes[b],
-                                 back + b * BLOCK, BLOCK, err);
-        double dec = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
+        fill_bf16(x.in, CODEC_BYTES);
+        memset(x.packed, 1, CODEC_BYTES);
+        memset(x.back, 1, CODEC_BYTES);
+        double copy = timed_copy(&x);
         ps_jw_key(w, "limit");
         ps_jw_object(w);
         ps_jw_kstring(w, "name", "memcpy");
@@ -167,16 +191,14 @@ static int bench_codec(struct ps_json_writer *w, struct ps_err *err)
         ps_jw_key(w, "rows");
         ps_jw_array(w);
         codec_row(w, "raw", 1.0, copy, copy);
-        if (rc == 0)
-            codec_row(w, "lz4", (double)CODEC_BYTES / (double)stored, dec, enc);
+        for (size_t i = 0; rc == 0 && i < sizeof codecs / sizeof codecs[0]; i++)
+            rc = timed_codec(w, &x, codecs[i], err);
         ps_jw_array_end(w);
     }
-    if (in)
-        ps_free_pages(in, CODEC_BYTES);
-    if (mid)
-        ps_free_pages(mid, 2 * CODEC_BYTES);
-    if (back)
-        ps_free_pages(back, CODEC_BYTES);
+    uint8_t *const buffers[] = {x.in, x.packed, x.back};
+    for (size_t i = 0; i < 3; i++)
+        if (buffers[i])
+            ps_free_pages(buffers[i], CODEC_BYTES);
     return rc;
 }
 

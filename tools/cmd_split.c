@@ -50,7 +50,7 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     /* source_label: paths and hosts stay out of a manifest, so the same input gives the same
      * tree everywhere */
     struct ps_split_options so = {.dst = o->args[1],
-                                  .codec = strcmp(o->codec, "raw") == 0 ? PS_CODEC_RAW : PS_CODEC_LZ4,
+                                  .codec = (enum ps_codec)ps_codec_from_name(o->codec),
                                   .threads = (unsigned)o->threads,
                                   .progress = on_progress,
                                   .source_label = "",

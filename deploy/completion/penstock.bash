@@ -41,7 +41,7 @@ _penstock() {
         --tokens) return ;;
         --out) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --seconds) return ;;
-        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4" -- "$cur"); return ;;
+        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34" -- "$cur"); return ;;
         --layers) return ;;
         --host) return ;;
         --port) return ;;

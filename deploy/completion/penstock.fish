@@ -60,7 +60,7 @@ complete -c penstock -n '__fish_seen_subcommand_from logits' -l tokens -x -d 'To
 complete -c penstock -n '__fish_seen_subcommand_from logits' -l out -r -F -d 'Write raw float32, little-endian, [positions][vocab]'
 complete -c penstock -n '__fish_seen_subcommand_from plan' -l probe -d 'Measure link, disk and memory first'
 complete -c penstock -n '__fish_seen_subcommand_from plan doctor bench' -l seconds -x -d 'About how long to measure'
-complete -c penstock -n '__fish_seen_subcommand_from split' -l codec -x -a 'raw lz4' -d 'How blocks are stored'
+complete -c penstock -n '__fish_seen_subcommand_from split' -l codec -x -a 'raw lz4 wh xc34' -d 'How blocks are stored'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l layers -x -d 'Only these layers'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l check -d 'Verify what the cache already holds, too'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l dry-run -d 'Only say what would be fetched'

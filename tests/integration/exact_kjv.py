@@ -1,7 +1,7 @@
 """Same model, same seed, same text, whatever carries the weights (design.md, promise 1).
 
 The trained model of models/kjv and three small random Llamas (f32, f16, bf16; tied and untied) run greedily and with
---temp 0.8 -s 7: from a local folder, `penstock share` and nginx; straight from safetensors, split raw and split lz4;
+--temp 0.8 -s 7: from a local folder, `penstock share` and nginx; straight from safetensors, split raw, lz4, wh and xc34;
 with --disk 0, 25%, 50% and 100%; --ram min and the default; -t 1 and 2; -ub 1, 7 and 512. Every text must equal that of
 the plain run of the same model. The trained model's greedy ids and text must equal the reference that transformers wrote,
 and a shorter run must write a prefix of a longer one."""
@@ -23,7 +23,7 @@ MODELS = {
     "f16": dict(seed=12, dtype="f16", hidden=256, layers=4, inter=512, heads=4, kv_heads=4, tied=True, files=3),
     "bf16": dict(seed=13, dtype="bf16", hidden=320, layers=3, inter=776, heads=5, kv_heads=1, tied=False, files=2),
 }
-LAYOUTS = ("hf", "raw", "lz4")
+LAYOUTS = ("hf", "raw", "lz4", "wh", "xc34")
 DISK, RAM, THREADS, UBATCH = ("0", "25%", "50%", "100%"), ("min", None), (1, 2), (1, 7, 512)
 
 

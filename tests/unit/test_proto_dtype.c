@@ -60,6 +60,12 @@ static void unknown_types_are_unknown(void **state)
     assert_string_equal(ps_codec_name(PS_CODEC_WH), "wh");
     assert_string_equal(ps_codec_name(PS_CODEC_XC34), "xc34");
     assert_string_equal(ps_codec_name((enum ps_codec)99), "?");
+    assert_int_equal(ps_codec_from_name("xc34"), PS_CODEC_XC34);
+    assert_int_equal(ps_codec_from_name("const"), -1); /* a plane's, not an extent's */
+    assert_int_equal(ps_codec_from_name(""), -1);
+    assert_true(ps_codec_known(PS_CODEC_WH));
+    assert_false(ps_codec_known(PS_CODEC_CONST));
+    assert_false(ps_codec_known(5));
 }
 
 static bool name_ok(const char *s)

@@ -1,0 +1,53 @@
+/* libFuzzer: blocks of WH and XC34. The first byte chooses codec, element type and direction. Unpacking: whatever comes
+ * out of a block of the input is packed again, and that must give it back. Packing: any bytes must come through. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "kernels/codec/codec.h"
+#include "proto/block_format.h"
+
+#define MAX_BYTES (1u << 18)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void there_and_back(enum ps_codec c, enum ps_dtype t, const uint8_t *weights, size_t bytes)
+{
+    uint8_t *packed = ps_malloc(bytes), *back = ps_malloc(bytes);
+    size_t n = 0;
+    PS_ASSERT(ps_codec_encode(c, t, weights, bytes, packed, &n, NULL) == 0 && n <= bytes);
+    uint8_t *exact = ps_malloc(n);
+    memcpy(exact, packed, n);
+    PS_ASSERT(ps_codec_decode(c, t, exact, n, back, bytes, NULL) == 0);
+    PS_ASSERT(memcmp(weights, back, bytes) == 0);
+    ps_free(exact);
+    ps_free(packed);
+    ps_free(back);
+}
+
+static void unpack(enum ps_codec c, enum ps_dtype t, const uint8_t *block, size_t size)
+{
+    if (size < PS_BLOCK_HEAD_BYTES)
+        return;
+    size_t bytes = (size_t)ps_block_u32(block + 4) * ps_block_weight_bytes(t);
+    if (bytes == 0 || bytes > MAX_BYTES || bytes <= size)
+        return;
+    uint8_t *out = ps_malloc(bytes);
+    if (ps_codec_decode(c, t, block, size, out, bytes, NULL) == 0)
+        there_and_back(c, t, out, bytes);
+    ps_free(out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32, PS_F8_E4M3};
+    if (size < 2)
+        return 0;
+    enum ps_codec c = data[0] & 1 ? PS_CODEC_WH : PS_CODEC_XC34;
+    enum ps_dtype t = types[data[0] >> 1 & 3];
+    if (data[0] & 8)
+        there_and_back(c, t, data + 1, size - 1);
+    else
+        unpack(c, t, data + 1, size - 1);
+    return 0;
+}
