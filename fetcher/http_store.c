@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -18,6 +19,8 @@
     (1u << 20) /* get() asks for this much first: nearly every config, and a good probe of the size */
 #define TAIL_PIECE_BYTES (1u << 20)
 #define TAIL_PIECES      64
+/* An interrupt comes from a signal handler, which can't signal a condition: blocking reads look this often. */
+#define INTERRUPT_CHECK_NS (PS_NS_PER_S / 10)
 
 /* ---- waking ---- */
 
@@ -171,6 +174,8 @@ static void http_cancel(struct ps_source *base, struct ps_range *r)
 
 /* One thread waits for several ranges; the first failure is kept. */
 struct waiter {
+    struct http_store *s;
+    bool interrupted; /* the waiting thread's */
     pthread_mutex_t lock;
     pthread_cond_t cond;
     size_t pending;    /* lock */
@@ -178,11 +183,16 @@ struct waiter {
     struct ps_err err; /* lock */
 };
 
-static void waiter_init(struct waiter *w)
+static void waiter_init(struct waiter *w, struct http_store *s)
 {
+    pthread_condattr_t attr;
     memset(w, 0, sizeof *w);
+    w->s = s;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->cond, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->cond, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 static void waiter_add(struct waiter *w, size_t n)
@@ -206,12 +216,43 @@ static void waiter_done(struct ps_range *r, int rc, const struct ps_err *err)
     pthread_mutex_unlock(&w->lock);
 }
 
-static int waiter_wait(struct waiter *w, struct ps_err *err)
+/* Withdraws the ranges once the caller is interrupted. Their buffers are his: each done() is still waited for. */
+static void hear_interrupt_locked(struct waiter *w, struct ps_range *r, size_t n)
+{
+    if (w->interrupted || !atomic_load(w->s->opt.interrupt))
+        return;
+    w->interrupted = true;
+    pthread_mutex_unlock(&w->lock); /* the store's lock is never taken inside this one */
+    for (size_t i = 0; i < n; i++)
+        http_cancel(&w->s->base, &r[i]);
+    pthread_mutex_lock(&w->lock);
+}
+
+static void waiter_sleep_locked(struct waiter *w)
+{
+    if (!w->s->opt.interrupt || w->interrupted) {
+        pthread_cond_wait(&w->cond, &w->lock);
+        return;
+    }
+    uint64_t ns = ps_now_ns() + INTERRUPT_CHECK_NS;
+    const struct timespec at = {.tv_sec = (time_t)(ns / PS_NS_PER_S),
+                                .tv_nsec = (long)(ns % PS_NS_PER_S)};
+    (void)pthread_cond_timedwait(&w->cond, &w->lock, &at);
+}
+
+/* r[n]: what was submitted. */
+static int waiter_wait(struct waiter *w, struct ps_range *r, size_t n, struct ps_err *err)
 {
     pthread_mutex_lock(&w->lock);
-    while (w->pending > 0)
-        pthread_cond_wait(&w->cond, &w->lock);
+    while (w->pending > 0) {
+        if (w->s->opt.interrupt)
+            hear_interrupt_locked(w, r, n);
+        if (w->pending > 0)
+            waiter_sleep_locked(w);
+    }
     pthread_mutex_unlock(&w->lock);
+    if (w->interrupted && w->rc == PS_ECANCELLED)
+        w->rc = ps_err_set(&w->err, PS_EINTERRUPTED, ORIGIN, "interrupted");
     if (w->rc != 0 && err)
         *err = w->err;
     pthread_cond_destroy(&w->cond);
@@ -224,7 +265,7 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
                      struct ps_err *err)
 {
     struct waiter w;
-    waiter_init(&w);
+    waiter_init(&w, s);
     struct ps_range r = {.object = object,
                          .offset = k->len,
                          .bytes = upto - k->len,
@@ -235,10 +276,10 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
     int rc = submit_job(s, &r, k, err);
     if (rc != 0) {
         waiter_add(&w, (size_t)-1);
-        waiter_wait(&w, NULL);
+        waiter_wait(&w, NULL, 0, NULL);
         return rc;
     }
-    return waiter_wait(&w, err);
+    return waiter_wait(&w, &r, 1, err);
 }
 
 /* The name of this version for cache keys: what the server calls it, its size, and where it
@@ -288,7 +329,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
                            : k->total;
         size_t n = ps_plan_split((struct ps_span){k->len, end}, s->opt.connections,
                                  TAIL_PIECE_BYTES, pieces, TAIL_PIECES);
-        waiter_init(&w);
+        waiter_init(&w, s);
         waiter_add(&w, n);
         size_t sent = 0;
         while (sent < n && rc == 0) {
@@ -304,7 +345,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
             sent += rc == 0;
         }
         waiter_add(&w, sent - n);
-        int waited = waiter_wait(&w, rc == 0 ? err : NULL);
+        int waited = waiter_wait(&w, ranges, sent, rc == 0 ? err : NULL);
         rc = rc ? rc : waited;
         k->len = (size_t)end;
     }

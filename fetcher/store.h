@@ -5,6 +5,7 @@
  * table in store.c and answer PS_EUNSUPPORTED until they exist; any other scheme is PS_EUSAGE. */
 #ifndef PS_FETCHER_STORE_H
 #define PS_FETCHER_STORE_H
+#include <stdatomic.h>
 #include "base/err.h"
 #include "base/stats.h"
 #include "proto/source.h"
@@ -22,6 +23,9 @@ struct ps_store_options {
     unsigned io_threads;    /* file store: 0 = 2 */
     bool direct_io;         /* file store: O_DIRECT where it works (bypasses the page cache) */
     struct ps_stats *stats; /* nullable; must outlive the source */
+    /* Nullable; must outlive the source. Once it is not 0, get and head of http end soon with PS_EINTERRUPTED;
+     * whoever submits ranges cancels them himself. */
+    const atomic_int *interrupt;
 };
 /* No request is made and, for http, no connection opened: that is submit's and get's business. A
  * missing local folder is PS_ENOTFOUND. */

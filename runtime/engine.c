@@ -116,6 +116,7 @@ static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
         .net_stall_s = e->o.net_stall_s,
         .direct_io = direct,
         .stats = &e->stats,
+        .interrupt = &e->interrupt, /* the tokenizer may wait behind the weights */
     };
     int rc = ps_size_parse(&egress, e->o.max_egress, "--max-egress", err);
     if (rc == 0 && egress.kind != PS_SIZE_DEFAULT && egress.kind != PS_SIZE_BYTES)

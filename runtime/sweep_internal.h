@@ -15,7 +15,7 @@ enum slot_kind { SLOT_NONE, SLOT_RING, SLOT_GATHER };
 struct item {
     struct ps_sweep *sweep;
     enum item_state state; /* mutex */
-    unsigned refs;         /* mutex: consumer, loader */
+    unsigned refs;         /* mutex: consumer, loader, submit under way */
     bool in_net;           /* mutex: a range of it is with the source */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;

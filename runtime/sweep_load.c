@@ -129,6 +129,28 @@ static void on_range_done(struct ps_range *r, int rc, const struct ps_err *err)
     PS_ASSERT(ps_queue_push(s->io_queue, it) == 0); /* capacity covers every item */
 }
 
+/* Hands the item's range to the source. A cancel may overtake it: what drain_locked() withdrew before the source had
+ * it is withdrawn once more, or the drain would wait for the network. */
+static int submit(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    pthread_mutex_lock(&s->mutex);
+    bool stop = s->cancelling;
+    it->in_net = !stop;
+    it->refs++; /* the range may be done, and the loader through with it, before submit returns */
+    pthread_mutex_unlock(&s->mutex);
+    int rc = stop ? PS_ECANCELLED : ps_source_submit(s->o.source, &it->range, &it->err);
+    pthread_mutex_lock(&s->mutex);
+    if (rc < 0)
+        it->in_net = false;
+    bool overtaken = it->in_net && s->cancelling;
+    pthread_mutex_unlock(&s->mutex);
+    if (overtaken)
+        ps_source_cancel(s->o.source, &it->range);
+    let_go(it);
+    return rc;
+}
+
 static void ask_source(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
@@ -156,15 +178,8 @@ static void ask_source(struct item *it)
         .done = on_range_done,
         .user = it,
     };
-    pthread_mutex_lock(&s->mutex);
-    bool stop = s->cancelling;
-    it->in_net = !stop;
-    pthread_mutex_unlock(&s->mutex);
-    int rc = stop ? PS_ECANCELLED : ps_source_submit(s->o.source, &it->range, &it->err);
+    int rc = submit(it);
     if (rc < 0) {
-        pthread_mutex_lock(&s->mutex);
-        it->in_net = false;
-        pthread_mutex_unlock(&s->mutex);
         fail(it, rc);
         return;
     }

@@ -323,21 +323,27 @@ def stats(t):
 
 def interrupted(number):
     def part(t):
-        long = run(t, n=400, cache="other", disk=0)
-        p = start(t, "-p", PROMPT, "-n", 4000)
-        first = p.stdout.read(12)
-        began = time.monotonic()
-        p.send_signal(number)
-        rest, err = p.communicate(timeout=20 * SLOW)
-        t.check(time.monotonic() - began < 2 * SLOW, f"took {time.monotonic() - began:.1f} s")
-        text, s = (first + rest).rstrip(b"\n"), stats(t)
-        t.equal(p.returncode, 130, f"exit: {err[-300:]}")
-        t.check(len(err.splitlines()) <= 1, f"stderr: {err}")
-        t.check(long.text.startswith(text) or text.startswith(long.text), f"what was written is a beginning: {text[:60]}")
-        t.check(s.get("exit") == 130 and s.get("error") and s.get("tokens_generated", 0) > 0, f"stats: {str(s)[:300]}")
-        v = t.run("cache", "verify", cache=t.path("cache"))
-        t.equal(v.rc, 0, f"cache verify: {v}")
-        fine(t, run(t, disk="32M"), "afterwards")
+        # At once, where the text is a few tokens, and later, where many came between the first bytes and the signal.
+        for pause in (0, 0.05, 0.4):
+            # A fast machine must not finish first: this text is more than a pipe holds.
+            p = start(t, "-p", PROMPT, "-n", 20000)
+            first = peer.first_bytes(p, 12)
+            time.sleep(pause)
+            began = time.monotonic()
+            p.send_signal(number)
+            rest, err = p.communicate(timeout=20 * SLOW)
+            t.check(time.monotonic() - began < 2 * SLOW, f"took {time.monotonic() - began:.1f} s")
+            text, s = first + rest, stats(t)
+            t.equal(p.returncode, 130, f"exit: {err[-300:]}")
+            t.check(len(err.splitlines()) <= 1, f"stderr: {err}")
+            t.check(s.get("exit") == 130 and s.get("error") and s.get("tokens_generated", 0) > 0, f"stats: {str(s)[:300]}")
+            # Not only a beginning: every token that was counted, and a newline.
+            alone = run(t, n=s.get("tokens_generated", 0), cache="other", disk=0)
+            t.check(alone.rc == 0 and text == alone.out,
+                    f"after {pause} s: {s.get('tokens_generated')} tokens: {text[:60]}...{text[-20:]} is not {alone.out[:60]}...{alone.out[-20:]}")
+            v = t.run("cache", "verify", cache=t.path("cache"))
+            t.equal(v.rc, 0, f"cache verify: {v}")
+            fine(t, run(t, disk="32M"), "afterwards")
     return part
 
 
@@ -360,15 +366,17 @@ def interrupted_prefill(t):
 
 
 def interrupted_fetch(t):
-    """Before anything has come."""
-    web = badhttp.Server(Right.root, lambda q, r: setattr(r, "delay", 600))
+    """Before anything has come, and while one thing is waited for. The tokenizer is on a thread of its own, also behind
+    weights that take all connections."""
+    held = {"manifest": lambda q: True, "weights": lambda q: q.first, "tokenizer": lambda q: q.name == "tokenizer.json",
+            "tokenizer's smaller files": lambda q: q.name in ("tokenizer_config.json", "special_tokens_map.json")}
+    web = badhttp.Server(Right.root)
     try:
-        for where in ("manifest", "weights"):
-            web.set((lambda q, r: setattr(r, "delay", 600)) if where == "manifest" else
-                    (lambda q, r: setattr(r, "delay", 600) if q.first else None))
+        for where, holds in held.items():
+            web.set(lambda q, r, holds=holds: setattr(r, "delay", 600) if holds(q) else None)
             p = start(t, "-p", PROMPT, "-n", 4, model=web.url)
             end = time.monotonic() + 10 * SLOW
-            while not any(q.first or where == "manifest" for q in web.log) and time.monotonic() < end:
+            while not any(holds(q) for q in web.log) and time.monotonic() < end:
                 time.sleep(0.01)
             time.sleep(0.2)
             began = time.monotonic()

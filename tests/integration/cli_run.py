@@ -154,9 +154,10 @@ def test_pipes(work):
 
 def test_interrupt(work):
     stats = os.path.join(work, "interrupted.json")
-    # A fast machine must not finish first: a long text, and the signal comes with its first bytes.
+    # A fast machine must not finish first: a long text, and the signal comes with its first bytes. Unbuffered, because
+    # communicate() does not return what a reader holds.
     p = subprocess.Popen([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "100000", "--ignore-eos", "--stats", stats],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     head = p.stdout.read(5)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)

@@ -79,7 +79,7 @@ def killed(t):
     for i in range(KILLS):
         name = names[i % len(names)]
         disk = SMALL if rng.random() < 0.8 else SMALL * 2
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and os.path.isdir(t.path("cache")):  # the last kill may have come before it was made
             shutil.rmtree(t.path("cache"))
         p = start(t, name, disk)
         time.sleep(rng.uniform(0, whole * 1.1))

@@ -62,9 +62,20 @@ def _environment(extra):
 
 
 def spawn(args, **kw):
+    """Popen, with pipes that hold nothing back: a buffered stdout takes more than was asked for, and communicate(), which
+    reads past it, would not return that."""
     kw.setdefault("stdin", subprocess.DEVNULL)
+    kw.setdefault("bufsize", 0)
     kw["env"] = _environment(kw.get("env"))
     return subprocess.Popen(args, preexec_fn=_die_with_parent, **kw)
+
+
+def first_bytes(process, n):
+    """n bytes of stdout as soon as they are there, fewer if it ends. The rest is left to communicate()."""
+    data = b""
+    while len(data) < n and (more := process.stdout.read(n - len(data))):
+        data += more
+    return data
 
 
 def free_port():

@@ -696,6 +696,44 @@ static void test_cancel(void **state)
     free(c);
 }
 
+static void *interrupt_soon(void *flag)
+{
+    usleep(50000);
+    atomic_store((atomic_int *)flag, 1);
+    return NULL;
+}
+
+/* A blocking read that waits for its first chunk, or for one of the pieces of its tail. */
+static void test_interrupt(void **state)
+{
+    (void)state;
+    static uint8_t large[3u << 20];
+    for (unsigned after = 0; after < 2; after++) {
+        const struct bad_rule rule = {.after = after, .kind = BAD_SILENT};
+        atomic_int flag = 0;
+        struct ps_err err = {0};
+        struct ps_source *source = NULL;
+        struct bad_server *server = bad_server_start(&rule, 1, large, sizeof large);
+        const struct ps_store_options o = {.connections = 2, .interrupt = &flag};
+        pthread_t thread;
+        char address[64], *out = NULL;
+        size_t len = 0;
+        snprintf(address, sizeof address, "http://127.0.0.1:%u/m", bad_server_port(server));
+        assert_ok(ps_store_open(&source, address, &o, &err), &err);
+        uint64_t start_ns = ps_now_ns();
+        assert_int_equal(pthread_create(&thread, NULL, interrupt_soon, &flag), 0);
+        assert_int_equal(ps_source_get(source, "x.bin", sizeof large, &out, &len, NULL, &err),
+                         PS_EINTERRUPTED);
+        assert_string_equal(err.text, "interrupted");
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(ps_source_get(source, "y.bin", 100, &out, &len, NULL, &err),
+                         PS_EINTERRUPTED);           /* and any later one */
+        assert_true(ps_seconds_since(start_ns) < 3); /* not the stall limit of 20 s */
+        ps_source_close(source);
+        bad_server_stop(server);
+    }
+}
+
 static void test_close_under_way(void **state)
 {
     (void)state;
@@ -821,6 +859,7 @@ int main(void)
         cmocka_unit_test(test_two_net_threads),
         cmocka_unit_test(test_connections_are_reused),
         cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_interrupt),
         cmocka_unit_test(test_close_under_way),
         cmocka_unit_test(test_max_egress),
         cmocka_unit_test(test_stats),

@@ -1,9 +1,11 @@
 /* The sweep scheduler over a source in memory: right bytes in the right order from every tier, each range asked
  * for once a sweep, failures told at the extent they belong to, a sweep that was given up does not spoil the next.
  * ctest-labels: threads */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 
@@ -312,6 +314,72 @@ static void test_interrupt_and_close_under_way(void **state)
     assert_int_equal(ps_alloc_live_count(), 0);
 }
 
+/* A source whose first submit is overtaken by a cancel, and which delivers nothing unless it is cancelled after. */
+struct slow_source {
+    struct ps_source base;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned cancels; /* lock */
+    bool accepted;    /* lock */
+    bool started;     /* lock */
+};
+
+static int slow_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
+{
+    struct slow_source *s = (struct slow_source *)base;
+    (void)err;
+    (void)r;
+    pthread_mutex_lock(&s->lock);
+    s->started = true;
+    pthread_cond_broadcast(&s->changed);
+    while (s->cancels == 0)
+        pthread_cond_wait(&s->changed, &s->lock);
+    s->accepted = true; /* what came before was a cancel of nothing */
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+static void slow_cancel(struct ps_source *base, struct ps_range *r)
+{
+    struct slow_source *s = (struct slow_source *)base;
+    pthread_mutex_lock(&s->lock);
+    bool known = s->accepted;
+    s->accepted = false;
+    s->cancels++;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    if (known)
+        r->done(r, PS_ECANCELLED, NULL);
+}
+
+/* Closing must not wait for a range that was on its way to the source when the source was told to stop. */
+static void test_close_while_a_range_is_submitted(void **state)
+{
+    (void)state;
+    static const struct ps_source_ops ops = {.scheme = "slow",
+                                             .submit = slow_submit,
+                                             .cancel = slow_cancel};
+    struct slow_source slow = {.base = {.ops = &ops},
+                               .lock = PTHREAD_MUTEX_INITIALIZER,
+                               .changed = PTHREAD_COND_INITIALIZER};
+    struct world w;
+    make_world(&w);
+    struct ps_source *real = w.source;
+    w.source = &slow.base;
+    struct ps_sweep *s = open_sweep(&w, 1, TENSORS - 1); /* one slot: one range */
+    ps_sweep_allow(s, 1);
+    pthread_mutex_lock(&slow.lock);
+    while (!slow.started)
+        pthread_cond_wait(&slow.changed, &slow.lock);
+    pthread_mutex_unlock(&slow.lock);
+    alarm(20); /* without the second cancel this waits for ever */
+    ps_sweep_close(s);
+    alarm(0);
+    assert_int_equal(slow.cancels, 2);
+    w.source = real;
+    end_world(&w);
+}
+
 static void test_fetch_past_the_consumer(void **state)
 {
     (void)state;
@@ -341,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_gather_passes_a_full_look_ahead),
         cmocka_unit_test(test_failure_is_told_and_survived),
         cmocka_unit_test(test_interrupt_and_close_under_way),
+        cmocka_unit_test(test_close_while_a_range_is_submitted),
         cmocka_unit_test(test_fetch_past_the_consumer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
