@@ -28,6 +28,7 @@ struct ps_probes {
 struct ps_run_facts { /* of the last generate call */
     uint64_t tokens_prompt, tokens_generated, sweeps;
     double ttft_s, decode_s;
+    uint64_t vram_bytes; /* device memory that opening and this session have taken, as its driver counts */
     uint64_t stall_ns_at_first; /* of the wait for weights, what lay before the first token */
     struct ps_err error;
 };
@@ -111,6 +112,7 @@ int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_
 uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows);
 int ps_engine_start_pins(struct ps_engine *e, struct ps_sweep_options *so, struct ps_err *err);
 int ps_engine_start_vram(struct ps_engine *e, struct ps_err *err);
+uint64_t ps_engine_device_taken(const struct ps_engine *e); /* bytes of its memory since it was opened */
 struct ps_device_place ps_engine_place(const struct ps_engine *e);
 /* engine_tokens.c */
 int ps_engine_start_tokenizer(struct ps_engine *e, struct ps_err *err);

@@ -11,8 +11,11 @@ static const char *const ORIGIN = "device";
 #define MIB 1024ull * 1024
 /* Left free on the device where nothing was said: its driver and its desktop take memory too. */
 #define VRAM_MARGIN_BYTES (256 * MIB)
-#define VRAM_SLOTS_WANT   16u
-#define VRAM_SLOTS_MOST   32u
+/* Ring, residents, activations, KV, page tables: a driver gives each of them whole large pages. */
+#define N_ALLOCATIONS        5
+#define ALLOCATION_ROUNDS_TO (2 * MIB)
+#define VRAM_SLOTS_WANT      16u
+#define VRAM_SLOTS_MOST      32u
 
 /* "cuda" or "cuda:1" to kind and index. */
 static int parse_device(const char *text, char *kind, size_t cap, uint32_t *index, struct ps_err *err)
@@ -125,8 +128,7 @@ static uint64_t fixed_vram(const struct ps_engine *e, uint32_t ctx, uint32_t row
     n += e->o.no_kv_offload
              ? 0
              : ps_kv_bytes(layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
-    /* each allocation may be rounded up */
-    return n + ps_kv_table_bytes(a->n_layers, ctx) + 8 * MIB;
+    return n + ps_kv_table_bytes(a->n_layers, ctx) + N_ALLOCATIONS * ALLOCATION_ROUNDS_TO;
 }
 
 static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_input *in, uint64_t least)
@@ -218,6 +220,15 @@ int ps_engine_start_vram(struct ps_engine *e, struct ps_err *err)
         .stats = &e->stats,
     };
     return ps_vram_open(&e->gpu.vram, &vo, err);
+}
+
+uint64_t ps_engine_device_taken(const struct ps_engine *e)
+{
+    struct ps_device_info now;
+    if (!e->gpu.api)
+        return 0;
+    e->gpu.api->info(e->gpu.device, &now);
+    return e->gpu.info.free_bytes > now.free_bytes ? e->gpu.info.free_bytes - now.free_bytes : 0;
 }
 
 struct ps_device_place ps_engine_place(const struct ps_engine *e)

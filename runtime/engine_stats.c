@@ -36,6 +36,7 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     if (e->gpu.api) {
         ps_jw_kuint(w, "bytes_vram_hit", ps_stat_get(&s->bytes_vram_hit));
         ps_jw_kuint(w, "bytes_to_device", ps_stat_get(&s->bytes_to_device));
+        ps_jw_kuint(w, "vram_bytes_max", e->run.vram_bytes);
     }
     ps_jw_kuint(w, "bytes_hedged", ps_stat_get(&s->bytes_hedged));
     ps_jw_kuint(w, "requests", ps_stat_get(&s->requests));

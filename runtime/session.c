@@ -326,6 +326,7 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
         rc = ps_detok_prime(w.detok, prompt, n_prompt);
     if (rc == 0)
         rc = generate(s, prompt, n_prompt, &o, &w, sampler, &err);
+    s->e->run.vram_bytes = ps_engine_device_taken(s->e);
     writer_deinit(&w);
     ps_sampler_free(sampler);
     s->e->run.error = err;

@@ -68,6 +68,7 @@ def check_budgets(t, name, bases, mode):
         t.equal(r.text, want, what)
         plan, sweeps = r.stats["plan"], r.stats["sweeps"]
         check_trace(t, what, plan["vram_budget_bytes"])
+        t.check(0 < r.stats["vram_bytes_max"] <= plan["vram_budget_bytes"], f"{what}: vram_bytes_max {r.stats['vram_bytes_max']}")
         # what stays crosses once
         stays = r.stats["bytes_to_device"] - plan["bytes_bus_per_sweep"] * sweeps
         t.check(0 <= stays <= plan["vram_bytes"] + SLACK, f"{what}: {stays} bytes beyond the plan crossed the bus")
