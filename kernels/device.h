@@ -5,10 +5,10 @@
  *     host slots and arena (pinned) --copy stream--> device memory --compute stream--> activations --> logits
  *
  * Order. Two streams, each in order of its calls; between them only marks: `mark` puts a mark behind what a stream was
- * given so far, `wait_mark` makes a stream wait for one, `await` makes the host wait. Each means the mark
- * as last set before that call; it may be set again at any time. Calls that queue work return at once and take pointers to device memory unless they say "host"; what
- * they point to on the host is either copied before they return (structs, lists) or said to stay (pinned sources of
- * copies).
+ * given so far, `wait_mark` makes a stream wait for one, `await` makes the host wait. Each means the mark as last set
+ * before that call, and one never set counts as reached; it may be set again at any time. Calls that queue work return
+ * at once and take pointers to device memory unless they say "host"; what they point to on the host is either copied
+ * before they return (structs, lists) or said to stay (pinned sources of copies).
  *
  * Meaning. Each operation computes what kernels.h says of the operation of the same name, on device memory. One order
  * of additions per weight type for every T: C[t][r] depends on A[t] and W[r] alone.

@@ -113,7 +113,7 @@ static inline int td_open(struct td *td, struct ps_err *err)
     const char *kind = getenv("PENSTOCK_TEST_DEVICE"), *small = getenv("PENSTOCK_TEST_SMALL");
     struct ps_device_options o = {.index = 0, .n_marks = TD_MARKS};
     int rc = 0;
-    *td = (struct td){.real = kind && strcmp(kind, "cuda") == 0, .small = small && *small == '1'};
+    *td = (struct td){.small = small && *small == '1'};
     if (!kind || !*kind || strcmp(kind, "emulated") == 0)
         td->api = ps_emulated_device();
     else
@@ -122,6 +122,7 @@ static inline int td_open(struct td *td, struct ps_err *err)
         rc = td->api->open(&td->d, &o, err);
     if (rc == 0)
         td->api->info(td->d, &td->info);
+    td->real = rc == 0 && strcmp(td->api->kind, "cuda") == 0;
     return rc;
 }
 

@@ -18,6 +18,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/size.h"
+#include "proto/quant.h"
 #include "tests/support/fake_device_internal.h"
 
 #define RING        1024
@@ -805,7 +806,8 @@ static struct touch reads_scales(const struct ps_matrix *p)
 static size_t touches_of_panel(struct touch *t, const struct fake_command *c,
                                const struct ps_matrix *p)
 {
-    size_t n = 0, elem = ps_dtype_bytes(p->type), last = elem ? p->K * elem : p->row_stride;
+    size_t n = 0, elem = ps_dtype_bytes(p->type);
+    size_t last = elem ? p->K * elem : ps_quant_row_bytes(p->type, p->K);
     t[n++] = reads(p->data, (p->n_rows - 1) * p->row_stride + last);
     t[n++] = writes(c->u.mm.C + p->row0, span(c->u.mm.act.T, c->u.mm.ldc, p->n_rows));
     if (p->scales)
