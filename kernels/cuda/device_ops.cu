@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "kernels/cuda/device_state.h"
+#include "kernels/cuda/launch_matmul.h"
 #include "kernels/cuda/launch_ops.h"
 
 int ps_device_fail(struct ps_device *d, int code, const char *fmt, ...)
@@ -66,14 +67,13 @@ static void fill_decode(struct ps_device_api *api)
 
 static bool ops_multiplies(struct ps_device *d, enum ps_dtype weights)
 {
-    (void)d, (void)weights;
-    return false;
+    (void)d;
+    return ps_launch_multiplies(weights);
 }
 
 static size_t ops_act_bytes(struct ps_device *d, enum ps_dtype weights, size_t T, size_t K)
 {
-    (void)d, (void)weights, (void)T, (void)K;
-    return 0;
+    return ps_launch_act_bytes(d->arch, weights, T, K);
 }
 
 static void check_act(const struct ps_act *act)
@@ -85,7 +85,7 @@ static void check_act(const struct ps_act *act)
 static int ops_act_pack(struct ps_device *d, const struct ps_act *act)
 {
     check_act(act);
-    return launched(d, "act_pack", PS_EUNSUPPORTED);
+    return launched(d, "act_pack", ps_launch_act_pack(d->compute, d->arch, act));
 }
 
 static int ops_matmul(struct ps_device *d, const struct ps_act *act, const struct ps_matrix *panels,
@@ -98,8 +98,10 @@ static int ops_matmul(struct ps_device *d, const struct ps_act *act, const struc
         PS_ASSERT(p->type == panels[0].type && p->row_stride == panels[0].row_stride);
         PS_ASSERT(p->row0 + p->n_rows <= ldc);
     }
-    (void)C, (void)accumulate;
-    return launched(d, "matmul", PS_EUNSUPPORTED);
+    if (!ps_launch_multiplies(act->weights))
+        return PS_EUNSUPPORTED;
+    return launched(d, "matmul",
+                    ps_launch_matmul(d->compute, d->arch, act, panels, n, C, ldc, accumulate));
 }
 
 static void fill_products(struct ps_device_api *api)

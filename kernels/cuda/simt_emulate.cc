@@ -212,26 +212,28 @@ const uint64_t *simt_exchange(uint32_t mask, uint64_t word)
     return copies[self];
 }
 
-static float bf16_half(uint32_t word, unsigned half)
+static float bf16_half(uint64_t words, unsigned half)
 {
-    return simt_bits_float(half ? word & 0xffff0000u : word << 16);
+    uint32_t word = (uint32_t)(words >> 32 * (half / 2));
+    return simt_bits_float(half % 2 ? word & 0xffff0000u : word << 16);
 }
 
+/* Two registers of a fragment travel in one exchange: that is what this costs. */
 void simt_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
-    uint64_t all_a[4][PS_WARP], all_b[2][PS_WARP];
-    for (unsigned i = 0; i < 4; i++)
-        memcpy(all_a[i], simt_exchange(PS_FULL, a[i]), sizeof all_a[i]);
-    for (unsigned i = 0; i < 2; i++)
-        memcpy(all_b[i], simt_exchange(PS_FULL, b[i]), sizeof all_b[i]);
+    uint64_t low[PS_WARP], high[PS_WARP], all_b[PS_WARP]; /* a0 and a1; a2 and a3 */
+    memcpy(low, simt_exchange(PS_FULL, a[0] | (uint64_t)a[1] << 32), sizeof low);
+    memcpy(high, simt_exchange(PS_FULL, a[2] | (uint64_t)a[3] << 32), sizeof high);
+    memcpy(all_b, simt_exchange(PS_FULL, b[0] | (uint64_t)b[1] << 32), sizeof all_b);
     unsigned g = simt_now->lane / 4, t = simt_now->lane % 4;
     for (unsigned i = 0; i < 4; i++) {
         unsigned row = g + (i / 2) * 8, col = 2 * t + i % 2;
         double sum = (double)d[i];
         for (unsigned k = 0; k < 16; k++) {
-            unsigned pair = k % 8 / 2, half = k % 2, high = k / 8;
-            float x = bf16_half((uint32_t)all_a[high * 2 + row / 8][row % 8 * 4 + pair], half);
-            float y = bf16_half((uint32_t)all_b[high][col * 4 + pair], half);
+            unsigned pair = k % 8 / 2, half = k % 2;
+            const uint64_t *from = k < 8 ? low : high;
+            float x = bf16_half(from[row % 8 * 4 + pair], row / 8 * 2 + half);
+            float y = bf16_half(all_b[col * 4 + pair], k / 8 * 2 + half);
             sum += (double)x * (double)y;
         }
         d[i] = (float)sum;

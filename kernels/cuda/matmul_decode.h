@@ -1,0 +1,284 @@
+/* Stored weights to operands of the tensor cores. In: 128 bytes of each of 16 rows, as they lie; out: fragments of A for
+ * simt_mma_bf16, one step of 16 places of K at a time.
+ *
+ * With g = lane / 4 and t = lane % 4 a lane holds rows g and g + 8 and loads vectors of 16 bytes (NF4B64: 8) from each,
+ * lanes t side by side. Which k stands at which place of a step is free as long as the activations follow
+ * (mm_k_of): every type takes the order in which its bytes come apart with the least work.
+ *
+ *     bf16, f16   a word is two neighbours; exact, f16 as hi + lo bf16
+ *     Q8B64       bytes 0 and 2, then 1 and 3 of a word, exact in bf16
+ *     F8_E4M3     the same
+ *     NF4B64      a byte is weights i and i + 32: one look-up in a table of pairs, hi and lo
+ *     MXFP4       nibbles 0 and 4, 1 and 5, ... of a word; the scale is a power of two and goes into the weight, exactly
+ *                 (beyond bf16's range, weights over 3.4e38 and under 2^-133, infinity and zero)
+ *
+ * Not a number: a bf16 or f16 weight that is infinite may come out as NaN (it meets a low half of zero), never as a
+ * finite sum. The NaN codes of F8_E4M3 and MXFP4's scale 255 make the row's sum NaN. */
+#ifndef PS_KERNELS_CUDA_MATMUL_DECODE_H
+#define PS_KERNELS_CUDA_MATMUL_DECODE_H
+#include "kernels/cuda/matmul_args.h"
+#include "kernels/cuda/numbers.h"
+
+/* STAGE_K: weights in 128 bytes; GROUPS: of 64 in that; VECTOR: bytes of a lane's load; SCALES: words that hold the
+ * scales of a stage of one row; TWO: a weight is hi + lo; TABLE: bytes of shared memory for look-ups. */
+template <int TYPE> struct mm_type;
+template <> struct mm_type<PS_BF16> {
+    enum { STAGE_K = 64, GROUPS = 1, VECTOR = 16, SCALES = 0, TWO = 0, TABLE = 0 };
+};
+template <> struct mm_type<PS_F16> {
+    enum { STAGE_K = 64, GROUPS = 1, VECTOR = 16, SCALES = 0, TWO = 1, TABLE = 0 };
+};
+template <> struct mm_type<PS_Q8B64> {
+    enum { STAGE_K = 128, GROUPS = 2, VECTOR = 16, SCALES = 1, TWO = 0, TABLE = 0 };
+};
+template <> struct mm_type<PS_F8_E4M3> {
+    enum { STAGE_K = 128, GROUPS = 2, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 0 };
+};
+/* 256 entries of 8 bytes, 16 copies: lane l of either half of a warp reads copy l % 16, so no two of them meet in a
+ * bank. */
+template <> struct mm_type<PS_NF4B64> {
+    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 8, SCALES = 2, TWO = 1, TABLE = 256 * 16 * 8 };
+};
+template <> struct mm_type<PS_MXFP4> {
+    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 0 };
+};
+
+/* The k of place i (0 .. 7) of lane t in a chunk: where its two steps' halves come from. */
+PS_DEVICE uint32_t mm_k_of(enum ps_dtype type, uint32_t chunk, uint32_t t, uint32_t i)
+{
+    switch (type) {
+    case PS_Q8B64:
+    case PS_F8_E4M3: /* word 2 * (chunk % 2) + i / 4: bytes 0, 2, 1, 3 */
+        return chunk / 2 * 64 + t * 16 + chunk % 2 * 8 + i / 4 * 4 + (i % 4 * 2 + i % 4 / 2) % 4;
+    case PS_NF4B64: /* byte 4 * (chunk % 2) + i / 2: low, high half */
+        return chunk / 2 * 64 + t * 8 + chunk % 2 * 4 + i / 2 + i % 2 * 32;
+    case PS_MXFP4: /* lane t has a block of its own; word chunk % 4: nibbles 0, 4, 1, 5, ... */
+        return chunk / 4 * 128 + t * 32 + chunk % 4 * 8 + i / 2 + i % 2 * 4;
+    default: return chunk * 32 + t * 8 + i;
+    }
+}
+
+/* ---- loads ---- */
+
+/* Weights pass once: they do not stay in L1, and L2 fetches whole lines of what lanes take in halves. */
+PS_DEVICE void mm_load_vector(uint32_t *out, const uint8_t *p, int bytes)
+{
+#if defined(__CUDACC__)
+    if (bytes == 16)
+        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                     : "l"(p));
+    else
+        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
+                     : "=r"(out[0]), "=r"(out[1])
+                     : "l"(p));
+#else
+    memcpy(out, __builtin_assume_aligned(p, 8), (size_t)bytes);
+#endif
+}
+
+/* A word at any address, of which `left` bytes may be read; the rest is zero. */
+PS_DEVICE uint32_t mm_load_bytes(const uint8_t *p, int left)
+{
+    uint32_t w = 0;
+    for (int i = 0; i < 4; i++)
+        if (i < left)
+            w |= (uint32_t)__ldg(p + i) << 8 * i;
+    return w;
+}
+
+/* Rows of a lane: row g and row g + 8 of a tile. Rows behind the end of a panel are its last one again; their sums
+ * are dropped. */
+struct mm_rows {
+    const uint8_t *w[2]; /* at the lane's first byte */
+    const uint8_t *s[2]; /* at the row's first scale */
+    int end;             /* bytes of codes from w on */
+};
+
+template <int TYPE> struct mm_raw {
+    uint32_t w[2][8];
+    uint32_t s[2][mm_type<TYPE>::SCALES != 0 ? mm_type<TYPE>::SCALES : 1];
+};
+
+template <int TYPE, bool ANY>
+PS_DEVICE void mm_load_codes(mm_raw<TYPE> &r, const mm_rows &rows, uint32_t stage)
+{
+    const int VECTOR = mm_type<TYPE>::VECTOR;
+    MM_UNROLL
+    for (int j = 0; j < 32 / VECTOR; j++) {
+        int at = (int)stage * 128 + j * 4 * VECTOR;
+        MM_UNROLL
+        for (int h = 0; h < 2; h++) {
+            uint32_t *to = r.w[h] + j * VECTOR / 4;
+            MM_UNROLL
+            for (int i = 0; i < VECTOR / 4; i++)
+                to[i] = ANY ? mm_load_bytes(rows.w[h] + at + 4 * i, rows.end - at - 4 * i) : 0;
+            if (!ANY && at < rows.end)
+                mm_load_vector(to, rows.w[h] + at, VECTOR);
+        }
+    }
+}
+
+PS_DEVICE uint32_t mm_load_scales(const uint8_t *p, bool any)
+{
+    return any ? mm_load_bytes(p, 4) : __ldg((const uint32_t *)(const void *)p);
+}
+
+/* 2^(b - 127) as bf16, twice. Its exponent is the byte; the ends are not numbers of that form. */
+PS_DEVICE uint32_t mm_e8m0(uint32_t b)
+{
+    uint32_t h = b == 255 ? 0x7fffu : b == 0 ? 0x40u : b << 7;
+    return h * 0x10001u;
+}
+
+PS_DEVICE float mm_load_f8_scale(const uint8_t *p, uint32_t k, bool any, const mm_args &a)
+{
+    return p ? simt_bits_float(mm_load_scales(p + (size_t)(k / a.scale_cols) * 4, any)) : 1.0f;
+}
+
+/* Scales of one row and stage, as words that mm_scale takes apart. */
+template <int TYPE, bool ANY>
+PS_DEVICE void mm_load_row_scales(uint32_t *s, const uint8_t *p, uint32_t stage, const mm_args &a)
+{
+    if constexpr (TYPE == PS_Q8B64 || TYPE == PS_NF4B64) {
+        MM_UNROLL
+        for (uint32_t i = 0; i < mm_type<TYPE>::SCALES; i++)
+            s[i] = mm_load_scales(p + (stage * mm_type<TYPE>::SCALES + i) * 4, ANY);
+    } else if constexpr (TYPE == PS_F8_E4M3 && !ANY) {
+        MM_UNROLL
+        for (uint32_t i = 0; i < 2; i++)
+            s[i] = simt_float_bits(mm_load_f8_scale(p, min(stage * 128 + i * 64, a.K - 1), false, a));
+    } else if constexpr (TYPE == PS_MXFP4) {
+        uint32_t t = threadIdx.x % 4, n = (a.K + 31) / 32;
+        MM_UNROLL
+        for (uint32_t i = 0; i < 2; i++)
+            s[i] = mm_e8m0(__ldg(p + min(stage * 8 + i * 4 + t, n - 1)));
+    }
+}
+
+template <int TYPE, bool ANY>
+PS_DEVICE void mm_load(mm_raw<TYPE> &r, const mm_rows &rows, uint32_t stage, const mm_args &a)
+{
+    mm_load_codes<TYPE, ANY>(r, rows, stage);
+    mm_load_row_scales<TYPE, ANY>(r.s[0], rows.s[0], stage, a);
+    mm_load_row_scales<TYPE, ANY>(r.s[1], rows.s[1], stage, a);
+}
+
+/* The scale of group `i` of a stage for row h of the lane; 1 for types that have none. */
+template <int TYPE> PS_DEVICE float mm_scale(const mm_raw<TYPE> &r, int h, int i)
+{
+    if (TYPE == PS_Q8B64 || TYPE == PS_NF4B64) {
+        uint32_t word = r.s[h][i / 2];
+        return i % 2 ? num_f16_hi_f32(word) : num_f16_lo_f32(word);
+    }
+    return TYPE == PS_F8_E4M3 ? simt_bits_float(r.s[h][i]) : 1.0f;
+}
+
+/* ---- decoding ---- */
+
+/* x * y + z of two bf16 pairs, each rounded once. */
+PS_DEVICE uint32_t mm_fma2(uint32_t x, uint32_t y, uint32_t z)
+{
+#if defined(__CUDACC__)
+    uint32_t d = 0;
+#if __CUDA_ARCH__ >= 800
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(z));
+#endif
+    return d;
+#else
+    double lo = (double)num_bf16_lo_f32(x) * (double)num_bf16_lo_f32(y) + (double)num_bf16_lo_f32(z);
+    double hi = (double)num_bf16_hi_f32(x) * (double)num_bf16_hi_f32(y) + (double)num_bf16_hi_f32(z);
+    return num_f32_bf16((float)lo) | num_f32_bf16((float)hi) << 16;
+#endif
+}
+
+#define MM_ZEROS 0x80008000u /* -0, twice: x * y + -0 keeps the sign of a product that is zero */
+
+/* Two int8, in bits 0-7 and 16-23 of `x`. 128 + the low seven bits is a bf16 by its bits alone; less 128, or 256
+ * where the sign is set, which again are bits put together. Every number here is exact in bf16. */
+PS_DEVICE uint32_t mm_from_int8(uint32_t x)
+{
+    return mm_fma2((x & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (x & 0x00800080u) | 0xc300c300u);
+}
+
+/* Two e4m3, in bits 0-7 and 16-23: their bits moved into place are the number times 2^-120. */
+PS_DEVICE uint32_t mm_from_e4m3(uint32_t x)
+{
+    return mm_fma2((x << 4 & 0x07f007f0u) | (x << 8 & 0x80008000u), 0x7b807b80u, MM_ZEROS);
+}
+
+/* Two e2m1, in bits 0-3 and 16-19: the same with 2^-126; then the scale. */
+PS_DEVICE uint32_t mm_from_e2m1(uint32_t x, uint32_t scale)
+{
+    uint32_t bits = (x << 6 & 0x01c001c0u) | (x << 12 & 0x80008000u);
+    return mm_fma2(mm_fma2(bits, 0x7e807e80u, MM_ZEROS), scale, MM_ZEROS);
+}
+
+/* Where a byte's low seven bits are all ones, bit 7 of that byte of the result is set. */
+PS_DEVICE uint32_t mm_e4m3_nan(uint32_t w)
+{
+    return (w & 0x7f7f7f7fu) + 0x01010101u;
+}
+
+/* Two f16 as hi + lo: hi is cut off behind 8 bits, so that what is left is exact. */
+PS_DEVICE void mm_from_f16(uint32_t w, uint32_t *hi, uint32_t *lo)
+{
+    float x = num_f16_lo_f32(w), y = num_f16_hi_f32(w);
+    uint32_t xb = simt_float_bits(x), yb = simt_float_bits(y);
+    float xl = x - simt_bits_float(xb & 0xffff0000u), yl = y - simt_bits_float(yb & 0xffff0000u);
+    *hi = __byte_perm(xb, yb, 0x7632);
+    *lo = __byte_perm(simt_float_bits(xl), simt_float_bits(yl), 0x7632);
+}
+
+/* What decoding needs beside the bytes. */
+struct mm_decoder {
+    const uint8_t *table; /* NF4B64: in shared memory */
+    uint32_t copy;        /* NF4B64: offset of the lane's copy in an entry */
+    uint32_t nan[2];      /* F8_E4M3: bits 7, 15, 23, 31 tell that row h had a NaN */
+};
+
+PS_DEVICE uint2 mm_look_up(const mm_decoder &d, uint32_t byte_times_128)
+{
+    uint32_t at = (byte_times_128 & 0x7f80u) | d.copy;
+    return *(const uint2 *)(const void *)(d.table + at);
+}
+
+/* Pair `half` (0, 1) of row h in step `step` of a stage: a0 and a2 of row 0, a1 and a3 of row 1. */
+template <int TYPE>
+PS_DEVICE void mm_decode_row(uint32_t (&hi)[2], uint32_t (&lo)[2], const mm_raw<TYPE> &r, int h,
+                             int step, mm_decoder &d)
+{
+    if (TYPE == PS_BF16) {
+        hi[0] = r.w[h][2 * step], hi[1] = r.w[h][2 * step + 1];
+    } else if (TYPE == PS_F16) {
+        mm_from_f16(r.w[h][2 * step], &hi[0], &lo[0]);
+        mm_from_f16(r.w[h][2 * step + 1], &hi[1], &lo[1]);
+    } else if (TYPE == PS_Q8B64) {
+        hi[0] = mm_from_int8(r.w[h][step]), hi[1] = mm_from_int8(r.w[h][step] >> 8);
+    } else if (TYPE == PS_F8_E4M3) {
+        uint32_t w = r.w[h][step];
+        hi[0] = mm_from_e4m3(w), hi[1] = mm_from_e4m3(w >> 8);
+        d.nan[h] |= mm_e4m3_nan(w);
+    } else if (TYPE == PS_NF4B64) {
+        uint32_t w = r.w[h][step / 2], low = step % 2 ? w >> 9 : w << 7;
+        uint2 x = mm_look_up(d, low), y = mm_look_up(d, step % 2 ? w >> 17 : w >> 1);
+        hi[0] = x.x, lo[0] = x.y, hi[1] = y.x, lo[1] = y.y;
+    } else {
+        uint32_t w = r.w[h][step / 2] >> 8 * (step % 2), scale = r.s[h][step / 8];
+        hi[0] = mm_from_e2m1(w, scale), hi[1] = mm_from_e2m1(w >> 4, scale);
+    }
+}
+
+template <int TYPE>
+PS_DEVICE void mm_decode(uint32_t (&hi)[4], uint32_t (&lo)[4], const mm_raw<TYPE> &r, int step,
+                         mm_decoder &d)
+{
+    MM_UNROLL
+    for (int h = 0; h < 2; h++) {
+        uint32_t high[2], low[2] = {0, 0};
+        mm_decode_row<TYPE>(high, low, r, h, step, d);
+        hi[h] = high[0], hi[h + 2] = high[1];
+        lo[h] = low[0], lo[h + 2] = low[1];
+    }
+}
+#endif
