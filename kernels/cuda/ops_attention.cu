@@ -27,9 +27,8 @@ namespace
 
 /* ---- what can be tuned; none of it but the chunks changes a result ---- */
 
-const unsigned KEY_BYTES = 64; /* of one key in a slab; 16 more keep banks apart */
-const unsigned KEY_STRIDE = KEY_BYTES + 16;
-const unsigned SLAB_BYTES = PS_KV_PAGE * KEY_STRIDE;
+const unsigned KEY_BYTES = 64; /* of one key in a slab; key_place counts on it */
+const unsigned SLAB_BYTES = PS_KV_PAGE * KEY_BYTES;
 const unsigned SLABS = 3;
 const unsigned MAX_WARPS = 8;             /* of a block */
 const unsigned SHARED_MAX = 64 * 1024;    /* of a block: what compute capability 7.5 has */
@@ -177,12 +176,13 @@ struct attn_job {
     uint32_t window;      /* 0 = full */
     float scale, softcap; /* 0 = none */
     enum ps_dtype k_dtype, v_dtype;
-    uint32_t key_dims;               /* of a slab of keys */
-    uint32_t value_rows;             /* of a slab of values: divides PS_KV_PAGE */
-    uint32_t key_slabs, value_slabs; /* of a page */
-    bool by_16;                      /* rows of the KV are whole 16 bytes */
+    uint32_t key_dims;         /* of a slab of keys */
+    uint32_t value_rows;       /* of a slab of values: divides PS_KV_PAGE */
+    uint32_t key_slabs, slabs; /* of a page's keys, and in all */
+    bool by_16;                /* rows of the KV are whole 16 bytes */
     bool split;
     uint32_t n_tiles;
+    uint32_t n_queries; /* of a kv head: T * group */
     /* split: results of chunks, [T][n_heads][n_chunks] */
     uint32_t n_chunks;
     float *part_acc; /* ... [head_dim] */
@@ -193,13 +193,14 @@ struct attn_job {
 struct query {
     uint32_t first, end; /* positions seen */
     float max, sum;      /* walk: of the chunks merged so far */
+    float chunk_max;     /* of the chunk at work */
 };
 
 /* What a block works on. */
 struct tile {
     uint32_t kv_head;
-    uint32_t n, first_query,
-        queries; /* queries of the kv head in all, in this tile and behind which */
+    uint32_t first_query; /* of the kv head's n_queries */
+    uint32_t queries;     /* places for them */
     uint32_t page, page_end;
     uint8_t *slabs;
     float *q;       /* [queries][dim_pad] */
@@ -248,15 +249,24 @@ PS_DEVICE float at_divisor(float sum)
 
 /* ---- slabs ---- */
 
-/* Rows of elements that are not whole 16 bytes: two bytes at a time, zeros up to `padded` bytes. */
-PS_DEVICE void copy_odd_rows(uint8_t *to, uint32_t to_stride, const uint8_t *from,
-                             uint32_t from_stride, uint32_t rows, uint32_t bytes, uint32_t padded)
+/* Where a byte of a slot's key lies in a slab. The 16-byte pieces of a key change places by the slot, so that eight
+ * lanes that read one piece of eight neighbouring keys meet all banks once. */
+PS_DEVICE uint32_t key_place(uint32_t slot, uint32_t byte)
+{
+    return slot * KEY_BYTES + (byte ^ (slot / 2 % 4 * 16));
+}
+
+/* Rows [lo, hi) whose elements are not whole 16 bytes: two bytes at a time, zeros up to `padded` bytes. */
+template <bool KEYS>
+PS_DEVICE void copy_odd_rows(uint8_t *slab, const uint8_t *from, uint32_t stride, uint32_t lo,
+                             uint32_t hi, uint32_t bytes, uint32_t padded)
 {
     uint32_t per_row = padded / 2;
-    for (uint32_t i = threadIdx.x; i < rows * per_row; i += blockDim.x) {
-        uint32_t r = i / per_row, b = i % per_row * 2;
-        *(uint16_t *)(to + r * to_stride + b) =
-            b < bytes ? *(const uint16_t *)(from + r * from_stride + b) : (uint16_t)0;
+    for (uint32_t i = threadIdx.x; i < (hi - lo) * per_row; i += blockDim.x) {
+        uint32_t r = lo + i / per_row, b = i % per_row * 2;
+        uint32_t place = KEYS ? key_place(r, b) : r * padded + b;
+        *(uint16_t *)(slab + place) =
+            b < bytes ? *(const uint16_t *)(from + r * stride + b) : (uint16_t)0;
     }
 }
 
@@ -269,15 +279,19 @@ PS_DEVICE void copy_keys(const attn_job &j, uint8_t *slab, const uint8_t *from, 
     from += d * size;
     if (!j.by_16) {
         uint32_t padded = min(j.key_dims, j.dim_pad - d) * size;
-        copy_odd_rows(slab + lo * KEY_STRIDE, KEY_STRIDE, from + lo * stride, stride, hi - lo,
-                      bytes, padded);
+        copy_odd_rows<true>(slab, from, stride, lo, hi, bytes, padded);
         return;
     }
     const uint32_t pieces = KEY_BYTES / 16;
-    uint32_t c = threadIdx.x % pieces * 16;
-    if (c < bytes)
-        for (uint32_t r = lo + threadIdx.x / pieces; r < hi; r += blockDim.x / pieces)
-            copy_16(slab + r * KEY_STRIDE + c, from + r * stride + c);
+    uint32_t c = threadIdx.x % pieces * 16, r = lo + threadIdx.x / pieces, rows = blockDim.x / pieces;
+    if (c >= bytes)
+        return;
+    from += r * stride + c;
+    slab += key_place(r, c);
+    UNROLL_BY(4)
+    for (; r < hi; r += rows, from += rows * stride,
+                   slab += rows * KEY_BYTES) /* 8 or more rows on: same place */
+        copy_16(slab, from);
 }
 
 /* Values of those of the slots [lo, hi) that slab `s` holds: whole rows, one behind the other. */
@@ -289,22 +303,24 @@ PS_DEVICE void copy_values(const attn_job &j, uint8_t *slab, const uint8_t *from
     lo = max(lo, first);
     if (lo >= end)
         return;
-    from += lo * stride;
-    uint8_t *to = slab + (lo - first) * j.dim_pad * size;
     if (!j.by_16) {
-        copy_odd_rows(to, j.dim_pad * size, from, stride, end - lo, stride, j.dim_pad * size);
+        copy_odd_rows<false>(slab, from + first * stride, stride, lo - first, end - first, stride,
+                             j.dim_pad * size);
         return;
     }
     uint32_t bytes = (end - lo) * stride;
+    from += lo * stride;
+    slab += (lo - first) * stride;
+    UNROLL_BY(4)
     for (uint32_t i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
-        copy_16(to + i, from + i);
+        copy_16(slab + i, from + i);
 }
 
 /* The slabs of a tile in order: those of a page's keys, those of its values, the next page's. The pages' addresses are
  * fetched when the cursor comes to them, so that the copies, one slab later, need not wait for them. */
 struct slab_cursor {
     uint32_t page, step; /* step < key_slabs: keys */
-    uint32_t buffer;     /* 0 .. SLABS - 1 */
+    uint32_t buffer;     /* 0 .. SLABS - 1: where the next one goes */
     const uint8_t *keys, *values;
 };
 
@@ -336,23 +352,25 @@ PS_DEVICE void slab_begin(const attn_job &j, const tile &b, slab_cursor *c, cons
             copy_keys(j, slab, c->keys, c->step, lo, hi);
         else
             copy_values(j, slab, c->values, c->step - j.key_slabs, lo, hi);
-        c->buffer = c->buffer + 1 == SLABS ? 0 : c->buffer + 1;
-        if (++c->step == j.key_slabs + j.value_slabs) {
+        if (++c->step == j.slabs) {
             c->step = 0;
             c->page++;
             cursor_fetch(j, b, c);
         }
     }
+    c->buffer = c->buffer + 1 == SLABS ? 0 : c->buffer + 1;
     copies_end_group();
 }
 
-/* Waits for the slab that is used next and begins the one after the next. All threads of the block come here: whoever
- * leaves knows that all have done with the slab before, whose place is filled now. */
-PS_DEVICE void slab_next(const attn_job &j, const tile &b, slab_cursor *ahead, const query &all)
+/* Waits for the slab that is used next, begins the one SLABS - 1 behind it, and returns it. All threads of the block
+ * come here: whoever leaves knows that all have done with the slab before, whose place is filled now. */
+PS_DEVICE const uint8_t *slab_next(const attn_job &j, const tile &b, slab_cursor *ahead,
+                                   const query &all)
 {
     copies_wait_all_but_one();
     __syncthreads();
     slab_begin(j, b, ahead, all);
+    return b.slabs + ahead->buffer * SLAB_BYTES; /* filled next, that is: in use now */
 }
 
 /* ---- the arithmetic of a warp: NQ queries, a page ---- */
@@ -360,7 +378,7 @@ PS_DEVICE void slab_next(const attn_job &j, const tile &b, slab_cursor *ahead, c
 template <unsigned NQ, unsigned N> struct sums {
     float score[NQ][2]; /* of the positions `lane` and `lane + 32` of the page; later their weights */
     float acc[NQ][N];   /* of this lane's dimensions */
-    float max[NQ], sum[NQ]; /* of the chunk; sum: this lane's share */
+    float sum[NQ];      /* this lane's share of the chunk's */
 };
 
 /* Adds the dimensions of one slab to the scores. */
@@ -368,11 +386,11 @@ template <unsigned NQ, typename E>
 PS_DEVICE void add_scores(float (&score)[NQ][2], const uint8_t *slab, const float *q,
                           uint32_t dim_pad, uint32_t dims)
 {
-    const uint8_t *k = slab + threadIdx.x % PS_WARP * KEY_STRIDE;
     for (uint32_t d = 0; d < dims; d += E::PER_16) {
         float a[E::PER_16], b[E::PER_16];
-        E::all(a, *(const uint4 *)(k + d * E::BYTES));
-        E::all(b, *(const uint4 *)(k + PS_WARP * KEY_STRIDE + d * E::BYTES));
+        const uint8_t *k = slab + key_place(threadIdx.x % PS_WARP, d * E::BYTES);
+        E::all(a, *(const uint4 *)k);
+        E::all(b, *(const uint4 *)(k + PS_WARP * KEY_BYTES));
         UNROLL
         for (unsigned i = 0; i < NQ; i++)
             UNROLL
@@ -390,10 +408,23 @@ PS_DEVICE void add_scores(float (&score)[NQ][2], const uint8_t *slab, const floa
     }
 }
 
-PS_DEVICE float at_score(const attn_job &j, float dot)
+/* Products of queries and keys to scores. */
+template <unsigned NQ> PS_DEVICE void scale_scores(const attn_job &j, float (&score)[NQ][2])
 {
-    float s = dot * j.scale;
-    return j.softcap > 0 ? j.softcap * tanhf(s / j.softcap) : s;
+    UNROLL
+    for (unsigned i = 0; i < NQ; i++) {
+        UNROLL
+        for (unsigned x = 0; x < 2; x++)
+            score[i][x] *= j.scale;
+    }
+    if (j.softcap == 0)
+        return;
+    UNROLL
+    for (unsigned i = 0; i < NQ; i++) {
+        UNROLL
+        for (unsigned x = 0; x < 2; x++)
+            score[i][x] = j.softcap * tanhf(score[i][x] / j.softcap);
+    }
 }
 
 PS_DEVICE float warp_max(float v)
@@ -413,34 +444,42 @@ PS_DEVICE float warp_sum(float v)
 /* Scores of a page to weights, and all sums of the chunk to the new maximum. Slots not seen may hold anything, NaNs
  * too. If nothing is seen: shrink = 1, weights 0, and everything stays as it is. */
 template <unsigned NQ, unsigned N>
-PS_DEVICE void weigh_page(const attn_job &j, sums<NQ, N> &s, const query *info, uint32_t page,
+PS_DEVICE void weigh_page(const attn_job &j, sums<NQ, N> &s, query *info, uint32_t page,
                           float *weights)
 {
     uint32_t lane = threadIdx.x % PS_WARP, pos = page * PS_KV_PAGE + lane;
+    float top[NQ];
+    scale_scores<NQ>(j, s.score);
     UNROLL
     for (unsigned i = 0; i < NQ; i++) {
         bool sees0 = at_sees(info[i], pos), sees1 = at_sees(info[i], pos + PS_WARP);
-        float s0 = sees0 ? at_score(j, s.score[i][0]) : -INFINITY;
-        float s1 = sees1 ? at_score(j, s.score[i][1]) : -INFINITY;
-        float top = warp_max(fmaxf(s0, s1)), shrink = 1.0f;
-        if (top > s.max[i]) {
-            shrink = expf(s.max[i] - top);
-            s.max[i] = top;
+        float s0 = sees0 ? s.score[i][0] : -INFINITY, s1 = sees1 ? s.score[i][1] : -INFINITY;
+        float before = info[i].chunk_max, here = warp_max(fmaxf(s0, s1)), shrink = 1.0f;
+        top[i] = before;
+        if (here > before) {
+            top[i] = here;
+            shrink = expf(before - here);
         }
-        s.score[i][0] = sees0 ? expf(s0 - s.max[i]) : 0.0f;
-        s.score[i][1] = sees1 ? expf(s1 - s.max[i]) : 0.0f;
+        s.score[i][0] = sees0 ? expf(s0 - top[i]) : 0.0f;
+        s.score[i][1] = sees1 ? expf(s1 - top[i]) : 0.0f;
         s.sum[i] = fmaf(s.sum[i], shrink, s.score[i][0] + s.score[i][1]);
         UNROLL
         for (unsigned x = 0; x < N; x++)
             s.acc[i][x] *= shrink;
     }
     UNROLL
-    for (unsigned i = 0; i < NQ; i += 4)
+    for (unsigned i = 0; i < NQ; i += 4) {
         UNROLL
-    for (unsigned x = 0; x < 2; x++) {
-        float4 w = {s.score[i][x], s.score[i + 1][x], s.score[i + 2][x], s.score[i + 3][x]};
-        *(float4 *)(weights + (lane + x * PS_WARP) * NQ + i) = w;
+        for (unsigned x = 0; x < 2; x++) {
+            float4 w = {s.score[i][x], s.score[i + 1][x], s.score[i + 2][x], s.score[i + 3][x]};
+            *(float4 *)(weights + (lane + x * PS_WARP) * NQ + i) = w;
+        }
     }
+    __syncwarp(); /* all have read the old maxima */
+    UNROLL
+    for (unsigned i = 0; i < NQ; i++)
+        if (lane == 0)
+            info[i].chunk_max = top[i];
 }
 
 /* Adds the values of the slots [lo, hi) of a slab; slot `first` is its row 0. With MASKED, only to those queries
@@ -453,7 +492,7 @@ PS_DEVICE void add_values(float (&acc)[NQ][VEC * STRIPS], const uint8_t *slab, c
 {
     uint32_t d = threadIdx.x % PS_WARP * VEC;
     const uint8_t *row = slab + ((lo - first) * dim_pad + d) * E::BYTES;
-    UNROLL_BY(4)
+    UNROLL_BY((MASKED ? 1 : 4))
     for (uint32_t slot = lo; slot < hi; slot++, row += dim_pad * E::BYTES) {
         float v[VEC * STRIPS];
         UNROLL
@@ -517,11 +556,10 @@ PS_DEVICE void scores_of_slab(const attn_job &j, float (&score)[NQ][2], const ui
 }
 
 template <unsigned NQ, unsigned VEC, unsigned STRIPS, typename E>
-PS_DEVICE void values_of_slab(const attn_job &j, float (&acc)[NQ][VEC * STRIPS],
+PS_DEVICE void values_of_type(const attn_job &j, float (&acc)[NQ][VEC * STRIPS],
                               const uint8_t *slab, const float *weights, const page_view &v,
-                              uint32_t step, const query *info, uint32_t page)
+                              uint32_t first, const query *info, uint32_t page)
 {
-    uint32_t first = step * j.value_rows;
     uint32_t lo = max(v.lo, first), hi = min(v.hi, first + j.value_rows);
     if (v.masked)
         add_values<NQ, VEC, STRIPS, E, true>(acc, slab, weights, j.dim_pad, first, lo, hi, info,
@@ -529,6 +567,20 @@ PS_DEVICE void values_of_slab(const attn_job &j, float (&acc)[NQ][VEC * STRIPS],
     else
         add_values<NQ, VEC, STRIPS, E, false>(acc, slab, weights, j.dim_pad, first, lo, hi, info,
                                               page);
+}
+
+template <unsigned NQ, unsigned VEC, unsigned STRIPS>
+PS_DEVICE void values_of_slab(const attn_job &j, float (&acc)[NQ][VEC * STRIPS],
+                              const uint8_t *slab, const float *weights, const page_view &v,
+                              uint32_t step, const query *info, uint32_t page)
+{
+    uint32_t first = step * j.value_rows;
+    if (j.v_dtype == PS_BF16)
+        values_of_type<NQ, VEC, STRIPS, kv_bf16>(j, acc, slab, weights, v, first, info, page);
+    else if (j.v_dtype == PS_F16)
+        values_of_type<NQ, VEC, STRIPS, kv_f16>(j, acc, slab, weights, v, first, info, page);
+    else
+        values_of_type<NQ, VEC, STRIPS, kv_f32>(j, acc, slab, weights, v, first, info, page);
 }
 
 /* ---- the end of a chunk ---- */
@@ -542,11 +594,11 @@ template <unsigned VEC> PS_DEVICE uint32_t dim_of(unsigned x)
 /* Merges a query's chunk into what `out` holds of the chunks before; the last one is divided. */
 template <unsigned VEC, unsigned N>
 PS_DEVICE void merge_into_out(const attn_job &j, float *out, query *q, const float (&acc)[N],
-                              float max_new, float sum_new, uint32_t chunk)
+                              float sum_new, uint32_t chunk)
 {
-    float old_by, new_by, max_old = q->max, sum_old = q->sum;
+    float old_by, new_by, sum_old = q->sum;
     bool first = chunk == chunk_of(q->first), last = chunk == chunk_of(q->end - 1);
-    float top = merge_weights(max_old, max_new, &old_by, &new_by);
+    float top = merge_weights(q->max, q->chunk_max, &old_by, &new_by);
     float sum = fmaf(sum_new, new_by, sum_old * old_by);
     UNROLL
     for (unsigned x = 0; x < N; x++) {
@@ -564,43 +616,48 @@ PS_DEVICE void merge_into_out(const attn_job &j, float *out, query *q, const flo
     __syncwarp();
 }
 
+/* A chunk's result into scratch, for merge_chunks. */
+template <unsigned VEC, unsigned N>
+PS_DEVICE void keep_chunk(const attn_job &j, size_t at, const float (&acc)[N], float max_new,
+                          float sum_new)
+{
+    UNROLL
+    for (unsigned x = 0; x < N; x++)
+        if (dim_of<VEC>(x) < j.head_dim)
+            j.part_acc[at * j.head_dim + dim_of<VEC>(x)] = acc[x];
+    if (threadIdx.x % PS_WARP == 0)
+        j.part_max_sum[at] = make_float2(max_new, sum_new);
+}
+
 template <unsigned VEC, unsigned NQ, unsigned N>
 PS_DEVICE void end_chunk(const attn_job &j, const tile &b, sums<NQ, N> &s, query *info, uint32_t chunk)
 {
     uint32_t begin = chunk_begin(chunk), end = chunk_begin(chunk + 1);
-    uint32_t n0 = b.first_query + threadIdx.x / PS_WARP * NQ;
+    uint32_t n0 = b.first_query + threadIdx.x / PS_WARP * NQ, lane = threadIdx.x % PS_WARP;
     UNROLL
     for (unsigned i = 0; i < NQ; i++) {
         float sum = warp_sum(s.sum[i]);
         bool sees = info[i].first < end && info[i].end > begin;
-        if (n0 + i < b.n && sees) {
+        if (n0 + i < j.n_queries && sees) {
             uint32_t t = (n0 + i) / j.group, head = b.kv_head * j.group + (n0 + i) % j.group;
-            if (!j.split) {
+            if (j.split)
+                keep_chunk<VEC, N>(j, ((size_t)t * j.n_heads + head) * j.n_chunks + chunk, s.acc[i],
+                                   info[i].chunk_max, sum);
+            else
                 merge_into_out<VEC, N>(j, j.out + t * j.out_ld + (size_t)head * j.head_dim,
-                                       &info[i], s.acc[i], s.max[i], sum, chunk);
-            } else {
-                size_t at = ((size_t)t * j.n_heads + head) * j.n_chunks + chunk;
-                UNROLL
-                for (unsigned x = 0; x < N; x++)
-                    if (dim_of<VEC>(x) < j.head_dim)
-                        j.part_acc[at * j.head_dim + dim_of<VEC>(x)] = s.acc[i][x];
-                if (threadIdx.x % PS_WARP == 0)
-                    j.part_max_sum[at] = make_float2(s.max[i], sum);
-            }
+                                       &info[i], s.acc[i], sum, chunk);
         }
-        s.max[i] = -INFINITY;
-        s.sum[i] = 0;
-        UNROLL
-        for (unsigned x = 0; x < N; x++)
-            s.acc[i][x] = 0;
     }
+    __syncwarp();
+    if (lane < NQ)
+        info[lane].chunk_max = -INFINITY;
 }
 
 /* ---- the kernel ---- */
 
 PS_DEVICE query query_of_row(const attn_job &j, uint32_t t)
 {
-    query q = {0, j.pos[t] + 1, -INFINITY, 0};
+    query q = {0, j.pos[t] + 1, -INFINITY, 0, -INFINITY};
     q.first = j.window && q.end > j.window ? q.end - j.window : 0;
     return q;
 }
@@ -611,14 +668,13 @@ PS_DEVICE tile tile_begin(const attn_job &j, uint8_t *shared, uint32_t nq, query
 {
     tile b;
     b.kv_head = blockIdx.x % j.n_kv_heads;
-    b.n = j.T * j.group;
     b.queries = blockDim.x / PS_WARP * nq;
     b.first_query = (j.n_tiles - 1 - blockIdx.x / j.n_kv_heads) * b.queries;
     b.slabs = shared;
     b.q = (float *)(shared + SLABS * SLAB_BYTES);
     b.weights = b.q + b.queries * j.dim_pad;
     b.info = (query *)(b.weights + b.queries * PS_KV_PAGE);
-    uint32_t last = min(b.first_query + b.queries, b.n) - 1;
+    uint32_t last = min(b.first_query + b.queries, j.n_queries) - 1;
     *all = query_of_row(j, b.first_query / j.group);
     for (uint32_t t = b.first_query / j.group + 1; t <= last / j.group; t++) {
         query q = query_of_row(j, t);
@@ -639,12 +695,23 @@ PS_DEVICE tile tile_begin(const attn_job &j, uint8_t *shared, uint32_t nq, query
 PS_DEVICE void load_queries(const attn_job &j, const tile &b)
 {
     for (uint32_t i = threadIdx.x / PS_WARP; i < b.queries; i += blockDim.x / PS_WARP) {
-        uint32_t n = min(b.first_query + i, b.n - 1), t = n / j.group;
+        uint32_t n = min(b.first_query + i, j.n_queries - 1), t = n / j.group;
         const float *q = j.q + t * j.q_ld + ((size_t)b.kv_head * j.group + n % j.group) * j.head_dim;
         for (uint32_t d = threadIdx.x % PS_WARP; d < j.dim_pad; d += PS_WARP)
             b.q[i * j.dim_pad + d] = d < j.head_dim ? q[d] : 0.0f;
         if (threadIdx.x % PS_WARP == 0)
             b.info[i] = query_of_row(j, t);
+    }
+}
+
+template <unsigned NQ, unsigned N> PS_DEVICE void chunk_start(sums<NQ, N> &s)
+{
+    UNROLL
+    for (unsigned i = 0; i < NQ; i++) {
+        s.sum[i] = 0;
+        UNROLL
+        for (unsigned x = 0; x < N; x++)
+            s.acc[i][x] = 0;
     }
 }
 
@@ -662,47 +729,36 @@ PS_KERNEL __launch_bounds__(MAX_WARPS *PS_WARP, NQ *VEC *STRIPS <= 32 ? 2 : 1) a
     float *weights = b.weights + warp * NQ * PS_KV_PAGE;
     query *info = b.info + warp * NQ;
     slab_cursor ahead = cursor_first(j, b);
-    uint32_t buffer = 0;
-    slab_begin(j, b, &ahead, all);
-    slab_begin(j, b, &ahead, all);
+    UNROLL_BY(1)
+    for (unsigned i = 0; i + 1 < SLABS; i++)
+        slab_begin(j, b, &ahead, all);
     load_queries(j, b);
     sums<NQ, VEC * STRIPS> s;
-    UNROLL
-    for (unsigned i = 0; i < NQ; i++) {
-        s.max[i] = -INFINITY, s.sum[i] = 0;
-        UNROLL
-        for (unsigned x = 0; x < VEC * STRIPS; x++)
-            s.acc[i][x] = 0;
-    }
+    chunk_start(s);
     for (uint32_t page = b.page; page < b.page_end; page++) {
+        page_view view;
         UNROLL
         for (unsigned i = 0; i < NQ; i++)
             s.score[i][0] = s.score[i][1] = 0;
-        for (uint32_t step = 0; step < j.key_slabs; step++) {
-            slab_next(j, b, &ahead, all);
-            scores_of_slab<NQ>(j, s.score, b.slabs + buffer * SLAB_BYTES, q, step);
-            buffer = buffer + 1 == SLABS ? 0 : buffer + 1;
-        }
-        page_view view = view_page<NQ>(info, page);
-        weigh_page<NQ, VEC * STRIPS>(j, s, info, page, weights);
-        /* the barrier of slab_next stands between the writing of weights and their use, and before the next writing */
-        for (uint32_t step = 0; step < j.value_slabs; step++) {
-            slab_next(j, b, &ahead, all);
-            const uint8_t *slab = b.slabs + buffer * SLAB_BYTES;
-            if (j.v_dtype == PS_BF16)
-                values_of_slab<NQ, VEC, STRIPS, kv_bf16>(j, s.acc, slab, weights, view, step, info,
-                                                         page);
-            else if (j.v_dtype == PS_F16)
-                values_of_slab<NQ, VEC, STRIPS, kv_f16>(j, s.acc, slab, weights, view, step, info,
-                                                        page);
-            else
-                values_of_slab<NQ, VEC, STRIPS, kv_f32>(j, s.acc, slab, weights, view, step, info,
-                                                        page);
-            buffer = buffer + 1 == SLABS ? 0 : buffer + 1;
+        for (uint32_t step = 0; step < j.slabs; step++) {
+            const uint8_t *slab = slab_next(j, b, &ahead, all);
+            if (step < j.key_slabs) {
+                scores_of_slab<NQ>(j, s.score, slab, q, step);
+                if (step + 1 < j.key_slabs)
+                    continue;
+                /* slab_next's barrier stands between this, the use of the weights, and the next page's */
+                view = view_page<NQ>(info, page);
+                weigh_page<NQ, VEC * STRIPS>(j, s, info, page, weights);
+            } else {
+                values_of_slab<NQ, VEC, STRIPS>(j, s.acc, slab, weights, view, step - j.key_slabs,
+                                                info, page);
+            }
         }
         uint32_t chunk = chunk_of(page * PS_KV_PAGE);
-        if (page + 1 == b.page_end || chunk_of((page + 1) * PS_KV_PAGE) != chunk)
-            end_chunk<VEC, NQ, VEC * STRIPS>(j, b, s, info, chunk);
+        if (page + 1 < b.page_end && chunk_of((page + 1) * PS_KV_PAGE) == chunk)
+            continue;
+        end_chunk<VEC, NQ, VEC * STRIPS>(j, b, s, info, chunk);
+        chunk_start(s);
     }
 }
 
@@ -756,7 +812,7 @@ struct shape {
 /* Tiles of about equal size, each as large as shared memory allows. */
 shape cut(attn_job *j)
 {
-    size_t n = (size_t)j->T * j->group;
+    size_t n = j->n_queries = j->T * j->group;
     shape s = {n >= WIDE_FROM && j->dim_pad <= WIDE_DIM_MAX ? WIDE : NARROW, MAX_WARPS};
     while (s.warps > 1 && shared_bytes(s.warps, s.nq, j->dim_pad) > SHARED_MAX)
         s.warps--;
@@ -811,7 +867,7 @@ void cut_page(attn_job *j)
     while (j->value_rows * j->dim_pad * v_size > SLAB_BYTES)
         j->value_rows /= 2;
     j->key_slabs = div_up(j->dim_pad, j->key_dims);
-    j->value_slabs = PS_KV_PAGE / j->value_rows;
+    j->slabs = j->key_slabs + PS_KV_PAGE / j->value_rows;
     j->by_16 = j->head_dim % 8 == 0;
 }
 
