@@ -43,6 +43,14 @@ static void tiers(struct ps_strbuf *b, const struct ps_json *p)
     if (get(p, "ram_budget_bytes") >= 0)
         ps_strbuf_printf(b, ", budget %s", text(v, sizeof v, p, "ram_budget_bytes"));
     ps_strbuf_printf(b, ", least that works %s\n", text(v, sizeof v, p, "ram_min_bytes"));
+    if (get(p, "vram_bytes") < 0)
+        return;
+    ps_strbuf_printf(b, "in VRAM        %s", text(v, sizeof v, p, "vram_bytes"));
+    share(b, p, "vram_bytes");
+    ps_strbuf_printf(b, ", budget %s", text(v, sizeof v, p, "vram_budget_bytes"));
+    ps_strbuf_printf(b, ", least that works %s", text(v, sizeof v, p, "vram_min_bytes"));
+    ps_strbuf_printf(b, "; %s layers on ", text(v, sizeof v, p, "device_layers"));
+    ps_strbuf_printf(b, "%s\n", text(v, sizeof v, p, "device"));
 }
 
 static void sweep(struct ps_strbuf *b, const struct ps_json *p)
@@ -51,7 +59,10 @@ static void sweep(struct ps_strbuf *b, const struct ps_json *p)
 
     ps_strbuf_printf(b, "each sweep     %s", text(v, sizeof v, p, "bytes_per_sweep"));
     ps_strbuf_printf(b, ": %s from the network", text(v, sizeof v, p, "bytes_net_per_sweep"));
-    ps_strbuf_printf(b, ", %s from disk\n", text(v, sizeof v, p, "bytes_disk_per_sweep"));
+    ps_strbuf_printf(b, ", %s from disk", text(v, sizeof v, p, "bytes_disk_per_sweep"));
+    if (get(p, "bytes_bus_per_sweep") >= 0)
+        ps_strbuf_printf(b, ", %s over the bus", text(v, sizeof v, p, "bytes_bus_per_sweep"));
+    ps_strbuf_puts(b, "\n");
 }
 
 static void prediction(struct ps_strbuf *b, const struct ps_json *p)

@@ -104,11 +104,14 @@ static void bytes_line(struct ps_strbuf *b, const struct ps_json *s)
     put(b, "\nweights: ", s, "bytes_net", " from the network");
     put(b, ", ", s, "bytes_disk_read", " from disk");
     put(b, ", ", s, "bytes_ram_hit", " from RAM");
+    put(b, ", ", s, "bytes_vram_hit", " from VRAM");
+    put(b, ", ", s, "bytes_to_device", " over the bus");
     if (value(s, "hit_ratio") >= 0)
         ps_strbuf_printf(b, "; %.1f %% hits", 100 * value(s, "hit_ratio"));
     if (value(s, "link_busy_pct") > 0)
         put(b, "; link busy ", s, "link_busy_pct", "");
     put(b, "; at most ", s, "rss_bytes_max", " resident");
+    put(b, ", ", s, "vram_bytes_max", " of VRAM");
 }
 
 void ps_run_report_summary(struct ps_strbuf *b, const struct ps_run_report *r)
