@@ -45,8 +45,8 @@
  *     Of the nodes at one depth the leaves come first, in the order of the symbols, then the inner nodes: those two
  *     lists and the counts are the tree. Inner nodes are numbered from the root, depth by depth; node k of a depth
  *     has the children 2k (bit 0) and 2k + 1 at the next one. A piece is the bitmaps of its nodes in that order,
- *     lowest bit of a byte first, each starting on a byte, and zeros up to 16; at most PS_WH_PIECE_MAX_BYTES in all (a plane of other
- *     data stays RAW).
+ *     lowest bit of a byte first, each starting on a byte, and zeros up to 16; at most PS_WH_PIECE_MAX_BYTES in all
+ *     (a plane of other data stays RAW).
  *
  * XC34 plane: the seven commonest exponents have codes of 3 bits; code 7 is an escape to a nibble for the next
  * fifteen; nibble 15 is an escape to the exponent itself.
@@ -128,8 +128,8 @@ PS_BLOCK_FN size_t ps_block_rest_bytes(enum ps_dtype t, unsigned p, size_t n)
 /* A block's planes by their place from its start. */
 struct ps_block_head {
     size_t n;
-    enum ps_codec codec; /* of the exponents: RAW, CONST, WH, XC34 */
-    uint8_t exponent;    /* CONST */
+    uint8_t codec;    /* of the exponents: RAW, CONST, WH, XC34 */
+    uint8_t exponent; /* CONST */
     size_t plane_at, plane_bytes;
     bool rest_const[PS_BLOCK_MAX_REST];
     uint8_t rest_byte[PS_BLOCK_MAX_REST];
@@ -149,7 +149,7 @@ PS_BLOCK_FN bool ps_block_head_read(struct ps_block_head *h, const uint8_t *in, 
         if (in[i] != 0)
             return false;
     h->n = ps_block_u32(in + 4);
-    h->codec = (enum ps_codec)in[2];
+    h->codec = in[2];
     h->exponent = in[3];
     h->plane_at = PS_BLOCK_HEAD_BYTES;
     h->plane_bytes = ps_block_u32(in + 8);
@@ -158,7 +158,7 @@ PS_BLOCK_FN bool ps_block_head_read(struct ps_block_head *h, const uint8_t *in, 
     if (h->codec == PS_CODEC_CONST || h->codec == PS_CODEC_RAW) {
         if (h->plane_bytes != (h->codec == PS_CODEC_RAW ? ps_block_align(h->n) : 0))
             return false;
-    } else if (h->codec != codec) {
+    } else if (h->codec != (unsigned)codec) {
         return false;
     }
     size_t at = h->plane_at + h->plane_bytes;

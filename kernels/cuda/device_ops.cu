@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "kernels/cuda/device_state.h"
+#include "kernels/cuda/launch_decode.h"
 #include "kernels/cuda/launch_matmul.h"
 #include "kernels/cuda/launch_ops.h"
 
@@ -46,7 +47,7 @@ static int after_launch(struct ps_device *d, const char *op, int rc)
 
 uint32_t ps_device_codecs(void)
 {
-    return 0;
+    return 1u << PS_CODEC_WH | 1u << PS_CODEC_XC34;
 }
 
 static int ops_decode(struct ps_device *d, const struct ps_device_blocks *b)
@@ -55,7 +56,7 @@ static int ops_decode(struct ps_device *d, const struct ps_device_blocks *b)
     PS_ASSERT((uintptr_t)b->in % 16 == 0);
     PS_ASSERT(b->raw_bytes <= b->n_blocks * b->block_bytes);
     PS_ASSERT(b->raw_bytes > (b->n_blocks - 1) * b->block_bytes);
-    return launched(d, "decode", PS_EUNSUPPORTED);
+    return launched(d, "decode", ps_launch_decode(d->compute, b, d->fault));
 }
 
 static void fill_decode(struct ps_device_api *api)
