@@ -32,7 +32,7 @@ const char *const fake_op_names[FAKE_N_OPS] = {"copy_in", "copy_out",  "copy_wit
 static const char *const stream_names[2] = {"copy", "compute"};
 
 struct config {
-    uint64_t vram, host, copy_rate, op_us, lost;
+    uint64_t vram, host, copy_rate, op_us, lost, codecs;
     uint64_t fail_alloc, fail_shared, fail_pin, fail_open;
     uint64_t fail_call[FAKE_N_OPS], fail_late[FAKE_N_OPS]; /* 0: never, else which call of it */
 };
@@ -61,7 +61,7 @@ struct mark {
     enum ps_stream s;
     uint64_t seq,
         of_other; /* reached when its stream has done seq; the other had then done of_other */
-    double ms;
+    double ms, model_ms;
 };
 
 struct stream {
@@ -73,7 +73,7 @@ struct stream {
     struct record *records;    /* [MAX_RECORDS] */
     size_t n_records;
     bool busy;
-    double busy_ms;
+    double model_ms; /* when what is queued would be done */
 };
 
 struct ps_device {
@@ -83,6 +83,7 @@ struct ps_device {
     bool closing;
     struct stream s[2];
     uint64_t host_knows[2];
+    double host_model_ms;
     struct mark *marks;
     uint32_t n_marks;
     struct area *areas, *pins;
@@ -168,12 +169,12 @@ static bool set_word(struct config *c, const char *key, const char *value)
         const char *key;
         uint64_t *at;
         bool (*set)(uint64_t *out, const char *value);
-    } words[] = {{"vram", &c->vram, set_size},           {"host", &c->host, set_size},
-                 {"copy", &c->copy_rate, set_size},      {"op", &c->op_us, set_count},
-                 {"lost", &c->lost, set_count},          {"alloc", &c->fail_alloc, set_count},
-                 {"shared", &c->fail_shared, set_count}, {"pin", &c->fail_pin, set_count},
-                 {"open", &c->fail_open, set_count},     {"fail", c->fail_call, set_nth},
-                 {"late", c->fail_late, set_nth}};
+    } words[] = {{"vram", &c->vram, set_size},         {"host", &c->host, set_size},
+                 {"copy", &c->copy_rate, set_size},    {"op", &c->op_us, set_count},
+                 {"lost", &c->lost, set_count},        {"codecs", &c->codecs, set_count},
+                 {"alloc", &c->fail_alloc, set_count}, {"shared", &c->fail_shared, set_count},
+                 {"pin", &c->fail_pin, set_count},     {"open", &c->fail_open, set_count},
+                 {"fail", c->fail_call, set_nth},      {"late", c->fail_late, set_nth}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(words[i].key, key) == 0)
             return words[i].set(words[i].at, value);
@@ -185,7 +186,7 @@ static int read_config(struct config *c, struct ps_err *err)
     const char *env = getenv("PENSTOCK_FAKE_DEVICE");
     char text[sizeof configured], *rest = NULL;
     snprintf(text, sizeof text, "%s", is_configured ? configured : env ? env : "");
-    *c = (struct config){.vram = 1u << 30};
+    *c = (struct config){.vram = 1u << 30, .codecs = fake_codecs()};
     for (char *word = strtok_r(text, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
         char *value = strchr(word, '=');
         if (value)
@@ -298,6 +299,33 @@ static int begin_call(struct ps_device *d, enum fake_op op, struct fake_command 
     return unlock(d, d->failed);
 }
 
+static bool is_copy(enum fake_op op)
+{
+    return op == FAKE_COPY_IN || op == FAKE_COPY_OUT || op == FAKE_COPY_WITHIN;
+}
+
+static uint64_t duration_ns(const struct config *cfg, const struct fake_command *c)
+{
+    if (is_copy(c->op))
+        return cfg->copy_rate ? (uint64_t)((double)c->u.copy.bytes * 1e9 / (double)cfg->copy_rate)
+                              : 0;
+    return c->op > FAKE_WAIT_MARK ? cfg->op_us * 1000 : 0;
+}
+
+static void later(double *at, double ms)
+{
+    *at = *at > ms ? *at : ms;
+}
+
+static void model_locked(struct ps_device *d, enum ps_stream s, const struct fake_command *c)
+{
+    double ms = (double)duration_ns(&d->cfg, c) * 1e-6;
+    later(&d->s[s].model_ms, d->host_model_ms);
+    d->s[s].model_ms += ms;
+    *(s == PS_STREAM_COPY ? &d->trace.model_copy_ms : &d->trace.model_compute_ms) += ms;
+    later(&d->trace.model_run_ms, d->s[s].model_ms);
+}
+
 static int queue_locked(struct ps_device *d, enum ps_stream s, struct fake_command *c,
                         const struct touch *t, size_t n)
 {
@@ -311,6 +339,7 @@ static int queue_locked(struct ps_device *d, enum ps_stream s, struct fake_comma
     c->seq = ++st->queued;
     st->ring[c->seq % RING] = *c;
     add_records(d, s, c, t, n);
+    model_locked(d, s, c);
     pthread_cond_broadcast(&d->changed);
     return 0;
 }
@@ -342,21 +371,13 @@ static uint64_t sum_bytes(const void *p, uint64_t n)
     return sum;
 }
 
-static bool is_copy(enum fake_op op)
-{
-    return op == FAKE_COPY_IN || op == FAKE_COPY_OUT || op == FAKE_COPY_WITHIN;
-}
-
 /* On the thread of the stream, without the lock. Returns what went wrong, or NULL. */
 static const char *execute(const struct config *cfg, const struct fake_command *c, int *code)
 {
     *code = c->op == FAKE_DECODE ? PS_EDATA : PS_EFAIL;
     if (c->op == FAKE_COPY_IN || c->op == FAKE_COPY_WITHIN)
         memset(c->u.copy.to, 0xff, c->u.copy.bytes);
-    if (is_copy(c->op) && cfg->copy_rate)
-        pause_ns((uint64_t)((double)c->u.copy.bytes * 1e9 / (double)cfg->copy_rate));
-    if (c->op > FAKE_WAIT_MARK)
-        pause_ns(cfg->op_us * 1000);
+    pause_ns(duration_ns(cfg, c));
     if (c->fails)
         return "failed as it ran (as configured)";
     if (fake_run(c) != 0)
@@ -440,6 +461,7 @@ static void sync_locked(struct ps_device *d)
 {
     for (int s = 0; s < 2; s++)
         wait_locked(d, (enum ps_stream)s, d->s[s].queued);
+    later(&d->host_model_ms, d->trace.model_run_ms);
 }
 
 /* ---- memory ---- */
@@ -626,6 +648,7 @@ static int dev_copy_out(struct ps_device *d, enum ps_stream s, void *host, const
     rc = queue_locked(d, s, &c, &t, 1);
     if (rc == 0 && !pinned) {
         wait_locked(d, s, c.seq);
+        later(&d->host_model_ms, d->s[s].model_ms);
         quiet_locked(d); /* `host` may be freed when this returns */
         rc = d->failed;
     }
@@ -669,8 +692,7 @@ static int dev_mark(struct ps_device *d, enum ps_stream s, uint32_t mark)
     pthread_mutex_lock(&d->lock);
     rc = queue_locked(d, s, &c, NULL, 0);
     if (rc == 0)
-        d->marks[mark] =
-            (struct mark){.set = true, .s = s, .seq = c.seq, .of_other = d->s[s].of_other};
+        d->marks[mark] = (struct mark){true, s, c.seq, d->s[s].of_other, 0, d->s[s].model_ms};
     return unlock(d, rc);
 }
 
@@ -688,6 +710,7 @@ static int dev_wait_mark(struct ps_device *d, enum ps_stream s, uint32_t mark)
         rc = queue_locked(d, s, &c, NULL, 0);
         if (d->s[s].of_other < m->seq)
             d->s[s].of_other = m->seq;
+        later(&d->s[s].model_ms, m->model_ms);
     }
     return unlock(d, rc);
 }
@@ -699,6 +722,7 @@ static void await_locked(struct ps_device *d, const struct mark *m)
     wait_locked(d, m->s, m->seq);
     if (!d->failed && d->host_knows[!m->s] < m->of_other)
         d->host_knows[!m->s] = m->of_other;
+    later(&d->host_model_ms, m->model_ms);
 }
 
 static int dev_await(struct ps_device *d, uint32_t mark, struct ps_err *err)
@@ -970,6 +994,8 @@ static void write_trace(struct ps_device *d)
             (unsigned long long)t->races);
     fprintf(f, " \"copy_busy_ms\": %.3f, \"compute_busy_ms\": %.3f, \"both_busy_ms\": %.3f,\n",
             t->copy_busy_ms, t->compute_busy_ms, t->both_busy_ms);
+    fprintf(f, " \"model_copy_ms\": %.3f, \"model_compute_ms\": %.3f, \"model_run_ms\": %.3f,\n",
+            t->model_copy_ms, t->model_compute_ms, t->model_run_ms);
     fprintf(f, " \"failed\": %d}\n", d->failed);
     fclose(f);
 }
@@ -1070,7 +1096,7 @@ static void dev_info(struct ps_device *d, struct ps_device_info *out)
                                    .memory_bytes = d->cfg.vram,
                                    .free_bytes = d->cfg.vram - d->trace.live_bytes,
                                    .host_bytes = d->cfg.host,
-                                   .codecs = fake_codecs()};
+                                   .codecs = (uint32_t)d->cfg.codecs};
     pthread_mutex_unlock(&d->lock);
 }
 

@@ -13,6 +13,7 @@
  *    vram=64M        device memory (default 1G)           host=32M     what opening claims to have taken (default 0)
  *    copy=100M       bytes a second of copies (0: at once)  op=50      microseconds that each operation takes at least
  *    fail=matmul:3   the third call of matmul fails at once late=copy_in:2  is queued, and fails when it runs
+ *    codecs=0        which blocks it says it decodes: bits as in struct ps_device_info (default lz4, wh, xc34)
  *    lost=200        the device is lost after 200 executed commands
  *    alloc=5, shared=1, pin=2, open=1   the n-th such call says that there is no room (open: no device)
  * Names of operations are those of struct ps_device_api. When a device is closed its trace is written as JSON to the
@@ -37,6 +38,10 @@ struct fake_device_trace {
     uint64_t calls; /* queued operations other than copies and marks */
     uint64_t races;
     double copy_busy_ms, compute_busy_ms, both_busy_ms;
+    /* The same on an idle machine with a host that takes no time: computed from the order of calls, the marks and
+     * the configured speeds, so that a test of overlap does not depend on what else runs here. run_ms is when the
+     * last command would end; a host that waits for a mark queues what follows no earlier than that mark. */
+    double model_copy_ms, model_compute_ms, model_run_ms;
 };
 void fake_device_trace(struct ps_device *d, struct fake_device_trace *out);
 

@@ -31,7 +31,7 @@ size_t fake_attn_bytes(size_t T, uint32_t n_heads, uint32_t head_dim, uint32_t m
 /* All that the CPU unpacks: so that extents cross to the fake as stored. */
 uint32_t fake_codecs(void)
 {
-    return 1u << PS_CODEC_LZ4;
+    return 1u << PS_CODEC_LZ4 | 1u << PS_CODEC_WH | 1u << PS_CODEC_XC34;
 }
 
 static int run_decode(const struct ps_device_blocks *b)

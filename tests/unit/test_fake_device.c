@@ -246,8 +246,17 @@ static void test_overlap_is_measured(void **state)
     assert_ok(f.api->sync(f.d, &f.err), &f.err);
     fake_device_trace(f.d, &t);
     assert_true(t.copy_busy_ms >= 99 && t.compute_busy_ms >= 99 && t.both_busy_ms > 0);
-    assert_int_equal(t.copies_in, 1);
-    assert_int_equal(t.copy_in_bytes, N);
+    assert_true(t.model_copy_ms == t.model_compute_ms && t.model_run_ms == t.model_copy_ms);
+    /* Behind a mark of the other stream nothing runs beside it. */
+    assert_int_equal(f.api->copy_in(f.d, PS_STREAM_COPY, f.slot, f.host, N), 0);
+    assert_int_equal(f.api->mark(f.d, PS_STREAM_COPY, 0), 0);
+    assert_int_equal(f.api->wait_mark(f.d, PS_STREAM_COMPUTE, 0), 0);
+    assert_int_equal(f.api->copy_within(f.d, PS_STREAM_COMPUTE, other, f.slot, N), 0);
+    assert_ok(f.api->sync(f.d, &f.err), &f.err);
+    fake_device_trace(f.d, &t);
+    assert_true(fabs(t.model_run_ms - 1.5 * t.model_copy_ms) < 1e-6);
+    assert_int_equal(t.copies_in, 2);
+    assert_int_equal(t.copy_in_bytes, 2 * N);
     assert_int_equal(t.pageable_copies, 0);
     assert_int_equal(t.peak_bytes, 3 * N);
     f.api->free(f.d, other);
