@@ -30,13 +30,15 @@ namespace
 const unsigned KEY_BYTES = 64; /* of one key in a slab; key_place counts on it */
 const unsigned SLAB_BYTES = PS_KV_PAGE * KEY_BYTES;
 const unsigned SLABS = 3;
-const unsigned MAX_WARPS = 8;             /* of a block */
-const unsigned SHARED_MAX = 64 * 1024;    /* of a block: what compute capability 7.5 has */
-const unsigned WALK_WARPS = 8;            /* per SM: from so many on blocks walk */
-const unsigned NARROW = 4, WIDE = 8;      /* queries of a warp (NQ) */
-const unsigned WIDE_FROM = 33;            /* queries of a kv head from which WIDE pays */
-const unsigned WIDE_DIM_MAX = 256;        /* its sums do not fit registers beyond */
-const unsigned BATCH_MERGE_THREADS = 128; /* of merge_chunks */
+const unsigned MAX_WARPS = 8;          /* of a block */
+const unsigned SHARED_MAX = 64 * 1024; /* of a block: what compute capability 7.5 has */
+const unsigned WALK_WARPS = 8;         /* per SM: from so many on blocks walk */
+const unsigned NARROW = 4, WIDE = 8;   /* queries of a warp (NQ) */
+const unsigned WIDE_FROM = 33;         /* queries of a kv head from which WIDE pays */
+const unsigned WIDE_DIM_MAX = 256;     /* its sums do not fit registers beyond */
+const unsigned MERGE_THREADS = 128;    /* of merge_chunks: chunks, then dimensions, at once */
+const unsigned MERGE_AHEAD =
+    16; /* chunks of which a thread fetches its dimension before it merges them */
 
 /* Chunks: short ones first, so that short contexts are spread over many SMs; longer ones behind, so that the results of
  * chunks stay a small part of the traffic (16-bit KV, 8 queries: 6 % at 128 positions, 2 % at 512). Multiples of a
@@ -203,7 +205,7 @@ struct tile {
     uint32_t queries;     /* places for them */
     uint32_t page, page_end;
     uint8_t *slabs;
-    float *q;       /* [queries][dim_pad] */
+    float *q;       /* [warps][dim_pad / 4][NQ][4], so that a step's reads lie together */
     float *weights; /* [warps][PS_KV_PAGE][NQ]: e^(score - max) of the page at work */
     query *info;    /* [queries] */
 };
@@ -381,10 +383,9 @@ template <unsigned NQ, unsigned N> struct sums {
     float sum[NQ];      /* this lane's share of the chunk's */
 };
 
-/* Adds the dimensions of one slab to the scores. */
+/* Adds the dimensions of one slab to the scores; q: the queries from its first dimension on. */
 template <unsigned NQ, typename E>
-PS_DEVICE void add_scores(float (&score)[NQ][2], const uint8_t *slab, const float *q,
-                          uint32_t dim_pad, uint32_t dims)
+PS_DEVICE void add_scores(float (&score)[NQ][2], const uint8_t *slab, const float4 *q, uint32_t dims)
 {
     for (uint32_t d = 0; d < dims; d += E::PER_16) {
         float a[E::PER_16], b[E::PER_16];
@@ -392,18 +393,19 @@ PS_DEVICE void add_scores(float (&score)[NQ][2], const uint8_t *slab, const floa
         E::all(a, *(const uint4 *)k);
         E::all(b, *(const uint4 *)(k + PS_WARP * KEY_BYTES));
         UNROLL
-        for (unsigned i = 0; i < NQ; i++)
+        for (unsigned h = 0; h < E::PER_16; h += 4, q += NQ) {
             UNROLL
-        for (unsigned h = 0; h < E::PER_16; h += 4) {
-            float4 x = *(const float4 *)(q + i * dim_pad + d + h);
-            score[i][0] = fmaf(x.x, a[h], score[i][0]);
-            score[i][1] = fmaf(x.x, b[h], score[i][1]);
-            score[i][0] = fmaf(x.y, a[h + 1], score[i][0]);
-            score[i][1] = fmaf(x.y, b[h + 1], score[i][1]);
-            score[i][0] = fmaf(x.z, a[h + 2], score[i][0]);
-            score[i][1] = fmaf(x.z, b[h + 2], score[i][1]);
-            score[i][0] = fmaf(x.w, a[h + 3], score[i][0]);
-            score[i][1] = fmaf(x.w, b[h + 3], score[i][1]);
+            for (unsigned i = 0; i < NQ; i++) {
+                float4 x = q[i];
+                score[i][0] = fmaf(x.x, a[h], score[i][0]);
+                score[i][1] = fmaf(x.x, b[h], score[i][1]);
+                score[i][0] = fmaf(x.y, a[h + 1], score[i][0]);
+                score[i][1] = fmaf(x.y, b[h + 1], score[i][1]);
+                score[i][0] = fmaf(x.z, a[h + 2], score[i][0]);
+                score[i][1] = fmaf(x.z, b[h + 2], score[i][1]);
+                score[i][0] = fmaf(x.w, a[h + 3], score[i][0]);
+                score[i][1] = fmaf(x.w, b[h + 3], score[i][1]);
+            }
         }
     }
 }
@@ -482,6 +484,12 @@ PS_DEVICE void weigh_page(const attn_job &j, sums<NQ, N> &s, query *info, uint32
             info[i].chunk_max = top[i];
 }
 
+/* The lane's dimension of its x-th sum. */
+template <unsigned VEC> PS_DEVICE uint32_t dim_of(unsigned x)
+{
+    return x / VEC * PS_WARP * VEC + threadIdx.x % PS_WARP * VEC + x % VEC;
+}
+
 /* Adds the values of the slots [lo, hi) of a slab; slot `first` is its row 0. With MASKED, only to those queries
  * that see the slot: adding 0 * value to the others would bring in NaNs and infinities of positions that they
  * don't see. */
@@ -490,18 +498,20 @@ PS_DEVICE void add_values(float (&acc)[NQ][VEC * STRIPS], const uint8_t *slab, c
                           uint32_t dim_pad, uint32_t first, uint32_t lo, uint32_t hi,
                           const query *info, uint32_t page)
 {
-    uint32_t d = threadIdx.x % PS_WARP * VEC;
-    const uint8_t *row = slab + ((lo - first) * dim_pad + d) * E::BYTES;
+    uint32_t at[STRIPS];
+    const uint8_t *row = slab + (lo - first) * dim_pad * E::BYTES;
+    UNROLL
+    for (unsigned x = 0; x < STRIPS; x++) {
+        uint32_t d = dim_of<VEC>(x * VEC);
+        at[x] = (d < dim_pad ? d : 0) *
+                E::BYTES; /* lanes without a dimension compute what nobody stores */
+    }
     UNROLL_BY((MASKED ? 1 : 4))
     for (uint32_t slot = lo; slot < hi; slot++, row += dim_pad * E::BYTES) {
         float v[VEC * STRIPS];
         UNROLL
         for (unsigned x = 0; x < STRIPS; x++)
-            if (d + x * PS_WARP * VEC < dim_pad)
-                kv_load<E, VEC>(v + x * VEC, row + x * PS_WARP * VEC * E::BYTES);
-            else
-                for (unsigned y = 0; y < VEC; y++)
-                    v[x * VEC + y] = 0;
+            kv_load<E, VEC>(v + x * VEC, row + at[x]);
         UNROLL
         for (unsigned i = 0; i < NQ; i += 4) {
             float4 w4 = *(const float4 *)(weights + slot * NQ + i);
@@ -544,15 +554,16 @@ template <unsigned NQ> PS_DEVICE page_view view_page(const query *info, uint32_t
 
 template <unsigned NQ>
 PS_DEVICE void scores_of_slab(const attn_job &j, float (&score)[NQ][2], const uint8_t *slab,
-                              const float *q, uint32_t step)
+                              const float4 *q, uint32_t step)
 {
     uint32_t d = step * j.key_dims, dims = min(j.key_dims, j.dim_pad - d);
+    q += d / 4 * NQ;
     if (j.k_dtype == PS_BF16)
-        add_scores<NQ, kv_bf16>(score, slab, q + d, j.dim_pad, dims);
+        add_scores<NQ, kv_bf16>(score, slab, q, dims);
     else if (j.k_dtype == PS_F16)
-        add_scores<NQ, kv_f16>(score, slab, q + d, j.dim_pad, dims);
+        add_scores<NQ, kv_f16>(score, slab, q, dims);
     else
-        add_scores<NQ, kv_f32>(score, slab, q + d, j.dim_pad, dims);
+        add_scores<NQ, kv_f32>(score, slab, q, dims);
 }
 
 template <unsigned NQ, unsigned VEC, unsigned STRIPS, typename E>
@@ -584,12 +595,6 @@ PS_DEVICE void values_of_slab(const attn_job &j, float (&acc)[NQ][VEC * STRIPS],
 }
 
 /* ---- the end of a chunk ---- */
-
-/* The lane's dimension of its x-th sum. */
-template <unsigned VEC> PS_DEVICE uint32_t dim_of(unsigned x)
-{
-    return x / VEC * PS_WARP * VEC + threadIdx.x % PS_WARP * VEC + x % VEC;
-}
 
 /* Merges a query's chunk into what `out` holds of the chunks before; the last one is divided. */
 template <unsigned VEC, unsigned N>
@@ -692,13 +697,14 @@ PS_DEVICE tile tile_begin(const attn_job &j, uint8_t *shared, uint32_t nq, query
 }
 
 /* Queries and what they see into shared memory. */
-PS_DEVICE void load_queries(const attn_job &j, const tile &b)
+PS_DEVICE void load_queries(const attn_job &j, const tile &b, uint32_t nq)
 {
     for (uint32_t i = threadIdx.x / PS_WARP; i < b.queries; i += blockDim.x / PS_WARP) {
         uint32_t n = min(b.first_query + i, j.n_queries - 1), t = n / j.group;
         const float *q = j.q + t * j.q_ld + ((size_t)b.kv_head * j.group + n % j.group) * j.head_dim;
+        float *to = b.q + i / nq * nq * j.dim_pad + i % nq * 4;
         for (uint32_t d = threadIdx.x % PS_WARP; d < j.dim_pad; d += PS_WARP)
-            b.q[i * j.dim_pad + d] = d < j.head_dim ? q[d] : 0.0f;
+            to[d / 4 * nq * 4 + d % 4] = d < j.head_dim ? q[d] : 0.0f;
         if (threadIdx.x % PS_WARP == 0)
             b.info[i] = query_of_row(j, t);
     }
@@ -725,14 +731,14 @@ PS_KERNEL __launch_bounds__(MAX_WARPS *PS_WARP, NQ *VEC *STRIPS <= 32 ? 2 : 1) a
     if (b.page >= b.page_end)
         return;
     uint32_t warp = threadIdx.x / PS_WARP;
-    const float *q = b.q + warp * NQ * j.dim_pad;
+    const float4 *q = (const float4 *)(b.q + warp * NQ * j.dim_pad);
     float *weights = b.weights + warp * NQ * PS_KV_PAGE;
     query *info = b.info + warp * NQ;
     slab_cursor ahead = cursor_first(j, b);
     UNROLL_BY(1)
     for (unsigned i = 0; i + 1 < SLABS; i++)
         slab_begin(j, b, &ahead, all);
-    load_queries(j, b);
+    load_queries(j, b, NQ);
     sums<NQ, VEC * STRIPS> s;
     chunk_start(s);
     for (uint32_t page = b.page; page < b.page_end; page++) {
@@ -762,28 +768,74 @@ PS_KERNEL __launch_bounds__(MAX_WARPS *PS_WARP, NQ *VEC *STRIPS <= 32 ? 2 : 1) a
     }
 }
 
-/* The chunks of one query (blockIdx.x = row * n_heads + head), a dimension per thread: what merge_into_out does
- * chunk by chunk. */
-PS_KERNEL merge_chunks(attn_job j)
+/* The largest of this thread's v and those of all threads before it, and of `before`. */
+PS_DEVICE float max_so_far(float v, float before, float *of_warps)
 {
+    uint32_t lane = threadIdx.x % PS_WARP, warp = threadIdx.x / PS_WARP;
+    for (unsigned by = 1; by < PS_WARP; by *= 2) {
+        float other = __shfl_up_sync(PS_FULL, v, by);
+        v = lane >= by ? fmaxf(v, other) : v;
+    }
+    if (lane == PS_WARP - 1)
+        of_warps[warp] = v;
+    __syncthreads();
+    for (uint32_t w = 0; w < warp; w++)
+        before = fmaxf(before, of_warps[w]);
+    return fmaxf(before, v);
+}
+
+/* What merge_weights would give for one chunk after the other, MERGE_THREADS of them at once, a chunk per thread: a
+ * running maximum is the same in any order. Returns the maximum behind the last. */
+PS_DEVICE float merge_factors(float4 *factors, float *of_warps, const float2 *max_sum, uint32_t n,
+                              float before)
+{
+    float2 own = threadIdx.x < n ? max_sum[threadIdx.x] : make_float2(-INFINITY, 0);
+    float top = max_so_far(own.x, before, of_warps);
+    factors[threadIdx.x].z = top;
+    __syncthreads();
+    float old_by, new_by, last = factors[n - 1].z;
+    merge_weights(threadIdx.x ? factors[threadIdx.x - 1].z : before, own.x, &old_by, &new_by);
+    __syncthreads();
+    factors[threadIdx.x] = {old_by, new_by, own.y, 0};
+    __syncthreads();
+    return last;
+}
+
+/* The chunks of one query (blockIdx.x = row * n_heads + head), a dimension per thread: what merge_into_out does
+ * chunk by chunk. The factors come first, so that nothing stands between the fetches of the sums. */
+PS_KERNEL __launch_bounds__(MERGE_THREADS) merge_chunks(attn_job j)
+{
+    PS_SHARED float4 factors[MERGE_THREADS];
+    PS_SHARED float of_warps[MERGE_THREADS / PS_WARP];
     uint32_t t = blockIdx.x / j.n_heads, head = blockIdx.x % j.n_heads;
     query q = query_of_row(j, t);
-    uint32_t c0 = chunk_of(q.first), c1 = chunk_of(q.end - 1);
+    uint32_t end = chunk_of(q.end - 1) + 1, d = blockIdx.y * MERGE_THREADS + threadIdx.x;
     const float2 *max_sum = j.part_max_sum + (size_t)blockIdx.x * j.n_chunks;
-    uint32_t d = blockIdx.y * BATCH_MERGE_THREADS + threadIdx.x;
-    if (d >= j.head_dim)
-        return;
-    const float *acc = j.part_acc + (size_t)blockIdx.x * j.n_chunks * j.head_dim + d;
+    /* threads without a dimension work on the last and store nothing */
+    const float *acc =
+        j.part_acc + (size_t)blockIdx.x * j.n_chunks * j.head_dim + min(d, j.head_dim - 1);
     float v = 0;
-    UNROLL_BY(8)
-    for (uint32_t c = c0; c <= c1; c++) {
-        float old_by, new_by;
-        float2 m = max_sum[c];
-        q.max = merge_weights(q.max, m.x, &old_by, &new_by);
-        q.sum = fmaf(m.y, new_by, q.sum * old_by);
-        v = fmaf(acc[(size_t)c * j.head_dim], new_by, v * old_by);
+    for (uint32_t c = chunk_of(q.first); c < end; c += MERGE_THREADS) {
+        uint32_t n = min(end - c, MERGE_THREADS);
+        q.max = merge_factors(factors, of_warps, max_sum + c, n, q.max);
+        for (uint32_t i = 0; i < n; i += MERGE_AHEAD) {
+            float a[MERGE_AHEAD];
+            UNROLL
+            for (uint32_t x = 0; x < MERGE_AHEAD; x++)
+                a[x] = acc[(size_t)(c + min(i + x, n - 1)) * j.head_dim];
+            __syncwarp(); /* else the compiler moves the fetches down to their uses, one or two at a time */
+            UNROLL
+            for (uint32_t x = 0; x < MERGE_AHEAD; x++) {
+                float4 f = factors[min(i + x, n - 1)];
+                bool one_more = i + x < n;
+                q.sum = one_more ? fmaf(f.z, f.y, q.sum * f.x) : q.sum;
+                v = one_more ? fmaf(a[x], f.y, v * f.x) : v;
+            }
+        }
+        __syncthreads();
     }
-    j.out[t * j.out_ld + (size_t)head * j.head_dim + d] = v / at_divisor(q.sum);
+    if (d < j.head_dim)
+        j.out[t * j.out_ld + (size_t)head * j.head_dim + d] = v / at_divisor(q.sum);
 }
 
 /* ---- how a launch is cut ---- */
@@ -891,9 +943,8 @@ int launch_split(simt_stream stream, attn_job j, void *scratch, uint32_t max_pos
         shape s = cut(&j);
         int rc = launch_shape(stream, j, s);
         if (rc == 0)
-            rc = PS_LAUNCH(merge_chunks,
-                           dim3((unsigned)queries, div_up(j.head_dim, BATCH_MERGE_THREADS)),
-                           dim3(BATCH_MERGE_THREADS), 0, stream, j);
+            rc = PS_LAUNCH(merge_chunks, dim3((unsigned)queries, div_up(j.head_dim, MERGE_THREADS)),
+                           dim3(MERGE_THREADS), 0, stream, j);
         if (rc)
             return rc;
         j.q += j.T * j.q_ld;
