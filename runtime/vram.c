@@ -84,23 +84,29 @@ void ps_pins_free(struct ps_pins *p)
 
 /* ---- ring ---- */
 
-/* One extent on its way into device memory: load number i uses slot i % slots. */
+/* Copies that may be queued beyond the slots: one waits in the stream, behind the kernels that still read its slot, and
+ * not in the host, which would have to be woken for every one of them. (With none, and three slots, H100: small panels
+ * left gaps on the bus, 8 % of a sweep.) */
+#define QUEUED_BEYOND 16u
+
+/* One extent on its way into device memory: load number i uses slot i % slots and record i % n_records. */
 struct load {
     uint64_t seq;
     struct ps_panel panel; /* held until the copy is done */
     bool coded;
-    bool used; /* its slot was read by kernels: a new copy waits for their mark */
 };
 
 struct ps_vram {
     struct ps_vram_options o;
     uint64_t slot_bytes, stored_room;
-    uint8_t *ring;       /* device */
-    uint8_t *arena;      /* device; NULL if nothing stays */
-    uint64_t *home;      /* [n_extents]: offset in the arena, where the plan says VRAM */
-    const uint8_t **at;  /* [n_extents]: device address once it is there */
-    struct load *loads;  /* [slots] */
-    uint64_t n_loaded;   /* loads begun, ever; the last of them in loads[(n_loaded - 1) % slots] */
+    uint8_t *ring;      /* device */
+    uint8_t *arena;     /* device; NULL if nothing stays */
+    uint64_t *home;     /* [n_extents]: offset in the arena, where the plan says VRAM */
+    const uint8_t **at; /* [n_extents]: device address once it is there */
+    struct load *loads; /* [n_records] */
+    uint32_t n_records;
+    uint64_t n_loaded; /* loads begun, ever */
+    uint64_t n_idle; /* of them, those that had been used when the device was last seen idle: no mark is theirs */
     uint64_t n_given;    /* loads of which the host panel was given back */
     uint64_t n_released; /* loads whose users are all queued */
     uint64_t copy_seq,
@@ -108,19 +114,24 @@ struct ps_vram {
     bool passing; /* the extent in use came through the ring */
 };
 
-static uint32_t copied_mark(uint64_t load, uint32_t slots)
-{
-    return (uint32_t)(load % slots) * 2;
-}
-
-static uint32_t used_mark(uint64_t load, uint32_t slots)
-{
-    return copied_mark(load, slots) + 1;
-}
-
 uint32_t ps_vram_marks(uint32_t slots)
 {
-    return 2 * slots;
+    return 2 * (slots + QUEUED_BEYOND);
+}
+
+static struct load *record_of(const struct ps_vram *v, uint64_t load)
+{
+    return &v->loads[load % v->n_records];
+}
+
+static uint32_t copied_mark(const struct ps_vram *v, uint64_t load)
+{
+    return (uint32_t)(load % v->n_records) * 2;
+}
+
+static uint32_t used_mark(const struct ps_vram *v, uint64_t load)
+{
+    return copied_mark(v, load) + 1;
 }
 
 static bool decodes_any(const struct ps_map *m, uint32_t consumer_codecs)
@@ -147,7 +158,8 @@ static int alloc_tables(struct ps_vram *v, uint64_t *arena_bytes, struct ps_err 
     const struct ps_map *m = v->o.map;
     v->home = ps_calloc((size_t)m->n_extents + 1, sizeof *v->home);
     v->at = ps_calloc((size_t)m->n_extents + 1, sizeof *v->at);
-    v->loads = ps_calloc(v->o.slots, sizeof *v->loads);
+    v->n_records = v->o.slots + QUEUED_BEYOND;
+    v->loads = ps_calloc(v->n_records, sizeof *v->loads);
     if (!v->home || !v->at || !v->loads)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     *arena_bytes = 0;
@@ -189,15 +201,14 @@ int ps_vram_open(struct ps_vram **out, const struct ps_vram_options *o, struct p
 
 static void give_back(struct ps_vram *v)
 {
-    struct load *l = &v->loads[v->n_given % v->o.slots];
-    ps_sweep_release(v->o.sweep, &l->panel);
+    ps_sweep_release(v->o.sweep, &record_of(v, v->n_given)->panel);
     v->n_given++;
 }
 
 /* Waits for the copy whose host panel is held longest. */
 static int await_oldest(struct ps_vram *v, struct ps_err *err)
 {
-    int rc = v->o.api->await(v->o.device, copied_mark(v->n_given, v->o.slots), err);
+    int rc = v->o.api->await(v->o.device, copied_mark(v, v->n_given), err);
     if (rc == 0)
         give_back(v);
     return rc;
@@ -208,7 +219,7 @@ static int reap(struct ps_vram *v, struct ps_err *err)
 {
     int rc = 1;
     while (v->n_given < v->n_loaded &&
-           (rc = v->o.api->reached(v->o.device, copied_mark(v->n_given, v->o.slots), err)) == 1)
+           (rc = v->o.api->reached(v->o.device, copied_mark(v, v->n_given), err)) == 1)
         give_back(v);
     return rc < 0 ? rc : 0;
 }
@@ -227,8 +238,7 @@ void ps_vram_abandon(struct ps_vram *v)
     v->n_released = v->n_loaded;
     v->passing = false;
     v->copy_seq = v->use_seq = sweep_end(v);
-    for (uint32_t i = 0; i < v->o.slots; i++)
-        v->loads[i].used = false; /* the device is idle */
+    v->n_idle = v->n_loaded;
 }
 
 void ps_vram_close(struct ps_vram *v)
@@ -270,16 +280,17 @@ static int queue_copy(struct ps_vram *v, uint32_t extent, const struct ps_panel 
 {
     const struct ps_device_api *api = v->o.api;
     uint64_t n = v->n_loaded;
-    struct load *l = &v->loads[n % v->o.slots];
     bool coded = p->coded;
-    int rc = l->used ? api->wait_mark(v->o.device, PS_STREAM_COPY, used_mark(n, v->o.slots)) : 0;
+    int rc = 0;
+    if (n >= v->n_idle + v->o.slots) /* behind what reads this slot */
+        rc = api->wait_mark(v->o.device, PS_STREAM_COPY, used_mark(v, n - v->o.slots));
     uint64_t bytes = coded ? p->extent->stored_bytes : p->extent->raw_bytes;
     if (rc == 0)
         rc = api->copy_in(v->o.device, PS_STREAM_COPY,
                           coded ? slot_stored(v, n) : destination(v, extent, n), p->data, bytes);
     if (rc == 0)
-        rc = api->mark(v->o.device, PS_STREAM_COPY, copied_mark(n, v->o.slots));
-    *l = (struct load){.seq = v->copy_seq, .panel = *p, .coded = coded};
+        rc = api->mark(v->o.device, PS_STREAM_COPY, copied_mark(v, n));
+    *record_of(v, n) = (struct load){.seq = v->copy_seq, .panel = *p, .coded = coded};
     v->n_loaded++;
     ps_stat_add(&v->o.stats->bytes_to_device, bytes);
     return rc;
@@ -296,15 +307,26 @@ static int take_panel(struct ps_vram *v, uint32_t extent, struct ps_panel *p, st
     return ps_sweep_next(v->o.sweep, extent, p, err);
 }
 
-/* Puts the next extent in line on its way. Its slot's former load is released. */
+/* Is there a slot whose former users are all queued, and a record whose former panel was given back? */
+static bool has_slot(const struct ps_vram *v)
+{
+    return v->n_loaded - v->n_released < v->o.slots;
+}
+
+static bool has_record(const struct ps_vram *v)
+{
+    return v->n_loaded - v->n_given < v->n_records;
+}
+
+/* Puts the next extent in line on its way; it has a slot. */
 static int issue(struct ps_vram *v, struct ps_err *err)
 {
     uint32_t extent = extent_at(v, v->copy_seq);
     struct ps_panel p;
     int rc = 0;
     if (!v->at[extent]) {
-        PS_ASSERT(v->n_loaded - v->n_released < v->o.slots);
-        while (rc == 0 && v->n_loaded - v->n_given >= v->o.slots)
+        PS_ASSERT(has_slot(v));
+        while (rc == 0 && !has_record(v))
             rc = await_oldest(v, err);
     }
     if (rc == 0)
@@ -327,8 +349,7 @@ int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err)
     uint64_t end =
         v->o.first_position ? sweep_end(v) : v->use_seq - (v->passing ? 1 : 0) + v->o.n_order;
     while (rc == 0 && v->copy_seq < end && ps_sweep_ready(v->o.sweep) &&
-           (v->at[extent_at(v, v->copy_seq)] ||
-            (v->n_loaded - v->n_released < v->o.slots && v->n_loaded - v->n_given < v->o.slots)))
+           (v->at[extent_at(v, v->copy_seq)] || (has_slot(v) && has_record(v))))
         rc = issue(v, err);
     return rc;
 }
@@ -363,9 +384,9 @@ static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)
 static int arrive(struct ps_vram *v, uint32_t extent, struct ps_err *err)
 {
     uint64_t n = v->n_released;
-    const struct load *l = &v->loads[n % v->o.slots];
+    const struct load *l = record_of(v, n);
     PS_ASSERT(l->seq == v->use_seq);
-    int rc = v->o.api->wait_mark(v->o.device, PS_STREAM_COMPUTE, copied_mark(n, v->o.slots));
+    int rc = v->o.api->wait_mark(v->o.device, PS_STREAM_COMPUTE, copied_mark(v, n));
     if (rc == 0 && l->coded)
         rc = decode(v, extent, n);
     return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device can't take extent %u", extent) : 0;
@@ -399,15 +420,13 @@ int ps_vram_release(struct ps_vram *v)
         return 0;
     uint64_t n = v->n_released;
     uint32_t extent = extent_at(v, v->use_seq - 1);
-    struct load *l = &v->loads[n % v->o.slots];
     v->passing = false;
-    l->used = true;
     v->n_released++;
     if (v->o.tier[extent] & PS_TIER_VRAM) {
         v->at[extent] = v->arena + v->home[extent];
         ps_sweep_moved_away(v->o.sweep, extent);
     }
-    return v->o.api->mark(v->o.device, PS_STREAM_COMPUTE, used_mark(n, v->o.slots));
+    return v->o.api->mark(v->o.device, PS_STREAM_COMPUTE, used_mark(v, n));
 }
 
 const void *ps_vram_resident(const struct ps_vram *v, uint32_t extent)

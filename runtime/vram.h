@@ -67,7 +67,9 @@ int ps_vram_next(struct ps_vram *v, uint32_t extent, const void **rows, struct p
 int ps_vram_release(struct ps_vram *v);
 /* The last extent lies in a ring slot: it is better worked on at once than together with the next. */
 bool ps_vram_is_passing(const struct ps_vram *v);
-/* Queues what copies it can without waiting. */
+/* Queues what copies it can without waiting, and gives the host slots of those that are done back. Where the host
+ * computes the first layers, the last call of a sweep comes after the device was waited for: the host needs all of
+ * them. */
 int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err);
 /* After an error inside a sweep: waits for the device, gives all panels back. */
 void ps_vram_abandon(struct ps_vram *v);

@@ -123,12 +123,12 @@ int main(int argc, char **argv)
     measure(alone, argv[1], device, NULL, rows, n, &bus_bytes, &rate);
     measure(streamed, argv[1], device, "min", rows, n, &bus_bytes, &rate);
     double copy_s = bus_bytes / rate;
-    printf("{\"bytes_bus_per_sweep\": %.0f, \"bus_gb_s\": %.2f, \"copy_s\": %.5f, \"sweeps\": [", bus_bytes,
-           rate / 1e9, copy_s);
+    printf("{\"bytes_bus_per_sweep\": %.0f, \"bus_gb_s\": %.2f, \"copy_s\": %.5f, \"sweeps\": [",
+           bus_bytes, rate / 1e9, copy_s);
     for (unsigned i = 0; i < n; i++) {
         double longer = alone[i] > copy_s ? alone[i] : copy_s;
-        printf("%s\n {\"rows\": %u, \"compute_s\": %.5f, \"sweep_s\": %.5f, \"ratio\": %.3f}", i ? "," : "",
-               rows[i], alone[i], streamed[i], streamed[i] / longer);
+        printf("%s\n {\"rows\": %u, \"compute_s\": %.5f, \"sweep_s\": %.5f, \"ratio\": %.3f}",
+               i ? "," : "", rows[i], alone[i], streamed[i], streamed[i] / longer);
     }
     printf("]}\n");
     return 0;

@@ -1,7 +1,6 @@
-/* The ring of device memory behind the scheduler, on the fake device, which finds a forgotten mark and a slot filled too
- * early by itself: right bytes in the right order from every tier, nothing copied twice that stays, sweeps that run on
- * into one another, one that is given up, a device that is lost.
- * ctest-labels: threads
+/* The ring of device memory behind the scheduler, on the fake device, which finds a forgotten mark and a slot
+ * filled too early by itself: right bytes in the right order from every tier, nothing copied twice that stays,
+ * sweeps that run on into one another, one that is given up, a device that is lost. ctest-labels: threads
  * ctest-libs: ps_runtime ps_fake_device */
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,7 +167,8 @@ static void check_out(struct world *w, uint32_t first)
               NULL);
     assert_ok(w->api->sync(w->device, &err), &err);
     assert_memory_equal(w->got + at, w->bytes + at, (size_t)(ORDER - first) * BYTES);
-    assert_ok(w->api->fill(w->device, PS_STREAM_COMPUTE, w->out, 0xff, (uint64_t)ORDER * BYTES), NULL);
+    assert_ok(w->api->fill(w->device, PS_STREAM_COMPUTE, w->out, 0xff, (uint64_t)ORDER * BYTES),
+              NULL);
 }
 
 static void one_sweep(struct world *w)
@@ -183,7 +183,9 @@ static void one_sweep(struct world *w)
 static void place(struct world *w, unsigned vram, unsigned ram)
 {
     for (uint32_t i = 0; i < ORDER; i++)
-        w->tier[i] = i * 5 % ORDER < vram ? PS_TIER_VRAM : i * 5 % ORDER < vram + ram ? PS_TIER_RAM : 0;
+        w->tier[i] = i * 5 % ORDER < vram         ? PS_TIER_VRAM
+                     : i * 5 % ORDER < vram + ram ? PS_TIER_RAM
+                                                  : 0;
 }
 
 static void test_every_tier_and_ring(void **state)
@@ -222,7 +224,8 @@ static void test_copies_run_beside_kernels(void **state)
     for (int i = 1; i < SWEEPS; i++)
         one_sweep(&w);
     fake_device_trace(w.device, &after);
-    double copy = after.copy_busy_ms - before.copy_busy_ms, both = after.both_busy_ms - before.both_busy_ms;
+    double copy = after.copy_busy_ms - before.copy_busy_ms,
+           both = after.both_busy_ms - before.both_busy_ms;
     assert_true(both >= 0.7 * copy);
     end_world(&w);
 }
@@ -258,7 +261,8 @@ static void test_shared_with_the_host(void **state)
     make_world(&w, "copy=400M");
     place(&w, 3, 3);
     for (uint32_t i = 0; i < split; i++)
-        w.tier[i] = i < 2 ? PS_TIER_RAM : 0; /* ready at once: tempting for a look-ahead that is not its own */
+        w.tier[i] = i < 2 ? PS_TIER_RAM
+                          : 0; /* ready at once: tempting for a look-ahead that is not its own */
     start(&w, 4, 3, split);
     ps_sweep_allow(w.sweep, SWEEPS);
     for (int k = 0; k < SWEEPS; k++) {
@@ -273,8 +277,10 @@ static void test_shared_with_the_host(void **state)
         for (uint32_t i = split; i < ORDER; i++)
             assert_ok(use(&w, i, &err), &err);
         check_out(&w, split);
+        assert_ok(ps_vram_look_ahead(w.vram, &err), &err);
     }
-    assert_int_equal(ps_stat_get(&w.stats.extents_used), SWEEPS * ORDER); /* no panel of the host's was taken */
+    assert_int_equal(ps_stat_get(&w.stats.extents_used),
+                     SWEEPS * ORDER); /* no panel of the host's was taken */
     end_world(&w);
 }
 
