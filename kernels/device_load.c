@@ -19,7 +19,7 @@
  * was moved. */
 #ifndef PENSTOCK_MODULE_DIR
 #define PENSTOCK_MODULE_DIR      "/usr/local/lib/penstock"
-#define PENSTOCK_MODULE_FROM_BIN "../lib/penstock"
+#define PENSTOCK_MODULE_FROM_BIN "/../lib/penstock"
 #endif
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -52,7 +52,7 @@ static bool own_folder(char *out, size_t cap)
 
 /* Where lib<file> may lie, seen from a folder: beside it, under it or its neighbour in an installation, and in a build
  * tree from the program and from the tests. */
-static const char *const beside[] = {"", "/penstock", "/" PENSTOCK_MODULE_FROM_BIN, "/kernels/cuda",
+static const char *const beside[] = {"", "/penstock", PENSTOCK_MODULE_FROM_BIN, "/kernels/cuda",
                                      "/../kernels/cuda"};
 
 static bool find_module(char *out, size_t cap, const char *kind)
