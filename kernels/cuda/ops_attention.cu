@@ -29,7 +29,7 @@ namespace
 
 const unsigned KEY_BYTES = 64; /* of one key in a slab; key_place counts on it */
 const unsigned SLAB_BYTES = PS_KV_PAGE * KEY_BYTES;
-const unsigned SLABS = 3;
+const unsigned SLABS = 3;              /* one in use, the others on their way */
 const unsigned MAX_WARPS = 8;          /* of a block */
 const unsigned SHARED_MAX = 64 * 1024; /* of a block: what compute capability 7.5 has */
 const unsigned WALK_WARPS = 8;         /* per SM: from so many on blocks walk */
@@ -37,8 +37,7 @@ const unsigned NARROW = 4, WIDE = 8;   /* queries of a warp (NQ) */
 const unsigned WIDE_FROM = 33;         /* queries of a kv head from which WIDE pays */
 const unsigned WIDE_DIM_MAX = 256;     /* its sums do not fit registers beyond */
 const unsigned MERGE_THREADS = 128;    /* of merge_chunks: chunks, then dimensions, at once */
-const unsigned MERGE_AHEAD =
-    16; /* chunks of which a thread fetches its dimension before it merges them */
+const unsigned MERGE_AHEAD = 16;       /* chunks whose sums are fetched before they are merged */
 
 /* Chunks: short ones first, so that short contexts are spread over many SMs; longer ones behind, so that the results of
  * chunks stay a small part of the traffic (16-bit KV, 8 queries: 6 % at 128 positions, 2 % at 512). Multiples of a
@@ -157,11 +156,11 @@ PS_DEVICE void copies_end_group()
 #endif
 }
 
-/* Waits until no more than one group is on its way. */
-PS_DEVICE void copies_wait_all_but_one()
+/* Waits until no more than SLABS - 2 groups are on their way: of those begun, the oldest is there. */
+PS_DEVICE void copies_wait()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(SLABS - 2) : "memory");
 #endif
 }
 
@@ -369,7 +368,7 @@ PS_DEVICE void slab_begin(const attn_job &j, const tile &b, slab_cursor *c, cons
 PS_DEVICE const uint8_t *slab_next(const attn_job &j, const tile &b, slab_cursor *ahead,
                                    const query &all)
 {
-    copies_wait_all_but_one();
+    copies_wait();
     __syncthreads();
     slab_begin(j, b, ahead, all);
     return b.slabs + ahead->buffer * SLAB_BYTES; /* filled next, that is: in use now */

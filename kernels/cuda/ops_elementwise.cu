@@ -39,9 +39,10 @@ struct norm_job {
     float w_offset, eps;
 };
 
-/* Rows up to this length, as those of per-head norms, are one warp's; longer ones a block's. */
-const size_t NORM_WARP_MAX = 512;
-const unsigned NORM_THREADS = 512;
+/* Rows up to NORM_WARP_MAX, as those of per-head norms, are one warp's; longer ones a block's. A thread fetches
+ * NORM_KEEP times four elements at once and keeps the first of them, so a row of up to 8,192 is read once. */
+const unsigned NORM_THREADS = 512, NORM_KEEP = 4;
+const size_t NORM_WARP_MAX = PS_WARP * NORM_KEEP * 4;
 
 PS_DEVICE float warp_sum(float v)
 {
@@ -50,13 +51,16 @@ PS_DEVICE float warp_sum(float v)
     return v;
 }
 
-/* x[k .. k+4), zeros behind K */
+/* x[k .. k + 4), zeros behind K */
 template <bool FOURS> PS_DEVICE float4 norm_load(const float *x, size_t k, size_t K)
 {
-    if (FOURS && k + 4 <= K)
-        return *(const float4 *)(x + k);
-    float4 v;
-    v.x = x[k];
+    float4 v = {0, 0, 0, 0};
+    if (FOURS) {
+        if (k < K)
+            v = *(const float4 *)(x + k);
+        return v;
+    }
+    v.x = k < K ? x[k] : 0.0f;
     v.y = k + 1 < K ? x[k + 1] : 0.0f;
     v.z = k + 2 < K ? x[k + 2] : 0.0f;
     v.w = k + 3 < K ? x[k + 3] : 0.0f;
@@ -65,11 +69,13 @@ template <bool FOURS> PS_DEVICE float4 norm_load(const float *x, size_t k, size_
 
 template <bool FOURS> PS_DEVICE void norm_store(float *y, size_t k, size_t K, float4 v)
 {
-    if (FOURS && k + 4 <= K) {
-        *(float4 *)(y + k) = v;
+    if (FOURS) {
+        if (k < K)
+            *(float4 *)(y + k) = v;
         return;
     }
-    y[k] = v.x;
+    if (k < K)
+        y[k] = v.x;
     if (k + 1 < K)
         y[k + 1] = v.y;
     if (k + 2 < K)
@@ -78,58 +84,83 @@ template <bool FOURS> PS_DEVICE void norm_store(float *y, size_t k, size_t K, fl
         y[k + 3] = v.w;
 }
 
-/* Sum of squares of every `n`-th four elements. The four of a step are added in pairs before they join the chain: a
- * thread's chain has K / (4 n) links, 4 for 8192. */
+/* What one of n threads fetches from k on: fours that are 4 n apart. */
 template <bool FOURS>
-PS_DEVICE float norm_squares(const float *x, size_t K, unsigned thread, unsigned n)
+PS_DEVICE void norm_fetch(float4 (&v)[NORM_KEEP], const float *x, size_t k, size_t K, unsigned n)
 {
-    float sum = 0;
-    for (size_t k = 4 * (size_t)thread; k < K; k += 4 * (size_t)n) {
-        float4 v = norm_load<FOURS>(x, k, K);
-        sum += fmaf(v.x, v.x, v.y * v.y) + fmaf(v.z, v.z, v.w * v.w);
-    }
+    for (unsigned i = 0; i < NORM_KEEP; i++)
+        v[i] = norm_load<FOURS>(x, k + (size_t)i * 4 * n, K);
+}
+
+/* The four squares of a step are added in pairs before they join the thread's chain, which has K / (4 n) links; zeros
+ * behind the row change nothing. */
+PS_DEVICE float norm_squares(float sum, const float4 (&v)[NORM_KEEP])
+{
+    for (unsigned i = 0; i < NORM_KEEP; i++)
+        sum += fmaf(v[i].x, v[i].x, v[i].y * v[i].y) + fmaf(v[i].z, v[i].z, v[i].w * v[i].w);
     return sum;
 }
 
 template <bool FOURS>
-PS_DEVICE void norm_write(const norm_job &j, float *y, const float *x, float sum, unsigned thread,
-                          unsigned n)
+PS_DEVICE void norm_write(const norm_job &j, float *y, const float4 (&x)[NORM_KEEP],
+                          const float4 (&w)[NORM_KEEP], float scale, size_t k, unsigned n)
 {
-    float scale = 1.0f / sqrtf(sum / (float)j.K + j.eps);
-    for (size_t k = 4 * (size_t)thread; k < j.K; k += 4 * (size_t)n) {
-        float4 v = norm_load<FOURS>(x, k, j.K), w = norm_load<FOURS>(j.w, k, j.K);
-        v.x = v.x * scale * (w.x + j.w_offset);
-        v.y = v.y * scale * (w.y + j.w_offset);
-        v.z = v.z * scale * (w.z + j.w_offset);
-        v.w = v.w * scale * (w.w + j.w_offset);
-        norm_store<FOURS>(y, k, j.K, v);
+    for (unsigned i = 0; i < NORM_KEEP; i++) {
+        float4 v = x[i];
+        v.x = v.x * scale * (w[i].x + j.w_offset);
+        v.y = v.y * scale * (w[i].y + j.w_offset);
+        v.z = v.z * scale * (w[i].z + j.w_offset);
+        v.w = v.w * scale * (w[i].w + j.w_offset);
+        norm_store<FOURS>(y, k + (size_t)i * 4 * n, j.K, v);
     }
+}
+
+PS_DEVICE float norm_scale(const norm_job &j, float sum)
+{
+    return 1.0f / sqrtf(sum / (float)j.K + j.eps);
 }
 
 template <bool FOURS> PS_KERNEL norm_by_warp(norm_job j)
 {
     size_t t = blockIdx.x * (size_t)(THREADS / PS_WARP) + threadIdx.x / PS_WARP;
-    unsigned lane = threadIdx.x % PS_WARP;
+    size_t k = threadIdx.x % PS_WARP * 4;
+    float4 x[NORM_KEEP], w[NORM_KEEP];
     if (t >= j.T)
         return;
-    const float *x = j.x + t * j.ldx;
-    float sum = warp_sum(norm_squares<FOURS>(x, j.K, lane, PS_WARP));
-    norm_write<FOURS>(j, j.y + t * j.ldy, x, sum, lane, PS_WARP);
+    norm_fetch<FOURS>(x, j.x + t * j.ldx, k, j.K, PS_WARP);
+    norm_fetch<FOURS>(w, j.w, k, j.K, PS_WARP);
+    float scale = norm_scale(j, warp_sum(norm_squares(0, x)));
+    norm_write<FOURS>(j, j.y + t * j.ldy, x, w, scale, k, PS_WARP);
 }
 
 /* x and y may be the same row: a thread reads again and writes only what it alone has read. */
 template <bool FOURS> PS_KERNEL norm_by_block(norm_job j)
 {
     PS_SHARED float part[NORM_THREADS / PS_WARP];
-    size_t t = blockIdx.x;
-    const float *x = j.x + t * j.ldx;
-    float sum = warp_sum(norm_squares<FOURS>(x, j.K, threadIdx.x, NORM_THREADS));
+    const size_t k0 = threadIdx.x * 4, step = NORM_THREADS * NORM_KEEP * 4;
+    const float *row = j.x + blockIdx.x * j.ldx;
+    float *y = j.y + blockIdx.x * j.ldy;
+    float4 x[NORM_KEEP], w[NORM_KEEP], more[NORM_KEEP];
+    norm_fetch<FOURS>(x, row, k0, j.K, NORM_THREADS);
+    norm_fetch<FOURS>(w, j.w, k0, j.K, NORM_THREADS);
+    float sum = norm_squares(0, x);
+    for (size_t k = k0 + step; k < j.K; k += step) {
+        norm_fetch<FOURS>(more, row, k, j.K, NORM_THREADS);
+        sum = norm_squares(sum, more);
+    }
+    sum = warp_sum(sum);
     if (threadIdx.x % PS_WARP == 0)
         part[threadIdx.x / PS_WARP] = sum;
     __syncthreads();
     unsigned lane = threadIdx.x % PS_WARP;
     sum = warp_sum(lane < NORM_THREADS / PS_WARP ? part[lane] : 0.0f);
-    norm_write<FOURS>(j, j.y + t * j.ldy, x, sum, threadIdx.x, NORM_THREADS);
+    float scale = norm_scale(j, sum);
+    norm_write<FOURS>(j, y, x, w, scale, k0, NORM_THREADS);
+    for (size_t k = k0 + step; k < j.K; k += step) {
+        norm_fetch<FOURS>(x, row, k, j.K, NORM_THREADS);
+        norm_fetch<FOURS>(w, j.w, k, j.K, NORM_THREADS);
+        norm_write<FOURS>(j, y, x, w, scale, k, NORM_THREADS);
+    }
 }
 
 /* ---- gates and biases ---- */
@@ -276,7 +307,7 @@ int ps_launch_rmsnorm(simt_stream stream, float *y, size_t ldy, const float *x, 
     if (T == 0 || K == 0)
         return 0;
     norm_job j = {y, x, w, ldy, ldx, T, K, w_offset, eps};
-    bool by4 = fours(y, ldy) && fours(x, ldx) && fours(w, 4);
+    bool by4 = fours(y, ldy) && fours(x, ldx) && fours(w, 4) && K % 4 == 0;
     if (K <= NORM_WARP_MAX) {
         dim3 grid(div_up(T, THREADS / PS_WARP));
         if (by4)
