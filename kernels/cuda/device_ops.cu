@@ -98,6 +98,8 @@ static int ops_matmul(struct ps_device *d, const struct ps_act *act, const struc
         PS_ASSERT(p->data && p->type == act->weights && p->K == act->K);
         PS_ASSERT(p->type == panels[0].type && p->row_stride == panels[0].row_stride);
         PS_ASSERT(p->row0 + p->n_rows <= ldc);
+        PS_ASSERT(p->type != PS_MXFP4 || p->scales);
+        PS_ASSERT(p->type != PS_F8_E4M3 || !p->scales || (p->scale_rows && p->scale_cols));
     }
     if (!ps_launch_multiplies(act->weights))
         return PS_EUNSUPPORTED;

@@ -20,19 +20,20 @@ struct pack_args {
     uint8_t *packed;
     size_t lda;
     uint32_t T, K, type;
-    uint32_t chunks; /* per n8 tile */
+    uint32_t n_tiles; /* n8 tiles in a chunk */
+    uint32_t chunks;
     uint32_t act_ld; /* floats of a plain row */
 };
 
-/* For each n8 tile and chunk 32 lanes of 16 bytes, as simt_mma_bf16 wants B: lane 4 * c + t holds eight places of
+/* For each chunk and n8 tile 32 lanes of 16 bytes, as simt_mma_bf16 wants B: lane 4 * c + t holds eight places of
  * column c, that is the high (c even) or low (odd) halves of activation row c / 2 of the tile. Zeros for rows
  * behind T and places behind K. Each thread makes the vectors of one (row, t): of both columns. */
 PS_KERNEL mm_pack(const struct pack_args a)
 {
     uint32_t i = blockIdx.x * PACK_THREADS + threadIdx.x, t = i % 4, c = i / 4 % MM_COLS;
-    uint32_t chunk = i / 16 % a.chunks, tile = i / 16 / a.chunks, row = tile * MM_COLS + c;
+    uint32_t tile = i / 16 % a.n_tiles, chunk = i / 16 / a.n_tiles, row = tile * MM_COLS + c;
     uint32_t hi[4] = {0, 0, 0, 0}, lo[4] = {0, 0, 0, 0};
-    if (tile * MM_COLS >= a.T)
+    if (chunk >= a.chunks)
         return;
     MM_UNROLL
     for (uint32_t j = 0; j < 8; j++) {
@@ -42,7 +43,7 @@ PS_KERNEL mm_pack(const struct pack_args a)
         hi[j / 2] |= h << 16 * (j % 2);
         lo[j / 2] |= l << 16 * (j % 2);
     }
-    uint8_t *to = a.packed + (((size_t)tile * a.chunks + chunk) * PS_WARP + 8 * c + t) * 16;
+    uint8_t *to = a.packed + (((size_t)chunk * a.n_tiles + tile) * PS_WARP + 8 * c + t) * 16;
     *(uint4 *)(void *)to = make_uint4(hi[0], hi[1], hi[2], hi[3]);
     *(uint4 *)(void *)(to + 4 * 16) = make_uint4(lo[0], lo[1], lo[2], lo[3]);
 }
@@ -58,6 +59,11 @@ PS_KERNEL mm_pack_plain(const struct pack_args a)
 uint32_t chunks_of(enum ps_dtype t, size_t K)
 {
     return mm_stages(t, K) * (mm_stage_k(t) / MM_CHUNK);
+}
+
+uint32_t act_tiles(size_t T)
+{
+    return (uint32_t)((T + MM_COLS - 1) / MM_COLS);
 }
 
 uint32_t act_ld_of(size_t K)
@@ -94,12 +100,19 @@ void fill_args(struct mm_args *a, const struct ps_act *act, const struct ps_matr
     a->K = (uint32_t)act->K;
     a->code_bytes = code_bytes(t, act->K);
     a->n_stages = mm_stages(t, act->K);
-    a->chunks = chunks_of(t, act->K);
+    a->full_stages = a->code_bytes / MM_STAGE_BYTES;
+    a->n_act_tiles = act_tiles(act->T);
     a->act_ld = act_ld_of(act->K);
     a->n_granules = t == PS_NF4B64 ? (a->K + 63) / 64 * 8 : (a->K + 7) / 8;
     a->scale_ld = m->scale_ld;
     a->scale_rows = m->scales ? clamped(m->scale_rows) : UINT32_MAX;
     a->scale_cols = m->scales ? clamped(m->scale_cols) : UINT32_MAX;
+    /* one scale for all columns: any shift that leaves nothing */
+    a->scale_shift = 31;
+    if (a->scale_cols < a->K)
+        for (a->scale_shift = 0; a->scale_cols >> a->scale_shift > 1; a->scale_shift++)
+            ;
+    a->int8_base = MM_INT8_BASE;
     a->factor = m->factor != 0.0f ? m->factor : 1.0f;
 }
 
@@ -108,14 +121,14 @@ bool aligned(const void *p, size_t to)
     return (uintptr_t)p % to == 0;
 }
 
-/* The fast kernels load whole vectors at their own alignment, and know one scale for each group. */
+/* The fast kernels load whole vectors at their own alignment, and know one scale for each group, found by a shift. */
 bool fast(const struct mm_args *a, enum ps_dtype t)
 {
-    bool yes = a->row_stride % 16 == 0 && a->code_bytes % 16 == 0;
-    bool f8 = t == PS_F8_E4M3;
+    bool yes = a->row_stride % 16 == 0 && a->code_bytes % 16 == 0, f8 = t == PS_F8_E4M3;
     for (uint32_t i = 0; i < a->n_panels; i++)
         yes = yes && aligned(a->panels[i].data, 16) && (!f8 || aligned(a->panels[i].scales, 4));
-    return yes && (!f8 || a->scale_cols % MM_GROUP == 0 || a->scale_cols >= a->K);
+    bool shift = a->scale_cols >= MM_GROUP && (a->scale_cols & (a->scale_cols - 1)) == 0;
+    return yes && (!f8 || shift || a->scale_cols >= a->K);
 }
 
 int launch_batch(struct mm_launch *l, unsigned arch, enum ps_dtype t)
@@ -145,7 +158,7 @@ size_t ps_launch_act_bytes(unsigned arch, enum ps_dtype t, size_t T, size_t K)
 {
     if (!tensor_cores(arch, t))
         return T * act_ld_of(K) * sizeof(float);
-    return (T + MM_COLS - 1) / MM_COLS * chunks_of(t, K) * MM_TILE_BYTES;
+    return (size_t)act_tiles(T) * chunks_of(t, K) * MM_TILE_BYTES;
 }
 
 int ps_launch_act_pack(simt_stream stream, unsigned arch, const struct ps_act *act)
@@ -163,7 +176,8 @@ int ps_launch_act_pack(simt_stream stream, unsigned arch, const struct ps_act *a
         return PS_LAUNCH(mm_pack_plain, grid, dim3(PACK_THREADS), 0, stream, a);
     }
     a.chunks = chunks_of(act->weights, act->K);
-    size_t threads = (act->T + MM_COLS - 1) / MM_COLS * a.chunks * 16;
+    a.n_tiles = act_tiles(act->T);
+    size_t threads = (size_t)a.n_tiles * a.chunks * 16;
     dim3 grid((unsigned)((threads + PACK_THREADS - 1) / PACK_THREADS));
     return PS_LAUNCH(mm_pack, grid, dim3(PACK_THREADS), 0, stream, a);
 }

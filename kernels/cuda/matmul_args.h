@@ -5,7 +5,8 @@
  * mm_k_of); its products are summed in accumulators that begin at zero, then added to a *slice*'s sum, multiplied
  * by the group's scale where the type has one. A *stage* is the groups that 128 bytes of a row hold. Stage s belongs to
  * slice s mod MM_SLICES, and a slice takes its stages in rising order. At last the slices' sums are added, slice 0
- * first. The sums of the high and the low halves of an activation stay apart until then; their sum is the product. */
+ * first. The sums of the high and the low halves of an activation stay apart until then; their sum is the product. A
+ * weight of two parts (f16, NF4B64) has two accumulators, which are added at the end of a group, before the scale. */
 #ifndef PS_KERNELS_CUDA_MATMUL_ARGS_H
 #define PS_KERNELS_CUDA_MATMUL_ARGS_H
 #include "kernels/cuda/launch_matmul.h"
@@ -18,12 +19,16 @@
 #define MM_CHUNK   32u /* places of K that 16 bytes per lane of packed activations hold */
 #define MM_GROUP   64u
 
-#define MM_TILE_BYTES 512u /* packed activations of one n8 tile and one chunk */
+#define MM_STAGE_BYTES 128u        /* of a row */
+#define MM_INT8_BASE   0x43004300u /* 128 as bf16, twice: see mm_from_int8 */
+#define MM_TILE_BYTES  512u        /* packed activations of one n8 tile and one chunk */
 
 #if defined(__CUDACC__)
-#define MM_UNROLL _Pragma("unroll")
+#define MM_UNROLL    _Pragma("unroll")
+#define MM_NO_UNROLL _Pragma("unroll 1")
 #else
 #define MM_UNROLL
+#define MM_NO_UNROLL
 #endif
 
 struct mm_panel {
@@ -39,13 +44,17 @@ struct mm_args {
     uint32_t T, K;
     uint32_t code_bytes; /* of a row: what may be read of its codes; the scales of Q8B64 and NF4B64 begin there */
     uint32_t n_stages;
-    uint32_t chunks;                      /* of packed activations: those of whole stages */
+    uint32_t full_stages; /* of them: no byte behind the end of a row */
+    uint32_t n_act_tiles; /* n8 tiles of packed activations, side by side in each chunk */
     uint32_t n_granules, act_ld, aligned; /* matmul_plain.cu */
     size_t scale_ld;
     uint32_t scale_rows, scale_cols; /* F8_E4M3 */
+    uint32_t scale_shift;            /* log2 of scale_cols where it is a power of two */
+    uint32_t int8_base;              /* Q8B64: MM_INT8_BASE */
     float factor;
     uint32_t accumulate;
     uint32_t n_panels, n_tiles;
+    uint32_t col_blocks; /* blocks that share a tile of rows, each with activation rows of its own */
     struct mm_panel panels[MM_PANELS];
 };
 

@@ -1,5 +1,6 @@
-/* Products with Q8B64 and F8_E4M3 weights by tensor cores: the kernels of matmul_tensor.h for these types. */
-#include "kernels/cuda/matmul_tensor.h"
+/* Products with Q8B64 and F8_E4M3 weights by tensor cores: the kernels of matmul_few.h and matmul_many.h for these
+ * types. */
+#include "kernels/cuda/matmul_shapes.h"
 
 int mm_launch_bytes(struct mm_launch *l, enum ps_dtype t)
 {

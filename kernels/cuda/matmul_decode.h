@@ -1,16 +1,16 @@
-/* Stored weights to operands of the tensor cores. In: 128 bytes of each of 16 rows, as they lie; out: fragments of A for
- * simt_mma_bf16, one step of 16 places of K at a time.
+/* Stored weights to operands of the tensor cores. In: 128 bytes of each of 16 rows, as they lie; out: fragments of A
+ * for simt_mma_bf16, one step of 16 places of K at a time.
  *
- * With g = lane / 4 and t = lane % 4 a lane holds rows g and g + 8 and loads vectors of 16 bytes (NF4B64: 8) from each,
- * lanes t side by side. Which k stands at which place of a step is free as long as the activations follow
+ * With g = lane / 4 and t = lane % 4 a lane holds rows g and g + 8 and loads vectors of 16 bytes (NF4B64: 8) from
+ * each, lanes t side by side. Which k stands at which place of a step is free as long as the activations follow
  * (mm_k_of): every type takes the order in which its bytes come apart with the least work.
  *
  *     bf16, f16   a word is two neighbours; exact, f16 as hi + lo bf16
  *     Q8B64       bytes 0 and 2, then 1 and 3 of a word, exact in bf16
  *     F8_E4M3     the same
  *     NF4B64      a byte is weights i and i + 32: one look-up in a table of pairs, hi and lo
- *     MXFP4       nibbles 0 and 4, 1 and 5, ... of a word; the scale is a power of two and goes into the weight, exactly
- *                 (beyond bf16's range, weights over 3.4e38 and under 2^-133, infinity and zero)
+ *     MXFP4       nibbles 0 and 4, 1 and 5, ... of a word; the scale is a power of two and goes into the weight,
+ *                 exactly (beyond bf16's range, weights over 3.4e38 and under 2^-133, infinity and zero)
  *
  * Not a number: a bf16 or f16 weight that is infinite may come out as NaN (it meets a low half of zero), never as a
  * finite sum. The NaN codes of F8_E4M3 and MXFP4's scale 255 make the row's sum NaN. */
@@ -87,11 +87,24 @@ PS_DEVICE uint32_t mm_load_bytes(const uint8_t *p, int left)
     return w;
 }
 
+/* Keeps a value in its register: the compiler would rather work a pointer out again for every load. */
+template <typename T> PS_DEVICE void mm_pin(T &value)
+{
+#if defined(__CUDACC__)
+    if constexpr (sizeof value == 8)
+        asm volatile("" : "+l"(value));
+    else
+        asm volatile("" : "+r"(value));
+#else
+    (void)value;
+#endif
+}
+
 /* Rows of a lane: row g and row g + 8 of a tile. Rows behind the end of a panel are its last one again; their sums
  * are dropped. */
 struct mm_rows {
     const uint8_t *w[2]; /* at the lane's first byte */
-    const uint8_t *s[2]; /* at the row's first scale */
+    const uint8_t *s[2]; /* scales that do not lie in the row */
     int end;             /* bytes of codes from w on */
 };
 
@@ -100,23 +113,30 @@ template <int TYPE> struct mm_raw {
     uint32_t s[2][mm_type<TYPE>::SCALES != 0 ? mm_type<TYPE>::SCALES : 1];
 };
 
-template <int TYPE, bool ANY>
-PS_DEVICE void mm_load_codes(mm_raw<TYPE> &r, const mm_rows &rows, uint32_t stage)
+/* The vector at p. FULL: all of it is there; else zeros where nothing is left. */
+template <int TYPE, bool ANY, bool FULL>
+PS_DEVICE void mm_load_one(uint32_t *to, const uint8_t *p, int left)
+{
+    const int VECTOR = mm_type<TYPE>::VECTOR;
+    if constexpr (FULL) {
+        mm_load_vector(to, p, VECTOR);
+    } else {
+        MM_UNROLL
+        for (int i = 0; i < VECTOR; i += 4)
+            to[i / 4] = ANY ? mm_load_bytes(p + i, left - i) : 0;
+        if (!ANY && left > 0)
+            mm_load_vector(to, p, VECTOR);
+    }
+}
+
+/* The vectors of a stage of one row. */
+template <int TYPE, bool ANY, bool FULL>
+PS_DEVICE void mm_load_row(uint32_t (&row)[8], const uint8_t *w, int left)
 {
     const int VECTOR = mm_type<TYPE>::VECTOR;
     MM_UNROLL
-    for (int j = 0; j < 32 / VECTOR; j++) {
-        int at = (int)stage * 128 + j * 4 * VECTOR;
-        MM_UNROLL
-        for (int h = 0; h < 2; h++) {
-            uint32_t *to = r.w[h] + j * VECTOR / 4;
-            MM_UNROLL
-            for (int i = 0; i < VECTOR / 4; i++)
-                to[i] = ANY ? mm_load_bytes(rows.w[h] + at + 4 * i, rows.end - at - 4 * i) : 0;
-            if (!ANY && at < rows.end)
-                mm_load_vector(to, rows.w[h] + at, VECTOR);
-        }
-    }
+    for (int j = 0; j < 32 / VECTOR; j++)
+        mm_load_one<TYPE, ANY, FULL>(row + j * VECTOR / 4, w + j * VECTOR * 4, left - j * VECTOR * 4);
 }
 
 PS_DEVICE uint32_t mm_load_scales(const uint8_t *p, bool any)
@@ -131,37 +151,62 @@ PS_DEVICE uint32_t mm_e8m0(uint32_t b)
     return h * 0x10001u;
 }
 
-PS_DEVICE float mm_load_f8_scale(const uint8_t *p, uint32_t k, bool any, const mm_args &a)
+/* The scale of a row at column k. A power of two of columns goes with each, or all of a row's: no division. */
+PS_DEVICE float mm_load_f8_scale(const uint8_t *p, uint32_t k, const mm_args &a)
 {
-    return p ? simt_bits_float(mm_load_scales(p + (size_t)(k / a.scale_cols) * 4, any)) : 1.0f;
+    return p ? __ldg((const float *)(const void *)(p + (size_t)(k >> a.scale_shift) * 4)) : 1.0f;
 }
 
-/* Scales of one row and stage, as words that mm_scale takes apart. */
+/* The same for any number of columns and any address. */
+PS_DEVICE float mm_any_f8_scale(const uint8_t *p, uint32_t k, const mm_args &a)
+{
+    return p ? simt_bits_float(mm_load_bytes(p + (size_t)(k / a.scale_cols) * 4, 4)) : 1.0f;
+}
+
+/* Scales of a stage for row h, as words that mm_scale takes apart; those of MXFP4 as they are, a byte each. */
 template <int TYPE, bool ANY>
-PS_DEVICE void mm_load_row_scales(uint32_t *s, const uint8_t *p, uint32_t stage, const mm_args &a)
+PS_DEVICE void mm_load_stage_scales(mm_raw<TYPE> &r, int h, const mm_rows &rows, uint32_t stage,
+                                    const mm_args &a)
 {
     if constexpr (TYPE == PS_Q8B64 || TYPE == PS_NF4B64) {
-        MM_UNROLL
-        for (uint32_t i = 0; i < mm_type<TYPE>::SCALES; i++)
-            s[i] = mm_load_scales(p + (stage * mm_type<TYPE>::SCALES + i) * 4, ANY);
+        const uint32_t WORDS = mm_type<TYPE>::SCALES;
+        const uint8_t *p = rows.w[h] + rows.end + stage * WORDS * 4;
+        if constexpr (!ANY && WORDS == 2) {
+            uint2 two = __ldg((const uint2 *)(const void *)p);
+            r.s[h][0] = two.x, r.s[h][1] = two.y;
+        } else {
+            MM_UNROLL
+            for (uint32_t i = 0; i < WORDS; i++)
+                r.s[h][i] = mm_load_scales(p + 4 * i, ANY);
+        }
     } else if constexpr (TYPE == PS_F8_E4M3 && !ANY) {
         MM_UNROLL
-        for (uint32_t i = 0; i < 2; i++)
-            s[i] = simt_float_bits(mm_load_f8_scale(p, min(stage * 128 + i * 64, a.K - 1), false, a));
-    } else if constexpr (TYPE == PS_MXFP4) {
-        uint32_t t = threadIdx.x % 4, n = (a.K + 31) / 32;
+        for (uint32_t i = 0; i < 2; i++) {
+            uint32_t k = min(stage * mm_type<TYPE>::STAGE_K + i * MM_GROUP, a.K - 1);
+            r.s[h][i] = simt_float_bits(mm_load_f8_scale(rows.s[h], k, a));
+        }
+    } else if constexpr (TYPE == PS_MXFP4) { /* behind the end: the last, for weights of zero */
+        uint32_t t = threadIdx.x % 4, last = (a.K - 1) / 32;
         MM_UNROLL
         for (uint32_t i = 0; i < 2; i++)
-            s[i] = mm_e8m0(__ldg(p + min(stage * 8 + i * 4 + t, n - 1)));
+            r.s[h][i] = __ldg(rows.s[h] + min(stage * 8 + i * 4 + t, last));
     }
 }
 
 template <int TYPE, bool ANY>
 PS_DEVICE void mm_load(mm_raw<TYPE> &r, const mm_rows &rows, uint32_t stage, const mm_args &a)
 {
-    mm_load_codes<TYPE, ANY>(r, rows, stage);
-    mm_load_row_scales<TYPE, ANY>(r.s[0], rows.s[0], stage, a);
-    mm_load_row_scales<TYPE, ANY>(r.s[1], rows.s[1], stage, a);
+    uint32_t at = stage * MM_STAGE_BYTES;
+    const uint8_t *w[2] = {rows.w[0] + at, rows.w[1] + at};
+    if (!ANY && stage < a.full_stages) {
+        mm_load_row<TYPE, ANY, true>(r.w[0], w[0], 0);
+        mm_load_row<TYPE, ANY, true>(r.w[1], w[1], 0);
+    } else {
+        mm_load_row<TYPE, ANY, false>(r.w[0], w[0], rows.end - (int)at);
+        mm_load_row<TYPE, ANY, false>(r.w[1], w[1], rows.end - (int)at);
+    }
+    mm_load_stage_scales<TYPE, ANY>(r, 0, rows, stage, a);
+    mm_load_stage_scales<TYPE, ANY>(r, 1, rows, stage, a);
 }
 
 /* The scale of group `i` of a stage for row h of the lane; 1 for types that have none. */
@@ -195,10 +240,11 @@ PS_DEVICE uint32_t mm_fma2(uint32_t x, uint32_t y, uint32_t z)
 #define MM_ZEROS 0x80008000u /* -0, twice: x * y + -0 keeps the sign of a product that is zero */
 
 /* Two int8, in bits 0-7 and 16-23 of `x`. 128 + the low seven bits is a bf16 by its bits alone; less 128, or 256
- * where the sign is set, which again are bits put together. Every number here is exact in bf16. */
-PS_DEVICE uint32_t mm_from_int8(uint32_t x)
+ * where the sign is set, which again are bits put together. Every number here is exact in bf16. `base` is 128,
+ * twice: in a register, because an instruction has room for one constant. */
+PS_DEVICE uint32_t mm_from_int8(uint32_t x, uint32_t base)
 {
-    return mm_fma2((x & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (x & 0x00800080u) | 0xc300c300u);
+    return mm_fma2((x & 0x00800080u) | base, 0xbf80bf80u, (x & 0x007f007fu) | base);
 }
 
 /* Two e4m3, in bits 0-7 and 16-23: their bits moved into place are the number times 2^-120. */
@@ -232,53 +278,70 @@ PS_DEVICE void mm_from_f16(uint32_t w, uint32_t *hi, uint32_t *lo)
 
 /* What decoding needs beside the bytes. */
 struct mm_decoder {
-    const uint8_t *table; /* NF4B64: in shared memory */
-    uint32_t copy;        /* NF4B64: offset of the lane's copy in an entry */
-    uint32_t nan[2];      /* F8_E4M3: bits 7, 15, 23, 31 tell that row h had a NaN */
+#if defined(__CUDACC__)
+    uint32_t table; /* NF4B64: the lane's copy of entry 0, an address in shared memory */
+#else
+    const uint8_t *table;
+#endif
+    uint32_t base;   /* Q8B64: see mm_from_int8 */
+    uint32_t nan[2]; /* F8_E4M3: bits 7, 15, 23, 31 tell that row h had a NaN */
 };
 
-PS_DEVICE uint2 mm_look_up(const mm_decoder &d, uint32_t byte_times_128)
+PS_DEVICE mm_decoder mm_new_decoder(const uint8_t *table, const mm_args &a)
 {
-    uint32_t at = (byte_times_128 & 0x7f80u) | d.copy;
-    return *(const uint2 *)(const void *)(d.table + at);
+    mm_decoder d;
+#if defined(__CUDACC__)
+    d.table = (uint32_t)__cvta_generic_to_shared(table) + threadIdx.x % 16 * 8;
+#else
+    d.table = table + threadIdx.x % 16 * 8;
+#endif
+    d.base = a.int8_base;
+    d.nan[0] = d.nan[1] = 0;
+    return d;
 }
 
-/* Pair `half` (0, 1) of row h in step `step` of a stage: a0 and a2 of row 0, a1 and a3 of row 1. */
-template <int TYPE>
-PS_DEVICE void mm_decode_row(uint32_t (&hi)[2], uint32_t (&lo)[2], const mm_raw<TYPE> &r, int h,
-                             int step, mm_decoder &d)
+/* The pair of weights of byte `i` of a word: hi and lo. */
+PS_DEVICE void mm_look_up(uint32_t *hi, uint32_t *lo, const mm_decoder &d, uint32_t w, uint32_t i)
 {
-    if (TYPE == PS_BF16) {
-        hi[0] = r.w[h][2 * step], hi[1] = r.w[h][2 * step + 1];
-    } else if (TYPE == PS_F16) {
-        mm_from_f16(r.w[h][2 * step], &hi[0], &lo[0]);
-        mm_from_f16(r.w[h][2 * step + 1], &hi[1], &lo[1]);
-    } else if (TYPE == PS_Q8B64) {
-        hi[0] = mm_from_int8(r.w[h][step]), hi[1] = mm_from_int8(r.w[h][step] >> 8);
-    } else if (TYPE == PS_F8_E4M3) {
+    uint32_t at = __byte_perm(w, 0, 0x4440 + i) * 128;
+#if defined(__CUDACC__)
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(*hi), "=r"(*lo) : "r"(d.table + at));
+#else
+    uint2 v = *(const uint2 *)(const void *)(d.table + at);
+    *hi = v.x, *lo = v.y;
+#endif
+}
+
+/* Row h of step `step` of a stage, one part to a weight: its pairs of lower and of higher k. */
+template <int TYPE>
+PS_DEVICE void mm_decode(uint32_t (&pair)[2], const mm_raw<TYPE> &r, int h, int step, mm_decoder &d)
+{
+    if constexpr (TYPE == PS_BF16) {
+        pair[0] = r.w[h][2 * step], pair[1] = r.w[h][2 * step + 1];
+    } else if constexpr (TYPE == PS_Q8B64) {
         uint32_t w = r.w[h][step];
-        hi[0] = mm_from_e4m3(w), hi[1] = mm_from_e4m3(w >> 8);
+        pair[0] = mm_from_int8(w, d.base), pair[1] = mm_from_int8(w >> 8, d.base);
+    } else if constexpr (TYPE == PS_F8_E4M3) {
+        uint32_t w = r.w[h][step];
+        pair[0] = mm_from_e4m3(w), pair[1] = mm_from_e4m3(w >> 8);
         d.nan[h] |= mm_e4m3_nan(w);
-    } else if (TYPE == PS_NF4B64) {
-        uint32_t w = r.w[h][step / 2], low = step % 2 ? w >> 9 : w << 7;
-        uint2 x = mm_look_up(d, low), y = mm_look_up(d, step % 2 ? w >> 17 : w >> 1);
-        hi[0] = x.x, lo[0] = x.y, hi[1] = y.x, lo[1] = y.y;
     } else {
-        uint32_t w = r.w[h][step / 2] >> 8 * (step % 2), scale = r.s[h][step / 8];
-        hi[0] = mm_from_e2m1(w, scale), hi[1] = mm_from_e2m1(w >> 4, scale);
+        uint32_t w = r.w[h][step / 2] >> 8 * (step % 2), scale = mm_e8m0(r.s[h][step / 8]);
+        pair[0] = mm_from_e2m1(w, scale), pair[1] = mm_from_e2m1(w >> 4, scale);
     }
 }
 
+/* The same with two parts: high and low part of the lower k, then of the higher. */
 template <int TYPE>
-PS_DEVICE void mm_decode(uint32_t (&hi)[4], uint32_t (&lo)[4], const mm_raw<TYPE> &r, int step,
-                         mm_decoder &d)
+PS_DEVICE void mm_decode_two(uint32_t (&parts)[4], const mm_raw<TYPE> &r, int h, int step,
+                             mm_decoder &d)
 {
     MM_UNROLL
-    for (int h = 0; h < 2; h++) {
-        uint32_t high[2], low[2] = {0, 0};
-        mm_decode_row<TYPE>(high, low, r, h, step, d);
-        hi[h] = high[0], hi[h + 2] = high[1];
-        lo[h] = low[0], lo[h + 2] = low[1];
-    }
+    for (int i = 0; i < 2; i++)
+        if constexpr (TYPE == PS_F16)
+            mm_from_f16(r.w[h][2 * step + i], &parts[2 * i], &parts[2 * i + 1]);
+        else
+            mm_look_up(&parts[2 * i], &parts[2 * i + 1], d, r.w[h][step / 2],
+                       (uint32_t)(step % 2 * 2 + i));
 }
 #endif

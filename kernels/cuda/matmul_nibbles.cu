@@ -1,5 +1,6 @@
-/* Products with NF4B64 and MXFP4 weights by tensor cores: the kernels of matmul_tensor.h for these types. */
-#include "kernels/cuda/matmul_tensor.h"
+/* Products with NF4B64 and MXFP4 weights by tensor cores: the kernels of matmul_few.h and matmul_many.h for these
+ * types. */
+#include "kernels/cuda/matmul_shapes.h"
 
 int mm_launch_nibbles(struct mm_launch *l, enum ps_dtype t)
 {

@@ -2,9 +2,9 @@
  * 7.5). In: rows of weights as they lie, activations as float32 rows padded with zeros. Out: C.
  *
  * A warp takes four rows of weights and up to eight of activations. A *granule* is eight weights of a row (of NF4B64
- * four bytes: weights i .. i + 3 and i + 32 .. i + 35 of a block); lane l takes granules l, l + 32, ... in rising order and
- * adds their products one by one with fmaf; at last the lanes' sums are added by halves (lane l and l xor 16, 8, 4, 2,
- * 1). That order is the same for every T and every cut. A weight is decoded to float32 first, its scale multiplied
+ * four bytes: weights i .. i + 3 and i + 32 .. i + 35 of a block); lane l takes granules l, l + 32, ... in rising order
+ * and adds their products one by one with fmaf; at last the lanes' sums are added by halves (lane l and l xor 16, 8, 4,
+ * 2, 1). That order is the same for every T and every cut. A weight is decoded to float32 first, its scale multiplied
  * in. */
 #include "kernels/cuda/matmul_decode.h"
 #include "kernels/cuda/matmul_tile.h"
@@ -115,7 +115,7 @@ PS_DEVICE float scale_of(const mm_args &a, const uint8_t *s, uint32_t granule, u
     else if constexpr (TYPE == PS_MXFP4)
         return from_e8m0(s[granule / 4]);
     else
-        return mm_load_f8_scale(s, min(granule * 8 + i, a.K - 1), true, a);
+        return mm_any_f8_scale(s, min(granule * 8 + i, a.K - 1), a);
 }
 
 template <int TYPE>
@@ -153,10 +153,11 @@ PS_DEVICE void add_products(float (&sum)[MM_PLAIN_ROWS][N], const float (&w)[MM_
                             const float (&x)[8], int n)
 {
     MM_UNROLL
-    for (uint32_t r = 0; r < MM_PLAIN_ROWS; r++)
+    for (uint32_t r = 0; r < MM_PLAIN_ROWS; r++) {
         MM_UNROLL
-    for (int i = 0; i < 8; i++)
-        sum[r][n] = fmaf(w[r][i], x[i], sum[r][n]);
+        for (int i = 0; i < 8; i++)
+            sum[r][n] = fmaf(w[r][i], x[i], sum[r][n]);
+    }
 }
 
 /* Every lane gets the whole sum; lane r * N + n keeps that of row r and column n. */
@@ -167,14 +168,12 @@ PS_DEVICE void store_sums(const float (&sum)[MM_PLAIN_ROWS][N], const mm_args &a
     uint32_t lane = threadIdx.x % PS_WARP;
     float mine = 0.0f;
     MM_UNROLL
-    for (uint32_t r = 0; r < MM_PLAIN_ROWS; r++)
-        MM_UNROLL
-    for (uint32_t n = 0; n < N; n++) {
-        float v = sum[r][n];
+    for (uint32_t i = 0; i < MM_PLAIN_ROWS * N; i++) {
+        float v = sum[i / N][i % N];
         MM_UNROLL
         for (int with = 16; with; with /= 2)
             v += __shfl_xor_sync(PS_FULL, v, with);
-        mine = lane == r * N + n ? v : mine;
+        mine = lane == i ? v : mine;
     }
     if (lane < MM_PLAIN_ROWS * N)
         mm_store(a, tile, lane / N, t0 + lane % N, mine);

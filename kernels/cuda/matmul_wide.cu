@@ -1,5 +1,5 @@
-/* Products with bf16 and f16 weights by tensor cores: the kernels of matmul_tensor.h for these types. */
-#include "kernels/cuda/matmul_tensor.h"
+/* Products with bf16 and f16 weights by tensor cores: the kernels of matmul_few.h and matmul_many.h for these types. */
+#include "kernels/cuda/matmul_shapes.h"
 
 int mm_launch_wide(struct mm_launch *l, enum ps_dtype t)
 {

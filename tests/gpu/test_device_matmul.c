@@ -219,7 +219,7 @@ static struct bounds bounds_of(const struct td *td, enum ps_dtype t)
 {
     if (!tensor_cores(td, t))
         return (struct bounds){1e-6, 5e-7};
-    return t == PS_NF4B64 ? (struct bounds){1.5e-5, 5e-6} : (struct bounds){1e-5, 3.5e-6};
+    return t == PS_NF4B64 ? (struct bounds){1.5e-5, 5.5e-6} : (struct bounds){1e-5, 4.5e-6};
 }
 
 static void compare(const struct td *td, const struct mat *m, const float *a, size_t T, size_t lda,
@@ -275,6 +275,13 @@ static void check(struct td *td, const struct mat *m, size_t T, float factor, bo
     free(a), free(want), free(got);
 }
 
+static void same(enum ps_dtype t, size_t K, const char *what, size_t i, const float *got,
+                 const float *want, size_t n)
+{
+    if (memcmp(got, want, n * 4) != 0)
+        fail_msg("%s K=%zu: %s %zu changes the result", ps_dtype_name(t), K, what, i);
+}
+
 static const struct geometry blocks128 = {128, 128}, none = {0, 0};
 
 /* ---- tests ---- */
@@ -322,13 +329,32 @@ static void test_row_counts(void **state)
 
 static void test_many_columns(void **state)
 {
-    static const size_t Ts[] = {2, 4, 5, 8, 9, 16, 17, 32, 33, 100, 128, 512, 1024};
+    static const size_t Ts[] = {2, 5, 9, 17, 33, 4, 8, 16, 32, 100, 128, 512, 1024};
     struct td *td = *state;
     for (size_t i = 0; i < N_TYPES; i++) {
         struct mat m =
-            mat_new(td, types[i], td_size(td, 19, 300), td_size(td, 96, 1024), 0, blocks128);
-        for (size_t j = 0; j < td_size(td, 9, 13); j++)
+            mat_new(td, types[i], td_size(td, 19, 150), td_size(td, 96, 512), 0, blocks128);
+        for (size_t j = 0; j < td_size(td, 5, 13); j++)
             check(td, &m, Ts[j], 0, false);
+        mat_free(&m);
+        td_free_all(td);
+    }
+}
+
+/* Enough of both for the widest shape on a large GPU; and rows of it alone. */
+static void test_wide(void **state)
+{
+    struct td *td = *state;
+    size_t rows = td_size(td, 20, 1100), T = td_size(td, 34, 1024), K = 192, at = T / 2;
+    for (size_t i = 0; i < N_TYPES; i++) {
+        struct mat m = mat_new(td, types[i], rows, K, 0, blocks128);
+        float *a = malloc(T * K * 4), *c = malloc(T * rows * 4), *one = malloc(rows * 4);
+        check(td, &m, T, 0, false);
+        kt_fill(a, T * K, 8);
+        whole(td, &m, a, T, c);
+        whole(td, &m, a + at * K, 1, one);
+        same(types[i], K, "T =", T, c + at * rows, one, rows);
+        free(a), free(c), free(one);
         mat_free(&m);
         td_free_all(td);
     }
@@ -357,67 +383,72 @@ static void test_f8_geometries(void **state)
                                         {4, 37},   {9, 1}};
     struct td *td = *state;
     for (size_t i = 0; i < sizeof g / sizeof g[0]; i++) {
-        struct mat m = mat_new(td, PS_F8_E4M3, 20, 209, i % 2 ? 15 : 0, g[i]);
+        struct mat m = mat_new(td, PS_F8_E4M3, 17, 131, i % 2 ? 15 : 0, g[i]);
         check(td, &m, 3, 2.0f, false);
         mat_free(&m);
-        m = mat_new(td, PS_F8_E4M3, 20, 208, 0, g[i]);
+        m = mat_new(td, PS_F8_E4M3, 17, 144, 0, g[i]);
         check(td, &m, 3, 0, false);
         mat_free(&m);
         td_free_all(td);
     }
 }
 
-static void same(enum ps_dtype t, size_t K, const char *what, size_t i, const float *got,
-                 const float *want, size_t n)
+/* Row t of A alone, with all rows of W at once and with single ones. */
+static void alone(struct td *td, const struct mat *m, const float *a, size_t t, const float *want)
 {
-    if (memcmp(got, want, n * 4) != 0)
-        fail_msg("%s K=%zu: %s %zu changes the result", ps_dtype_name(t), K, what, i);
+    size_t rows = m->rows, step = rows / td_size(td, 3, 9);
+    float *got = malloc(rows * 4);
+    whole(td, m, a + t * m->K, 1, got);
+    same(m->t, m->K, "T = 1 at row", t, got, want + t * rows, rows);
+    for (size_t r = 0; r < rows && t < 2; r += step) {
+        struct ps_matrix p = panel(m, true, r, r + 1);
+        product(td, m, a + t * m->K, 1, m->K, &p, 1, got, rows, false);
+        same(m->t, m->K, "without its neighbours, row", r, got + r, want + t * rows + r, 1);
+    }
+    free(got);
 }
 
-/* Against rows of A and of W taken one at a time. */
+static void over_addresses_and_cuts(struct td *td, struct mat *m, const float *a, size_t T,
+                                    const float *want)
+{
+    size_t rows = m->rows;
+    float *got = malloc(T * rows * 4);
+    for (size_t shift = 1; shift < 16; shift += td_size(td, 7, 1)) {
+        const uint8_t *before = m->on_device;
+        mat_upload(td, m, shift);
+        whole(td, m, a, T, got);
+        same(m->t, m->K, "an address off by", shift, got, want, T * rows);
+        m->on_device = before;
+    }
+    for (size_t cut = 1; cut < rows; cut += td_size(td, 7, 9)) {
+        struct ps_matrix p[2] = {panel(m, true, cut, rows), panel(m, true, 0, cut)};
+        memset(got, 0xff, T * rows * 4);
+        product(td, m, a, T, m->K, p, 2, got, rows, false);
+        same(m->t, m->K, "a cut after", cut, got, want, T * rows);
+    }
+    free(got);
+}
+
+/* The yardstick is the product of the largest T. */
 static void invariant(struct td *td, struct mat *m, const size_t *Ts, size_t n_Ts)
 {
     size_t T = Ts[n_Ts - 1], K = m->K, rows = m->rows;
     float *a = malloc(T * K * 4), *want = malloc(T * rows * 4), *got = malloc(T * rows * 4);
     kt_fill(a, T * K, 3);
-    for (size_t t = 0; t < T; t++) {
-        bool one = t < 3 || t == T - 1;
-        for (size_t r = 0; r < rows; r += one ? 1 : rows) {
-            struct ps_matrix p = panel(m, true, r, one ? r + 1 : rows);
-            product(td, m, a + t * K, 1, K, &p, 1, want + t * rows, rows, false);
-            if (one && td->real == false && r > 2 && r + 3 < rows)
-                r += 5; /* a sample; those between come with the next line */
-        }
-        struct ps_matrix all = panel(m, true, 0, rows);
-        product(td, m, a + t * K, 1, K, &all, 1, got, rows, false);
-        for (size_t r = 0; r < rows && one; r++)
-            if (r <= 2 || r + 3 >= rows)
-                same(m->t, K, "the row alone,", r, got + r, want + t * rows + r, 1);
-        memcpy(want + t * rows, got, rows * 4);
-    }
-    for (size_t i = 0; i < n_Ts; i++) {
+    whole(td, m, a, T, want);
+    for (size_t t = 0; t < T; t += t < 2 ? 1 : td_size(td, T - 3, 37))
+        alone(td, m, a, t, want);
+    for (size_t i = 0; i + 1 < n_Ts; i++) {
         whole(td, m, a, Ts[i], got);
         same(m->t, K, "T =", Ts[i], got, want, Ts[i] * rows);
     }
-    for (size_t shift = 1; shift < 16; shift += td_size(td, 7, 1)) { /* another address */
-        const uint8_t *before = m->on_device;
-        mat_upload(td, m, shift);
-        whole(td, m, a, Ts[1], got);
-        same(m->t, K, "an address off by", shift, got, want, Ts[1] * rows);
-        m->on_device = before;
-    }
-    for (size_t cut = 1; cut < rows; cut += td_size(td, 7, 1)) {
-        struct ps_matrix p[2] = {panel(m, true, cut, rows), panel(m, true, 0, cut)};
-        memset(got, 0xff, Ts[1] * rows * 4);
-        product(td, m, a, Ts[1], K, p, 2, got, rows, false);
-        same(m->t, K, "a cut after", cut, got, want, Ts[1] * rows);
-    }
+    over_addresses_and_cuts(td, m, a, Ts[1], want);
     free(a), free(want), free(got);
 }
 
 static void test_invariance(void **state)
 {
-    static const size_t small[] = {1, 3, 5, 8, 9, 17, 33};
+    static const size_t small[] = {1, 3, 5, 9, 17, 33};
     static const size_t large[] = {1,  2,  3,  4,  5,  7,  8,   9,   15, 16,
                                    17, 31, 32, 33, 64, 65, 128, 200, 512};
     static const size_t Ks[] = {40, 328, 1030, 4096, 14336};
@@ -430,7 +461,7 @@ static void test_invariance(void **state)
             if (td->real && !td->small)
                 invariant(td, &m, large, 19);
             else
-                invariant(td, &m, small, j ? 4 : 7);
+                invariant(td, &m, small, j ? 4 : 6);
             mat_free(&m);
             td_free_all(td);
         }
@@ -441,25 +472,25 @@ static void test_many_panels(void **state)
 {
     struct td *td = *state;
     for (size_t i = 0; i < N_TYPES; i++) {
-        enum { ROWS = 90, T = 2 };
-        struct mat m = mat_new(td, types[i], ROWS, 70, 0, blocks128);
+        enum { ROWS = 60, T = 2, K = 40 };
+        struct mat m = mat_new(td, types[i], ROWS, K, 0, blocks128);
         struct ps_matrix p[ROWS];
-        float a[T * 70], want[T * ROWS], got[T * ROWS];
+        float a[T * K], want[T * ROWS], got[T * ROWS];
         size_t n = 0;
-        kt_fill(a, T * 70, 3);
+        kt_fill(a, T * K, 3);
         whole(td, &m, a, T, want);
-        for (size_t r = 0; r < ROWS; n++) { /* 0 to 3 rows each, every other one copied elsewhere */
-            size_t rows = n % 4 < ROWS - r ? n % 4 : ROWS - r;
+        for (size_t r = 0; r < ROWS; n++) { /* 0 to 2 rows each, every other one copied elsewhere */
+            size_t rows = n % 3 < ROWS - r ? n % 3 : ROWS - r;
             p[n] = panel(&m, true, r, r + rows);
             if (n % 2 && rows)
                 p[n].data = td_put_shifted(td, m.bytes + r * m.stride,
-                                           (rows - 1) * m.stride + row_bytes(m.t, 70), n % 5);
+                                           (rows - 1) * m.stride + row_bytes(m.t, K), n % 5);
             r += rows;
         }
         assert_true(n > 40);
         memset(got, 0xff, sizeof got);
-        product(td, &m, a, T, 70, p, n, got, ROWS, false);
-        same(m.t, 70, "panels:", n, got, want, T * ROWS);
+        product(td, &m, a, T, K, p, n, got, ROWS, false);
+        same(m.t, K, "panels:", n, got, want, T * ROWS);
         mat_free(&m);
         td_free_all(td);
     }
@@ -507,8 +538,9 @@ static void test_special(void **state)
     assert_true(one_product(td, PS_F16, 0x3ffp-24f, 0x1p24f, 9, 3) == 1023.0f);
     assert_true(one_product(td, PS_F16, 65504.0f, 1.0f, 40, 39) == 65504.0f);
     assert_true(one_product(td, PS_BF16, 1e30f, 1.0f, 40, 3) == ps_bf16_to_f32(ps_f32_to_bf16(1e30f)));
-    /* a bf16 denormal is a number for the tensor cores (zero would be a fault of the device, not of a sum) */
-    assert_true(one_product(td, PS_BF16, 0x1p-130f, 0x1p100f, 40, 3) == 0x1p-30f);
+    /* what becomes of a bf16 denormal in a tensor core is not specified: a number or zero */
+    float tiny = one_product(td, PS_BF16, 0x1p-130f, 0x1p100f, 40, 3);
+    assert_true(tiny == 0x1p-30f || tiny == 0.0f);
 }
 
 /* Every code of a block type comes out as its value: one row per code, one activation of 1. */
@@ -608,7 +640,8 @@ static void test_shapes_of_nothing(void **state)
 
 TD_MAIN(cmocka_unit_test(test_lengths), cmocka_unit_test(test_long_rows),
         cmocka_unit_test(test_row_counts), cmocka_unit_test(test_many_columns),
-        cmocka_unit_test(test_any_address), cmocka_unit_test(test_f8_geometries),
-        cmocka_unit_test(test_invariance), cmocka_unit_test(test_many_panels),
-        cmocka_unit_test(test_special), cmocka_unit_test(test_all_codes),
-        cmocka_unit_test(test_scales), cmocka_unit_test(test_shapes_of_nothing))
+        cmocka_unit_test(test_wide), cmocka_unit_test(test_any_address),
+        cmocka_unit_test(test_f8_geometries), cmocka_unit_test(test_invariance),
+        cmocka_unit_test(test_many_panels), cmocka_unit_test(test_special),
+        cmocka_unit_test(test_all_codes), cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_shapes_of_nothing))
