@@ -143,7 +143,7 @@ void ps_sweep_pump_locked(struct ps_sweep *s)
             continue;
         }
         if (s->resident[extent] == RESIDENT_LOADING)
-            return; /* a gather brings it; finish() will have us called again */
+            return; /* a gather brings it, or the consumer is moving it away: we are called again then */
         if (s->by_position[position])
             return; /* the consumer still holds it from the sweep before */
         struct item *it = ps_sweep_take_item_locked(s, extent, SLOT_RING);
@@ -313,6 +313,11 @@ static void drain_locked(struct ps_sweep *s)
     }
     while (s->n_busy)
         pthread_cond_wait(&s->changed, &s->mutex);
+    for (uint32_t i = 0; i < s->o.n_order; i++) { /* taken to be moved away, and given up */
+        uint32_t extent = s->o.order[i];
+        if ((s->o.tier[extent] & PS_TIER_VRAM) && s->resident[extent] == RESIDENT_LOADING)
+            s->resident[extent] = RESIDENT_NO;
+    }
     s->cancelling = false;
 }
 
@@ -444,6 +449,8 @@ static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *
     ps_stat_add(&s->o.stats->extents_used, 1);
     if (it) {
         s->n_held++;
+        if (s->o.tier[extent] & PS_TIER_VRAM) /* the consumer will keep it: not to be asked for again meanwhile */
+            s->resident[extent] = RESIDENT_LOADING;
         return;
     }
     ps_stat_add(away ? &s->o.stats->bytes_vram_hit : &s->o.stats->bytes_ram_hit, e->stored_bytes);
@@ -491,6 +498,7 @@ void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent)
     PS_ASSERT(s->o.tier[extent] & PS_TIER_VRAM);
     pthread_mutex_lock(&s->mutex);
     s->resident[extent] = RESIDENT_YES;
+    ps_sweep_pump_locked(s); /* it may have waited for this */
     pthread_mutex_unlock(&s->mutex);
 }
 

@@ -17,7 +17,7 @@ static void finish(struct item *it, int rc)
     it->rc = rc;
     it->state = rc < 0 ? ITEM_FAILED : ITEM_READY;
     uint8_t *r = &s->resident[it->extent];
-    if (*r == RESIDENT_LOADING)
+    if (*r == RESIDENT_LOADING && (s->o.tier[it->extent] & PS_TIER_RAM))
         *r = rc < 0 ? RESIDENT_NO : RESIDENT_YES;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->mutex);
