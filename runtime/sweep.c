@@ -449,7 +449,8 @@ static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *
     ps_stat_add(&s->o.stats->extents_used, 1);
     if (it) {
         s->n_held++;
-        if (s->o.tier[extent] & PS_TIER_VRAM) /* the consumer will keep it: not to be asked for again meanwhile */
+        if (s->o.tier[extent] &
+            PS_TIER_VRAM) /* the consumer will keep it: not to be asked for again meanwhile */
             s->resident[extent] = RESIDENT_LOADING;
         return;
     }

@@ -3,8 +3,9 @@
  *
  *     bench_sweep MODEL [DEVICE [ROWS...]]
  *
- * Host memory holds the whole model in both cases, so nothing else binds. For each number of rows: the median sweep of
- * three, and its ratio to the longer side. Prints one JSON object. */
+ * Host memory holds the whole model in all cases, so nothing else binds. Streamed twice: with the least device memory that
+ * works (a ring of three slots) and with a full ring. For each number of rows: the median sweep of five, and its ratio to
+ * the longer side. Prints one JSON object. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,10 +109,33 @@ static void measure(double *out, const char *model, const char *device, const ch
     ps_engine_close(e);
 }
 
+/* A budget with which the ring is as long as it gets. */
+static void full_ring(char *out, size_t cap, const char *model, const char *device)
+{
+    struct ps_engine *e = open_engine(model, device, "min");
+    double least = figure(ps_engine_plan_json(e), NULL, "vram_min_bytes");
+    ps_engine_close(e);
+    snprintf(out, cap, "%.0f",
+             least + 64 * (8 << 20)); /* a quarter of what is spare: 16 slots of 8 MiB */
+}
+
+static void report(const char *name, const char *end, const unsigned *rows, unsigned n,
+                   const double *alone, const double *streamed, double copy_s)
+{
+    printf("\n \"%s\": {\"copy_s\": %.5f, \"sweeps\": [", name, copy_s);
+    for (unsigned i = 0; i < n; i++) {
+        double longer = alone[i] > copy_s ? alone[i] : copy_s;
+        printf("%s\n  {\"rows\": %u, \"compute_s\": %.5f, \"sweep_s\": %.5f, \"ratio\": %.3f}",
+               i ? "," : "", rows[i], alone[i], streamed[i], streamed[i] / longer);
+    }
+    printf("]}%s", end);
+}
+
 int main(int argc, char **argv)
 {
     unsigned rows[16] = {1, 16, 64, 128, 256, 512, 1024}, n = 7;
     double alone[16], streamed[16], bus_bytes = 0, rate = 0;
+    char vram[32];
     const char *device = argc > 2 ? argv[2] : "cuda";
     if (argc < 2)
         give_up("usage: bench_sweep MODEL [DEVICE [ROWS...]]");
@@ -122,14 +146,10 @@ int main(int argc, char **argv)
     }
     measure(alone, argv[1], device, NULL, rows, n, &bus_bytes, &rate);
     measure(streamed, argv[1], device, "min", rows, n, &bus_bytes, &rate);
-    double copy_s = bus_bytes / rate;
-    printf("{\"bytes_bus_per_sweep\": %.0f, \"bus_gb_s\": %.2f, \"copy_s\": %.5f, \"sweeps\": [",
-           bus_bytes, rate / 1e9, copy_s);
-    for (unsigned i = 0; i < n; i++) {
-        double longer = alone[i] > copy_s ? alone[i] : copy_s;
-        printf("%s\n {\"rows\": %u, \"compute_s\": %.5f, \"sweep_s\": %.5f, \"ratio\": %.3f}",
-               i ? "," : "", rows[i], alone[i], streamed[i], streamed[i] / longer);
-    }
-    printf("]}\n");
+    printf("{\"bus_gb_s\": %.2f,", rate / 1e9);
+    report("least_vram", ",", rows, n, alone, streamed, bus_bytes / rate);
+    full_ring(vram, sizeof vram, argv[1], device);
+    measure(streamed, argv[1], device, vram, rows, n, &bus_bytes, &rate);
+    report("full_ring", "}\n", rows, n, alone, streamed, bus_bytes / rate);
     return 0;
 }
