@@ -11,7 +11,7 @@
 #define PS_KERNELS_CUDA_MATMUL_ARGS_H
 #include "kernels/cuda/launch_matmul.h"
 
-#define MM_PANELS  32u
+#define MM_PANELS  64u
 #define MM_SLICES  8u /* warps that divide K among themselves; part of the order of additions */
 #define MM_THREADS (MM_SLICES * PS_WARP)
 #define MM_ROWS    16u /* of weights in a tile of the tensor cores */
@@ -54,6 +54,7 @@ struct mm_args {
     float factor;
     uint32_t accumulate;
     uint32_t n_panels, n_tiles;
+    uint32_t first_tiles; /* of the first panel */
     uint32_t col_blocks; /* blocks that share a tile of rows, each with activation rows of its own */
     struct mm_panel panels[MM_PANELS];
 };
@@ -86,6 +87,7 @@ int mm_launch_plain(struct mm_launch *l, enum ps_dtype t);   /* any type on any 
 static inline void mm_count_tiles(struct mm_args *a, uint32_t rows)
 {
     a->n_tiles = 0;
+    a->first_tiles = (a->panels[0].n_rows + rows - 1) / rows;
     for (uint32_t i = 0; i < a->n_panels; i++) {
         a->panels[i].first_tile = a->n_tiles;
         a->n_tiles += (a->panels[i].n_rows + rows - 1) / rows;

@@ -138,8 +138,8 @@ PS_KERNEL __launch_bounds__(MM_THREADS, N == 1 && TYPE != PS_MXFP4 ? 3 : 2) mm_f
     PS_SHARED_DYNAMIC(shared);
     float2 *slices = (float2 *)(void *)(shared + mm_type<TYPE>::TABLE);
     for (uint32_t i = blockIdx.x; i < a.n_tiles * a.col_blocks; i += gridDim.x) {
-        mm_tile tile = mm_find_tile(a, i / a.col_blocks, MM_ROWS);
-        uint32_t tile0 = i % a.col_blocks * N;
+        uint32_t t = a.col_blocks == 1 ? i : i / a.col_blocks, tile0 = (i - t * a.col_blocks) * N;
+        mm_tile tile = mm_find_tile(a, t, MM_ROWS);
         mm_sums<N> sum;
         mm_clear(sum);
         mm_slice<TYPE, N, ANY>(sum, mm_lane_rows<TYPE>(a, tile), tile0, a, shared, i == blockIdx.x);

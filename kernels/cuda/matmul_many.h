@@ -140,6 +140,7 @@ template <int TYPE> struct mm_march {
     uint8_t *b; /* the block's activations of one group, and of the next */
     float *run;
     uint32_t tile0, turn; /* first n8 tile of the block; which of the two is used now */
+    int tiles;            /* n8 tiles that there are from the warp's first on */
     mm_walk at,
         ahead; /* `ahead` is what is loaded next: as many stages further as there are buffers */
 };
@@ -158,7 +159,7 @@ PS_DEVICE void mm_many_group(mm_march<TYPE> &m, mm_raw<TYPE> &r, int i, mm_walk 
     const int GROUPS = mm_type<TYPE>::GROUPS;
     const uint32_t skip = threadIdx.x / MM_THREADS * MM_MANY_B + threadIdx.x % PS_WARP * 16;
     bool more = i + 1 < GROUPS, load = !mm_ended(m.ahead, a.n_stages);
-    mm_shared_b b = {mm_b_of_turn(m.b, m.turn) + skip};
+    mm_shared_b b = {mm_b_of_turn(m.b, m.turn) + skip, m.tiles};
     uint32_t group = more ? m.at.stage * GROUPS + (uint32_t)i + 1 : next.stage * GROUPS;
     m.turn ^= 1;
     if (more || !mm_ended(next, a.n_stages))
@@ -217,6 +218,7 @@ template <int TYPE> PS_KERNEL __launch_bounds__(2 * MM_THREADS) mm_many(const mm
     m.b = shared + mm_type<TYPE>::TABLE;
     m.run = (float *)(void *)(m.b + 2 * sides * MM_MANY_B);
     m.tile0 = blockIdx.x % a.col_blocks * sides * MM_MANY, m.turn = 0;
+    m.tiles = (int)a.n_act_tiles - (int)(m.tile0 + warp / 8 * MM_MANY);
     m.at = m.ahead = {0, 0};
     mm_clear(m.sum);
     mm_fetch_b(m.b, a, 0, m.tile0);

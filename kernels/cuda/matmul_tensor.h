@@ -58,6 +58,7 @@ template <int N> struct mm_register_b {
 /* [n8 tile][chunk][lane] */
 struct mm_shared_b {
     const uint8_t *p;
+    int tiles; /* that there are from the first on: the same in a warp */
 
     __device__ __forceinline__ uint4 get(int n, int c) const
     {
@@ -130,7 +131,23 @@ PS_DEVICE void mm_group_few(mm_sums<N> &sum, const mm_raw<TYPE> &r, int group, c
         mm_add_group<TYPE>(sum.v[n], acc.v[n], h, scale);
 }
 
-/* For many: the group's operands first, then one tile after the other. The same sums. */
+/* Tiles [FIRST, FIRST + 4) with the operands of a whole group. */
+template <int TYPE, int FIRST, int N, typename B>
+PS_DEVICE void mm_four_tiles(mm_sums<N> &sum, const uint32_t (&a)[4][4], const B &b, int h,
+                             const float (&scale)[2])
+{
+    MM_UNROLL
+    for (int n = FIRST; n < FIRST + 4; n++) {
+        float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        MM_UNROLL
+        for (int step = 0; step < 4; step++)
+            mm_step(acc, a[step], b.get(n, step / 2), step);
+        mm_add_group<TYPE>(sum.v[n], acc, h, scale);
+    }
+}
+
+/* For many: the group's operands first, then four tiles at a time, which fill the tensor cores and fit into the
+ * registers. The same sums. */
 template <int TYPE, int N, typename B>
 PS_DEVICE void mm_group_many(mm_sums<N> &sum, const mm_raw<TYPE> &r, int group, const B &b, int h,
                              const float (&scale)[2], mm_decoder &d)
@@ -139,16 +156,10 @@ PS_DEVICE void mm_group_many(mm_sums<N> &sum, const mm_raw<TYPE> &r, int group, 
     MM_UNROLL
     for (int step = 0; step < 4; step++)
         mm_operand<TYPE>(a[step], r, h, group * 4 + step, d);
-    MM_UNROLL
-    for (int n = 0; n < N; n++) {
-        float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (n == 4 && TYPE != PS_BF16)
-            __syncwarp(); /* four at a time fill the tensor cores; eight do not fit into the registers */
-        MM_UNROLL
-        for (int step = 0; step < 4; step++)
-            mm_step(acc, a[step], b.get(n, step / 2), step);
-        mm_add_group<TYPE>(sum.v[n], acc, h, scale);
-    }
+    mm_four_tiles<TYPE, 0>(sum, a, b, h, scale);
+    if constexpr (N > 4)
+        if (b.tiles > 4)
+            mm_four_tiles<TYPE, 4>(sum, a, b, h, scale);
 }
 
 template <int TYPE, int N, typename B>
@@ -256,7 +267,7 @@ template <int TYPE> PS_DEVICE void mm_fill_table(uint8_t *table)
         }
 }
 
-/* Multiprocessors of the current device. */
+/* Multiprocessors of the current device. Under emulation two, so that small shapes take every path. */
 static inline unsigned mm_processors()
 {
 #if defined(__CUDACC__)
@@ -265,6 +276,6 @@ static inline unsigned mm_processors()
         cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device) == cudaSuccess && n > 0)
         return (unsigned)n;
 #endif
-    return 1;
+    return 2;
 }
 #endif

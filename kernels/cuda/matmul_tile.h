@@ -9,11 +9,14 @@ struct mm_tile {
     uint32_t row; /* first, in the panel */
 };
 
+/* Panels are mostly of one size: the guess is right then, and a step at a time mends it where it is not. */
 PS_DEVICE mm_tile mm_find_tile(const mm_args &a, uint32_t tile, uint32_t rows)
 {
-    uint32_t i = 0;
+    uint32_t i = min(tile / a.first_tiles, a.n_panels - 1);
     while (i + 1 < a.n_panels && tile >= a.panels[i + 1].first_tile)
         i++;
+    while (tile < a.panels[i].first_tile)
+        i--;
     return {&a.panels[i], (tile - a.panels[i].first_tile) * rows};
 }
 

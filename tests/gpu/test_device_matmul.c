@@ -310,6 +310,7 @@ static void test_long_rows(void **state)
         for (size_t j = 0; j < 3; j++) {
             struct mat m = mat_new(td, types[i], td_size(td, 16, 200), Ks[j], 0, blocks128);
             check(td, &m, td_size(td, 1, 7), 0.25f, false);
+            check(td, &m, td_size(td, 18, 40), 0, true);
             mat_free(&m);
             td_free_all(td);
         }
@@ -319,7 +320,7 @@ static void test_row_counts(void **state)
 {
     struct td *td = *state;
     for (size_t i = 0; i < N_TYPES; i++)
-        for (size_t rows = 1; rows <= 70; rows += td_size(td, rows < 18 ? 5 : 17, 1)) {
+        for (size_t rows = 1; rows <= 70; rows += td_size(td, rows < 18 ? 1 : 13, 1)) {
             struct mat m = mat_new(td, types[i], rows, 80, 0, blocks128);
             check(td, &m, 1 + rows % 4, 0, rows % 2);
             mat_free(&m);
@@ -334,7 +335,7 @@ static void test_many_columns(void **state)
     for (size_t i = 0; i < N_TYPES; i++) {
         struct mat m =
             mat_new(td, types[i], td_size(td, 19, 150), td_size(td, 96, 512), 0, blocks128);
-        for (size_t j = 0; j < td_size(td, 5, 13); j++)
+        for (size_t j = 0; j < td_size(td, 9, 13); j++)
             check(td, &m, Ts[j], 0, false);
         mat_free(&m);
         td_free_all(td);
@@ -345,16 +346,18 @@ static void test_many_columns(void **state)
 static void test_wide(void **state)
 {
     struct td *td = *state;
-    size_t rows = td_size(td, 20, 1100), T = td_size(td, 34, 1024), K = 192, at = T / 2;
+    size_t rows = td_size(td, 130, 1100), T = td_size(td, 40, 1024), K = 192, at = T / 2;
     for (size_t i = 0; i < N_TYPES; i++) {
         struct mat m = mat_new(td, types[i], rows, K, 0, blocks128);
-        float *a = malloc(T * K * 4), *c = malloc(T * rows * 4), *one = malloc(rows * 4);
+        float *a = malloc(T * K * 4), *c = malloc(T * rows * 4), *few = malloc(12 * rows * 4);
         check(td, &m, T, 0, false);
         kt_fill(a, T * K, 8);
         whole(td, &m, a, T, c);
-        whole(td, &m, a + at * K, 1, one);
-        same(types[i], K, "T =", T, c + at * rows, one, rows);
-        free(a), free(c), free(one);
+        whole(td, &m, a + at * K, 1, few);
+        same(types[i], K, "T =", T, c + at * rows, few, rows);
+        whole(td, &m, a, 12, few);
+        same(types[i], K, "T =", 12, few, c, 12 * rows);
+        free(a), free(c), free(few);
         mat_free(&m);
         td_free_all(td);
     }
@@ -383,10 +386,10 @@ static void test_f8_geometries(void **state)
                                         {4, 37},   {9, 1}};
     struct td *td = *state;
     for (size_t i = 0; i < sizeof g / sizeof g[0]; i++) {
-        struct mat m = mat_new(td, PS_F8_E4M3, 17, 131, i % 2 ? 15 : 0, g[i]);
+        struct mat m = mat_new(td, PS_F8_E4M3, 20, 209, i % 2 ? 15 : 0, g[i]);
         check(td, &m, 3, 2.0f, false);
         mat_free(&m);
-        m = mat_new(td, PS_F8_E4M3, 17, 144, 0, g[i]);
+        m = mat_new(td, PS_F8_E4M3, 20, 208, 0, g[i]);
         check(td, &m, 3, 0, false);
         mat_free(&m);
         td_free_all(td);
@@ -448,20 +451,20 @@ static void invariant(struct td *td, struct mat *m, const size_t *Ts, size_t n_T
 
 static void test_invariance(void **state)
 {
-    static const size_t small[] = {1, 3, 5, 9, 17, 33};
+    static const size_t small[] = {1, 2, 4, 5, 8, 9, 16, 17, 32, 33};
     static const size_t large[] = {1,  2,  3,  4,  5,  7,  8,   9,   15, 16,
                                    17, 31, 32, 33, 64, 65, 128, 200, 512};
-    static const size_t Ks[] = {40, 328, 1030, 4096, 14336};
+    static const size_t Ks[] = {40, 1030, 2400, 4096, 14336};
     struct td *td = *state;
     for (size_t i = 0; i < N_TYPES; i++)
-        for (size_t j = 0; j < td_size(td, 2, 5); j++) {
+        for (size_t j = 0; j < td_size(td, 3, 5); j++) {
             bool f8 = types[i] == PS_F8_E4M3 && j == 1;
             struct mat m = mat_new(td, types[i], td_size(td, 18, 135), Ks[j], 0,
                                    f8 ? (struct geometry){2, 72} : blocks128);
             if (td->real && !td->small)
                 invariant(td, &m, large, 19);
             else
-                invariant(td, &m, small, j ? 4 : 6);
+                invariant(td, &m, small, j ? 8 : 10);
             mat_free(&m);
             td_free_all(td);
         }
@@ -472,7 +475,7 @@ static void test_many_panels(void **state)
 {
     struct td *td = *state;
     for (size_t i = 0; i < N_TYPES; i++) {
-        enum { ROWS = 60, T = 2, K = 40 };
+        enum { ROWS = 120, T = 2, K = 40 };
         struct mat m = mat_new(td, types[i], ROWS, K, 0, blocks128);
         struct ps_matrix p[ROWS];
         float a[T * K], want[T * ROWS], got[T * ROWS];
@@ -487,7 +490,7 @@ static void test_many_panels(void **state)
                                            (rows - 1) * m.stride + row_bytes(m.t, K), n % 5);
             r += rows;
         }
-        assert_true(n > 40);
+        assert_true(n > 100);
         memset(got, 0xff, sizeof got);
         product(td, &m, a, T, K, p, n, got, ROWS, false);
         same(m.t, K, "panels:", n, got, want, T * ROWS);
