@@ -9,6 +9,10 @@ static const char *const ORIGIN = "device";
 /* Panels of one matrix product that lie in device memory already go together: a launch costs as much as reading a few
  * megabytes. */
 #define MERGE 32u
+/* Rows of one launch. The default of -ub is made for a CPU's caches; a panel of a few thousand rows of weights fills a
+ * large GPU only with more (H100, sweeps of 1024 rows: see SPEED.md). Who asks for fewer gets fewer. */
+#define LAUNCH_ROWS    1024u
+#define UBATCH_DEFAULT 512u
 
 struct device {
     struct ps_compute c;
@@ -108,6 +112,12 @@ uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_devi
     struct device none;
     const struct sizes z = {max_rows, ubatch, logit_rows, ctx};
     return carve(&none, NULL, api, d, a, &z);
+}
+
+uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows)
+{
+    uint32_t u = ubatch && ubatch < UBATCH_DEFAULT ? ubatch : LAUNCH_ROWS;
+    return u < max_rows ? u : max_rows;
 }
 
 uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows)

@@ -123,8 +123,9 @@ static uint64_t fixed_vram(const struct ps_engine *e, uint32_t ctx, uint32_t row
 {
     const struct ps_arch *a = e->arch;
     uint32_t layers = a->n_layers - e->gpu.first_layer;
-    uint64_t n = ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, rows,
-                                         ps_forward_ubatch(0, rows), e->all_logits ? rows : 1, ctx);
+    uint64_t n =
+        ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, rows,
+                                ps_compute_device_ubatch(0, rows), e->all_logits ? rows : 1, ctx);
     n += e->o.no_kv_offload
              ? 0
              : ps_kv_bytes(layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);

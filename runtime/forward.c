@@ -53,6 +53,7 @@ int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, 
     int rc = 0;
     if (some_on_host(o))
         rc = ps_compute_host_new(&f->host, &co, o->backend, o->pool, err);
+    co.ubatch = ps_compute_device_ubatch(o->ubatch, o->max_rows);
     if (rc == 0 && !all_on_host(o))
         rc = ps_compute_device_new(&f->device, &co, &o->device, err);
     if (rc < 0) {
