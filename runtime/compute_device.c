@@ -13,6 +13,8 @@ static const char *const ORIGIN = "device";
  * large GPU only with more (H100, sweeps of 1024 rows: see SPEED.md). Who asks for fewer gets fewer. */
 #define LAUNCH_ROWS    1024u
 #define UBATCH_DEFAULT 512u
+/* Packed rows come in tiles: many launches of a row each would take several times the memory that was planned. */
+#define ROWS_ROUND_TO 8u
 
 struct device {
     struct ps_compute c;
@@ -117,6 +119,7 @@ uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_devi
 uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows)
 {
     uint32_t u = ubatch && ubatch < UBATCH_DEFAULT ? ubatch : LAUNCH_ROWS;
+    u = (u + ROWS_ROUND_TO - 1) / ROWS_ROUND_TO * ROWS_ROUND_TO;
     return u < max_rows ? u : max_rows;
 }
 
