@@ -3,9 +3,9 @@
  *
  *     bench_sweep MODEL [DEVICE [ROWS...]]
  *
- * Host memory holds the whole model in all cases, so nothing else binds. Streamed twice: with the least device memory that
- * works (a ring of three slots) and with a full ring. For each number of rows: the median sweep of five, and its ratio to
- * the longer side. Prints one JSON object. */
+ * Host memory holds the whole model in all cases, so nothing else binds. Streamed twice: with the least device memory
+ * that works (a ring of three slots) and with a full ring. For each number of rows: the median sweep of five, and its
+ * ratio to the longer side. Prints one JSON object. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
