@@ -17,8 +17,8 @@ struct ps_device_place {
     uint32_t mark; /* free for the compute */
 };
 
-/* Rows of one launch where `ubatch` were asked for (0: nothing was): a GPU wants more at once than a CPU. Never changes a
- * result. */
+/* Rows of one launch where `ubatch` were asked for (0: nothing was): a GPU wants more at once than a CPU. Never changes
+ * a result. */
 uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows);
 /* Device bytes that ps_compute_device_new allocates. Asks the device for the sizes of its packed forms. */
 uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d,
