@@ -3,7 +3,7 @@
 
 Every model of tests/fixtures/models and models/kjv: logits of the device against those of the CPU (2e-3 of the largest with
 16-bit weights, 1e-4 absolute with f32) and against transformers' where the fixture has them; the text of models/kjv for
-every --vram, --ram, -ub and KV place, compressed and not, with one row at a time and many; -ngl; the least --vram, and one
+every --vram, --ram, -ub and KV place, compressed and not, with -ngl; logits of a few rows and of many, equal to the bit; the least --vram, and one
 byte less. Ends with 'N checks passed, N failed'."""
 import array
 import json
@@ -80,6 +80,18 @@ def check_fixtures(p):
     compare("kjv, 300 rows, against the CPU", p.logits(KJV, ids), cpu, 2e-3 * max(map(abs, cpu)))
 
 
+def check_rows(p):
+    """A row's logits do not depend on how many rows went with it: to the bit."""
+    ids = [3 + i * 53 % 3000 for i in range(70)]
+    full = p.logits(KJV, ",".join(map(str, ids)))
+    if not check(not isinstance(full, str), f"kjv, 70 rows: {full}"):
+        return
+    vocab = len(full) // len(ids)
+    for n in (1, 2, 3, 5, 8, 17, 33, 64):
+        part = p.logits(KJV, ",".join(map(str, ids[:n])))
+        check(part == full[: n * vocab], f"kjv: {n} rows of {len(ids)} have the same bits alone")
+
+
 def check_texts(p):
     want, facts = p.text(KJV)
     check(isinstance(want, bytes), f"kjv runs: {want}")
@@ -120,6 +132,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="penstock-gpu-") as temp:
         p = Program(os.environ["PENSTOCK"].split(), os.environ.get("PENSTOCK_TEST_DEVICE", "cuda"), temp)
         check_fixtures(p)
+        check_rows(p)
         check_texts(p)
         check_least(p)
     for what, share in sorted(worst_of.items(), key=lambda x: -x[1])[:5]:

@@ -6,7 +6,8 @@ On the fake: the same text as `--device cpu` with the reference backend, whateve
 speed of copies; the bytes that cross the bus are the planned ones; device memory stays within --vram; nothing stays pinned
 or allocated; -ngl gives one text per number of layers. Faults: every allocation refused, a call that fails at once or late,
 a device lost in the middle: exit status and one line, no hang, a clean cache. On the emulation: the logits of every model of
-tests/fixtures/models within the bounds of the CPU backends, for all rows at once and one by one."""
+tests/fixtures/models within the bounds of the CPU backends, for all rows at once, and to the bit for the first three
+alone."""
 # ctest-timeout: 300
 import itertools
 import json
@@ -139,6 +140,10 @@ def check_emulated(t, name):
     got = peer.floats(t.path("l"))
     worst = max(abs(a - b) for a, b in zip(got, want))
     t.check(len(got) == len(want) and worst <= bound, f"{name} emulated: differs by {worst:.3g}, allowed {bound:.3g}")
+    few = ids.split(",")[:3]
+    r = t.run("logits", folder, "--tokens", ",".join(few), "--out", t.path("l"), "--device", "emulated", env=env, seconds=120)
+    vocab = len(want) // (ids.count(",") + 1)
+    t.check(r.rc == 0 and peer.floats(t.path("l")) == got[: len(few) * vocab], f"{name} emulated: three rows alone, to the bit: {r}")
 
 
 def main():
