@@ -107,7 +107,8 @@ struct ps_device_api {
     int (*reached)(struct ps_device *d, uint32_t mark, struct ps_err *err); /* 1, 0, or an error */
     /* Milliseconds between two reached marks; for benchmarks. */
     int (*elapsed_ms)(struct ps_device *d, uint32_t from, uint32_t to, float *out);
-    int (*sync)(struct ps_device *d, struct ps_err *err); /* both streams */
+    /* Both streams. When it returns, with an error too, no copy touches host memory any more. */
+    int (*sync)(struct ps_device *d, struct ps_err *err);
 
     /* ---- compute stream ---- */
     int (*decode)(struct ps_device *d, const struct ps_device_blocks *b);

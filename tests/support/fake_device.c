@@ -759,6 +759,7 @@ static int dev_sync(struct ps_device *d, struct ps_err *err)
 {
     pthread_mutex_lock(&d->lock);
     sync_locked(d);
+    quiet_locked(d);
     return unlock(d, status_locked(d, err));
 }
 
