@@ -6,7 +6,7 @@
  * by the group's scale where the type has one. A *stage* is the groups that 128 bytes of a row hold. Stage s belongs to
  * slice s mod MM_SLICES, and a slice takes its stages in rising order. At last the slices' sums are added, slice 0
  * first. The sums of the high and the low halves of an activation stay apart until then; their sum is the product. A
- * weight of two parts (f16, NF4B64) has two accumulators, which are added at the end of a group, before the scale. */
+ * weight of two parts (f16) has two accumulators, which are added at the end of a group, before the scale. */
 #ifndef PS_KERNELS_CUDA_MATMUL_ARGS_H
 #define PS_KERNELS_CUDA_MATMUL_ARGS_H
 #include "kernels/cuda/launch_matmul.h"

@@ -8,7 +8,7 @@
  *     bf16, f16   a word is two neighbours; exact, f16 as hi + lo bf16
  *     Q8B64       bytes 0 and 2, then 1 and 3 of a word, exact in bf16
  *     F8_E4M3     the same
- *     NF4B64      a byte is weights i and i + 32: one look-up in a table of pairs, hi and lo
+ *     NF4B64      a byte is weights i and i + 32: one look-up in a table of pairs, exact in bf16
  *     MXFP4       nibbles 0 and 4, 1 and 5, ... of a word; the scale is a power of two and goes into the weight,
  *                 exactly (beyond bf16's range, weights over 3.4e38 and under 2^-133, infinity and zero)
  *
@@ -34,10 +34,9 @@ template <> struct mm_type<PS_Q8B64> {
 template <> struct mm_type<PS_F8_E4M3> {
     enum { STAGE_K = 128, GROUPS = 2, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 0 };
 };
-/* 256 entries of 8 bytes, 16 copies: lane l of either half of a warp reads copy l % 16, so no two of them meet in a
- * bank. */
+/* 256 entries of 4 bytes, 32 copies: lane l reads copy l, which lies in bank l. */
 template <> struct mm_type<PS_NF4B64> {
-    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 8, SCALES = 2, TWO = 1, TABLE = 256 * 16 * 8 };
+    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 8, SCALES = 2, TWO = 0, TABLE = 256 * 32 * 4 };
 };
 template <> struct mm_type<PS_MXFP4> {
     enum { STAGE_K = 256, GROUPS = 4, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 0 };
@@ -291,24 +290,25 @@ PS_DEVICE mm_decoder mm_new_decoder(const uint8_t *table, const mm_args &a)
 {
     mm_decoder d;
 #if defined(__CUDACC__)
-    d.table = (uint32_t)__cvta_generic_to_shared(table) + threadIdx.x % 16 * 8;
+    d.table = (uint32_t)__cvta_generic_to_shared(table) + threadIdx.x % PS_WARP * 4;
 #else
-    d.table = table + threadIdx.x % 16 * 8;
+    d.table = table + threadIdx.x % PS_WARP * 4;
 #endif
     d.base = a.int8_base;
     d.nan[0] = d.nan[1] = 0;
     return d;
 }
 
-/* The pair of weights of byte `i` of a word: hi and lo. */
-PS_DEVICE void mm_look_up(uint32_t *hi, uint32_t *lo, const mm_decoder &d, uint32_t w, uint32_t i)
+/* The pair of weights of byte `i` of a word. */
+PS_DEVICE uint32_t mm_look_up(const mm_decoder &d, uint32_t w, uint32_t i)
 {
     uint32_t at = __byte_perm(w, 0, 0x4440 + i) * 128;
 #if defined(__CUDACC__)
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(*hi), "=r"(*lo) : "r"(d.table + at));
+    uint32_t pair;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(d.table + at));
+    return pair;
 #else
-    uint2 v = *(const uint2 *)(const void *)(d.table + at);
-    *hi = v.x, *lo = v.y;
+    return *(const uint32_t *)(const void *)(d.table + at);
 #endif
 }
 
@@ -325,23 +325,19 @@ PS_DEVICE void mm_decode(uint32_t (&pair)[2], const mm_raw<TYPE> &r, int h, int 
         uint32_t w = r.w[h][step];
         pair[0] = mm_from_e4m3(w), pair[1] = mm_from_e4m3(w >> 8);
         d.nan[h] |= mm_e4m3_nan(w);
+    } else if constexpr (TYPE == PS_NF4B64) {
+        uint32_t w = r.w[h][step / 2], first = step % 2 * 2;
+        pair[0] = mm_look_up(d, w, first), pair[1] = mm_look_up(d, w, first + 1);
     } else {
         uint32_t w = r.w[h][step / 2] >> 8 * (step % 2), scale = mm_e8m0(r.s[h][step / 8]);
         pair[0] = mm_from_e2m1(w, scale), pair[1] = mm_from_e2m1(w >> 4, scale);
     }
 }
 
-/* The same with two parts: high and low part of the lower k, then of the higher. */
-template <int TYPE>
-PS_DEVICE void mm_decode_two(uint32_t (&parts)[4], const mm_raw<TYPE> &r, int h, int step,
-                             mm_decoder &d)
+/* The same of f16, two parts to a weight: high and low part of the lower k, then of the higher. */
+PS_DEVICE void mm_decode_two(uint32_t (&parts)[4], const mm_raw<PS_F16> &r, int h, int step)
 {
-    MM_UNROLL
-    for (int i = 0; i < 2; i++)
-        if constexpr (TYPE == PS_F16)
-            mm_from_f16(r.w[h][2 * step + i], &parts[2 * i], &parts[2 * i + 1]);
-        else
-            mm_look_up(&parts[2 * i], &parts[2 * i + 1], d, r.w[h][step / 2],
-                       (uint32_t)(step % 2 * 2 + i));
+    mm_from_f16(r.w[h][2 * step], &parts[0], &parts[1]);
+    mm_from_f16(r.w[h][2 * step + 1], &parts[2], &parts[3]);
 }
 #endif

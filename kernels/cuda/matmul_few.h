@@ -4,7 +4,8 @@
  * A block is one tile of 16 rows; its eight warps are the eight slices of K. Together they read 1 KiB of each row
  * at a time, and each keeps two stages of 2 KiB on their way in registers, next to the 16 warps of two other
  * blocks: 50 to 100 KB per SM under way, where 3 TB/s and 0.8 us of latency ask for about 20. Small blocks, many
- * of them, so that the last wave is short. Activations come through L1, where they stay from block to block. */
+ * of them, so that the last wave is short; with a table to fill, as many as run at once, which share the tiles.
+ * Activations come through L1, where they stay from block to block. */
 #ifndef PS_KERNELS_CUDA_MATMUL_FEW_H
 #define PS_KERNELS_CUDA_MATMUL_FEW_H
 #include "kernels/cuda/matmul_tensor.h"
@@ -73,9 +74,21 @@ template <int N> PS_DEVICE void mm_put_slice(float2 *shared, const mm_sums<N> &s
     }
 }
 
+/* What a block does at a time: a tile of rows and N tiles of activations. Those of one tile of rows follow one another,
+ * so that all but the first find the weights in L2. */
+struct mm_work {
+    mm_tile tile;
+    uint32_t tile0;
+};
+
+template <int N> PS_DEVICE mm_work mm_find_work(const mm_args &a, uint32_t i)
+{
+    uint32_t t = a.col_blocks == 1 ? i : i / a.col_blocks;
+    return {mm_find_tile(a, t, MM_ROWS), (i - t * a.col_blocks) * N};
+}
+
 template <int N>
-PS_DEVICE void mm_add_slices(const float2 *shared, const mm_args &a, const mm_tile &tile,
-                             uint32_t tile0)
+PS_DEVICE void mm_add_slices(const float2 *shared, const mm_args &a, const mm_work &work)
 {
     for (uint32_t i = threadIdx.x; i < N * MM_COLS * MM_ROWS; i += MM_THREADS) {
         float2 sum = shared[i];
@@ -85,7 +98,7 @@ PS_DEVICE void mm_add_slices(const float2 *shared, const mm_args &a, const mm_ti
                 float2 v = shared[s * N * MM_COLS * MM_ROWS + i];
                 sum.x += v.x, sum.y += v.y;
             }
-        mm_store(a, tile, i % MM_ROWS, tile0 * MM_COLS + i / MM_ROWS, sum.x + sum.y);
+        mm_store(a, work.tile, i % MM_ROWS, work.tile0 * MM_COLS + i / MM_ROWS, sum.x + sum.y);
     }
 }
 
@@ -95,24 +108,27 @@ template <int TYPE, int N, bool ANY> PS_DEVICE constexpr uint32_t mm_depth()
     return ANY || (N > 2 && (mm_type<TYPE>::TWO != 0 || mm_type<TYPE>::GROUPS > 2)) ? 1 : MM_DEPTH;
 }
 
-/* The slice of this warp of 16 rows. `first`: the table is still to be filled; that comes behind the first loads. */
+/* The warp's first stages of a tile are on their way behind this. */
 template <int TYPE, int N, bool ANY>
-PS_DEVICE void mm_slice(mm_sums<N> &sum, const mm_rows &rows, uint32_t tile0, const mm_args &a,
-                        uint8_t *table, bool first)
+PS_DEVICE void mm_begin(mm_raw<TYPE> (&raw)[mm_depth<TYPE, N, ANY>()], const mm_rows &rows,
+                        const mm_args &a)
 {
-    const uint32_t DEPTH = mm_depth<TYPE, N, ANY>(), AHEAD = DEPTH * MM_SLICES;
-    mm_raw<TYPE> raw[DEPTH] = {};
-    mm_decoder d = mm_new_decoder(table, a);
-    uint32_t stage = threadIdx.x / PS_WARP;
-    mm_lane_b b = mm_find_b<TYPE>(a, tile0, stage);
+    const uint32_t DEPTH = mm_depth<TYPE, N, ANY>(), stage = threadIdx.x / PS_WARP;
     MM_UNROLL
     for (uint32_t j = 0; j < DEPTH; j++)
         if (stage + j * MM_SLICES < a.n_stages)
             mm_load<TYPE, ANY>(raw[j], rows, stage + j * MM_SLICES, a);
-    if (mm_type<TYPE>::TABLE != 0 && first) {
-        mm_fill_table<TYPE>(table);
-        __syncthreads();
-    }
+}
+
+/* The slice of this warp of 16 rows, behind mm_begin. */
+template <int TYPE, int N, bool ANY>
+PS_DEVICE void mm_slice(mm_sums<N> &sum, mm_raw<TYPE> (&raw)[mm_depth<TYPE, N, ANY>()],
+                        const mm_rows &rows, uint32_t tile0, const mm_args &a, const uint8_t *table)
+{
+    const uint32_t DEPTH = mm_depth<TYPE, N, ANY>(), AHEAD = DEPTH * MM_SLICES;
+    uint32_t stage = threadIdx.x / PS_WARP;
+    mm_decoder d = mm_new_decoder(table, a);
+    mm_lane_b b = mm_find_b<TYPE>(a, tile0, stage);
     for (; stage < a.n_stages; stage += AHEAD) {
         MM_UNROLL
         for (uint32_t j = 0; j < DEPTH; j++) {
@@ -129,30 +145,48 @@ PS_DEVICE void mm_slice(mm_sums<N> &sum, const mm_rows &rows, uint32_t tile0, co
         mm_poison(sum, d);
 }
 
-/* Blocks of columns (N tiles of activations) of one tile of rows follow one another, so that all but the first find the
- * weights in L2. */
+/* Thread blocks of a processor at once. */
+template <int TYPE, int N> constexpr int mm_few_blocks()
+{
+    return N == 1 && TYPE != PS_MXFP4 ? 3 : 2;
+}
+
+/* Types with a table: a block goes through its share of the work, the weights of the next piece on their way while the
+ * sums of this one are added up. Others: one piece to a block. */
 template <int TYPE, int N, bool ANY>
-PS_KERNEL __launch_bounds__(MM_THREADS, N == 1 && TYPE != PS_MXFP4 ? 3 : 2) mm_few(const mm_args a)
+PS_KERNEL __launch_bounds__(MM_THREADS, mm_few_blocks<TYPE, N>()) mm_few(const mm_args a)
 {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
     PS_SHARED_DYNAMIC(shared);
+    const bool TABLE = mm_type<TYPE>::TABLE != 0;
     float2 *slices = (float2 *)(void *)(shared + mm_type<TYPE>::TABLE);
-    for (uint32_t i = blockIdx.x; i < a.n_tiles * a.col_blocks; i += gridDim.x) {
-        uint32_t t = a.col_blocks == 1 ? i : i / a.col_blocks, tile0 = (i - t * a.col_blocks) * N;
-        mm_tile tile = mm_find_tile(a, t, MM_ROWS);
+    uint32_t i = blockIdx.x;
+    mm_rows rows = mm_lane_rows<TYPE>(a, mm_find_work<N>(a, i).tile);
+    mm_raw<TYPE> raw[mm_depth<TYPE, N, ANY>()] = {};
+    mm_begin<TYPE, N, ANY>(raw, rows, a);
+    if (TABLE) {
+        mm_fill_table<TYPE>(shared);
+        __syncthreads();
+    }
+    for (bool more = true; more; i += gridDim.x) {
         mm_sums<N> sum;
         mm_clear(sum);
-        mm_slice<TYPE, N, ANY>(sum, mm_lane_rows<TYPE>(a, tile), tile0, a, shared, i == blockIdx.x);
+        mm_slice<TYPE, N, ANY>(sum, raw, rows, mm_find_work<N>(a, i).tile0, a, shared);
+        more = TABLE && i + gridDim.x < a.n_tiles * a.col_blocks;
+        if (more) {
+            rows = mm_lane_rows<TYPE>(a, mm_find_work<N>(a, i + gridDim.x).tile);
+            mm_begin<TYPE, N, ANY>(raw, rows, a);
+        }
         mm_put_slice(slices, sum);
         __syncthreads();
-        mm_add_slices<N>(slices, a, tile, tile0);
-        __syncthreads();
+        mm_add_slices<N>(slices, a, mm_find_work<N>(a, i));
+        if (more)
+            __syncthreads();
     }
 #endif
 }
 
-/* Blocks of work one after the other in a thread block share its table; still sixteen thread blocks per processor where
- * there is as much work, so that they end together. */
+/* A table of 32 KiB pays for itself over many tiles: only as many blocks as run at once. */
 template <int TYPE, int N, bool ANY> static inline int mm_launch_few(struct mm_launch *l)
 {
     auto kernel = mm_few<TYPE, N, ANY>;
@@ -160,8 +194,9 @@ template <int TYPE, int N, bool ANY> static inline int mm_launch_few(struct mm_l
     mm_count_tiles(&l->args, MM_ROWS);
     l->args.col_blocks = (l->args.T + N * MM_COLS - 1) / (N * MM_COLS);
     uint32_t work = l->args.n_tiles * l->args.col_blocks;
-    uint32_t each = mm_type<TYPE>::TABLE != 0 ? 1 + work / (16 * mm_processors()) : 1;
-    return PS_LAUNCH(kernel, dim3((work + each - 1) / each), dim3(MM_THREADS), shared, l->stream,
-                     l->args);
+    uint32_t fit = min((uint32_t)mm_few_blocks<TYPE, N>(), (uint32_t)(mm_shared_limit() / shared));
+    uint32_t at_once = mm_processors() * max(fit, 1u);
+    uint32_t blocks = mm_type<TYPE>::TABLE != 0 && at_once < work ? at_once : work;
+    return PS_LAUNCH(kernel, dim3(blocks), dim3(MM_THREADS), shared, l->stream, l->args);
 }
 #endif

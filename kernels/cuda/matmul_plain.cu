@@ -6,7 +6,7 @@
  * and adds their products one by one with fmaf; at last the lanes' sums are added by halves (lane l and l xor 16, 8, 4,
  * 2, 1). That order is the same for every T and every cut. A weight is decoded to float32 first, its scale multiplied
  * in. */
-#include "kernels/cuda/matmul_decode.h"
+#include "kernels/cuda/matmul_tables.h"
 #include "kernels/cuda/matmul_tile.h"
 
 #define MM_PLAIN_ROWS 4u
@@ -68,25 +68,6 @@ PS_DEVICE float from_e8m0(uint32_t b)
     return simt_bits_float(b == 255 ? 0x7fc00000u : b == 0 ? 0x400000u : b << 23);
 }
 
-static __constant__ const float nf4_values[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
 /* Weight i of a granule that lies in words w. */
 template <int TYPE> PS_DEVICE float code_of(const uint32_t (&w)[8], int i)
 {
@@ -101,7 +82,7 @@ template <int TYPE> PS_DEVICE float code_of(const uint32_t (&w)[8], int i)
     else if constexpr (TYPE == PS_F8_E4M3)
         return from_e4m3(w[i / 4] >> 8 * (i % 4) & 0xffu);
     else if constexpr (TYPE == PS_NF4B64)
-        return nf4_values[w[0] >> (8 * (i % 4) + i / 4 * 4) & 15u];
+        return num_bf16_f32(mm_nf4[w[0] >> (8 * (i % 4) + i / 4 * 4) & 15u]);
     else
         return from_e2m1(w[0] >> 4 * i & 15u);
 }

@@ -6,7 +6,7 @@
  * does. The order of additions (matmul_args.h) is made here and is theirs. */
 #ifndef PS_KERNELS_CUDA_MATMUL_TENSOR_H
 #define PS_KERNELS_CUDA_MATMUL_TENSOR_H
-#include "kernels/cuda/matmul_decode.h"
+#include "kernels/cuda/matmul_tables.h"
 #include "kernels/cuda/matmul_tile.h"
 
 /* Sums of one warp: MMA's d registers of N n8 tiles. */
@@ -82,12 +82,12 @@ template <int TYPE> PS_DEVICE float mm_add_scaled(float sum, float acc, float sc
 
 /* The operand A of step `step` of a stage. One part to a weight: rows g and g + 8 are the lane's two. Two parts
  * (`h` says for which of the lane's rows): rows g are the high parts of eight rows of weights, rows g + 8 their
- * low parts, so that a look-up's two words are neighbours in the operand as they come. */
+ * low parts. */
 template <int TYPE>
 PS_DEVICE void mm_operand(uint32_t (&a)[4], const mm_raw<TYPE> &r, int h, int step, mm_decoder &d)
 {
     if constexpr (mm_type<TYPE>::TWO != 0) {
-        mm_decode_two<TYPE>(a, r, h, step, d);
+        mm_decode_two(a, r, h, step);
     } else {
         uint32_t low[2], high[2]; /* row g, row g + 8 */
         mm_decode<TYPE>(low, r, 0, step, d);
@@ -241,32 +241,6 @@ template <int N> PS_DEVICE void mm_poison(mm_sums<N> &sum, mm_decoder &d)
     }
 }
 
-/* ---- the table of NF4B64 ---- */
-
-/* ps_nf4_values as hi | lo << 16, both bf16; hi + lo is within 2^-17 of each. */
-static __constant__ const uint32_t mm_nf4[16] = {
-    0x0000bf80u, 0xba67bf32u, 0xbad6bf06u, 0xb9cabecau, 0x3a3bbe92u, 0xb955be3du,
-    0xb971bdbau, 0x00000000u, 0xb7203da3u, 0xb9543e25u, 0x379c3e7cu, 0x37ce3eadu,
-    0xba373ee2u, 0x38f53f10u, 0x399e3f39u, 0x00003f80u,
-};
-
-/* Entry b: the words of weights (low half of b, high half of b), high parts, then low parts. A thread makes one entry
- * and writes its copies, two at a time, each lane beginning at another bank. */
-template <int TYPE> PS_DEVICE void mm_fill_table(uint8_t *table)
-{
-    if constexpr (mm_type<TYPE>::TABLE != 0)
-        if (threadIdx.x < 256) {
-            uint32_t first = mm_nf4[threadIdx.x % 16], second = mm_nf4[threadIdx.x / 16];
-            uint32_t hi = __byte_perm(first, second, 0x5410);
-            uint32_t lo = __byte_perm(first, second, 0x7632);
-            MM_UNROLL
-            for (uint32_t i = 0; i < 8; i++) {
-                uint32_t at = threadIdx.x * 128 + (i + threadIdx.x) % 8 * 16;
-                *(uint4 *)(void *)(table + at) = make_uint4(hi, lo, hi, lo);
-            }
-        }
-}
-
 /* Multiprocessors of the current device. Under emulation two, so that small shapes take every path. */
 static inline unsigned mm_processors()
 {
@@ -277,5 +251,19 @@ static inline unsigned mm_processors()
         return (unsigned)n;
 #endif
     return 2;
+}
+
+/* Shared memory that a block may have on the current device. */
+static inline size_t mm_shared_limit()
+{
+#if defined(__CUDACC__)
+    int device = 0, n = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&n, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess)
+        return (size_t)n;
+    return 48 * 1024;
+#else
+    return 227 * 1024;
+#endif
 }
 #endif

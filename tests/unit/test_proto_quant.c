@@ -69,13 +69,46 @@ static void e8m0_values(void **state)
     assert_true(isnan(ps_e8m0_to_f32(255)));
 }
 
-static void tables(void **state)
+/* The place that a share p > 1/2 of a normal distribution lies below. */
+static double quantile(double p)
+{
+    double low = 0, high = 8;
+    for (int i = 0; i < 60; i++) {
+        double x = (low + high) / 2;
+        *(erfc(-x / sqrt(2)) / 2 < p ? &low : &high) = x;
+    }
+    return low;
+}
+
+/* To eight bits. */
+static double rounded(double x)
+{
+    int e;
+    double m = frexp(x, &e);
+    return ldexp(rint(ldexp(m, 8)), e - 8);
+}
+
+/* The paper's construction: `n` quantiles from this share down towards 1/2, as parts of the largest; eight above zero,
+ * seven below. Then bf16. */
+static double nf4_level(int i, int n)
+{
+    const double top = 0.9677083;
+    return rounded(quantile(top - (top - 0.5) * i / n) / quantile(top));
+}
+
+static void nf4_table(void **state)
 {
     (void)state;
-    for (int i = 1; i < 16; i++)
-        assert_true(ps_nf4_values[i] > ps_nf4_values[i - 1]);
-    assert_true(ps_nf4_values[0] == -1 && ps_nf4_values[PS_NF4_ZERO] == 0 && ps_nf4_values[15] == 1);
-    assert_true(fabsf(ps_nf4_values[14] - 0.7229568f) < 1e-7f);
+    assert_true(ps_nf4_values[PS_NF4_ZERO] == 0);
+    for (int i = 0; i < 8; i++)
+        assert_true((double)ps_nf4_values[15 - i] == nf4_level(i, 8));
+    for (int i = 0; i < 7; i++)
+        assert_true((double)ps_nf4_values[i] == -nf4_level(i, 7));
+}
+
+static void e2m1_table(void **state)
+{
+    (void)state;
     for (int i = 0; i < 8; i++) {
         int e = i >> 1, m = i & 1;
         float want = e ? (1 + (float)m / 2) * ldexpf(1, e - 1) : (float)m / 2;
@@ -87,7 +120,7 @@ static void tables(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(sizes_of_rows), cmocka_unit_test(sizes_that_are_none),
     cmocka_unit_test(e4m3_values),   cmocka_unit_test(e8m0_values),
-    cmocka_unit_test(tables),
+    cmocka_unit_test(nf4_table),     cmocka_unit_test(e2m1_table),
 };
 
 TEST_MAIN(tests)
