@@ -35,7 +35,7 @@ static double row_scale(const struct ps_matrix *w, const uint8_t *row, size_t k)
 
 static double nf4_weight(const struct ps_matrix *w, const uint8_t *row, size_t k)
 {
-    uint8_t byte = row[k / PS_QUANT_BLOCK * 32 + k % 32];
+    uint8_t byte = row[ps_nf4_byte_at(k / PS_QUANT_BLOCK, k % 32)];
     unsigned code = k % PS_QUANT_BLOCK < 32 ? byte & 15u : byte >> 4;
     return (double)ps_nf4_values[code] * row_scale(w, row, k);
 }

@@ -34,8 +34,10 @@ static size_t blocks(enum ps_dtype t, size_t K)
 
 size_t ps_quant_code_bytes(enum ps_dtype t, size_t K)
 {
-    size_t bytes;
-    return __builtin_mul_overflow(blocks(t, K), block_bytes(t), &bytes) ? 0 : bytes;
+    size_t n = blocks(t, K), bytes;
+    if (t == PS_NF4B64)
+        n += n % 2; /* blocks lie in pairs */
+    return __builtin_mul_overflow(n, block_bytes(t), &bytes) ? 0 : bytes;
 }
 
 size_t ps_quant_row_bytes(enum ps_dtype t, size_t K)

@@ -41,14 +41,15 @@ static bool q8_scale(float largest, uint16_t *scale)
     return h < 0x7c00;
 }
 
-static bool q8_block(uint8_t *codes, uint16_t *scale, const float x[BLOCK], float largest)
+/* Block b of the row whose codes begin at `codes`; false: no scale of float16 serves. */
+static bool q8_block(uint8_t *codes, size_t b, uint16_t *scale, const float x[BLOCK], float largest)
 {
     if (!q8_scale(largest, scale))
         return false;
     float s = ps_f16_to_f32(*scale);
     for (size_t i = 0; i < BLOCK; i++) {
         float q = s > 0 ? rintf(x[i] / s) : 0.0f;
-        codes[i] = (uint8_t)(int8_t)fminf(fmaxf(q, -127.0f), 127.0f);
+        codes[b * BLOCK + i] = (uint8_t)(int8_t)fminf(fmaxf(q, -127.0f), 127.0f);
     }
     return true;
 }
@@ -74,7 +75,7 @@ static double nf4_try(uint8_t q[BLOCK], const float x[BLOCK], float s)
     return error;
 }
 
-static bool nf4_block(uint8_t *codes, uint16_t *scale, const float x[BLOCK], float largest)
+static bool nf4_block(uint8_t *codes, size_t b, uint16_t *scale, const float x[BLOCK], float largest)
 {
     uint8_t q[BLOCK], best[BLOCK] = {0};
     double least = INFINITY;
@@ -90,24 +91,25 @@ static bool nf4_block(uint8_t *codes, uint16_t *scale, const float x[BLOCK], flo
         }
     }
     for (size_t i = 0; i < BLOCK / 2; i++)
-        codes[i] = (uint8_t)(best[i] | best[i + BLOCK / 2] << 4);
+        codes[ps_nf4_byte_at(b, i)] = (uint8_t)(best[i] | best[i + BLOCK / 2] << 4);
     return true;
 }
 
 int ps_quant_row_encode(void *out, enum ps_dtype t, const float *w, size_t K)
 {
-    size_t code_bytes = ps_quant_code_bytes(t, K), block_bytes = t == PS_Q8B64 ? BLOCK : BLOCK / 2;
+    size_t code_bytes = ps_quant_code_bytes(t, K);
     uint8_t *codes = out, *scales = codes + code_bytes;
     if ((t != PS_Q8B64 && t != PS_NF4B64) || code_bytes == 0)
         return PS_EUNSUPPORTED;
     memset(scales, 0, ps_quant_row_bytes(t, K) - code_bytes);
+    if (t == PS_NF4B64) /* the half of a pair that may be left */
+        memset(codes, PS_NF4_ZERO * 0x11, code_bytes);
     for (size_t k = 0; k < K; k += BLOCK) {
         float x[BLOCK], largest;
         uint16_t scale;
         if (!read_block(x, w + k, K - k < BLOCK ? K - k : BLOCK, &largest))
             return PS_EUNSUPPORTED;
-        uint8_t *to = codes + k / BLOCK * block_bytes;
-        if (!(t == PS_Q8B64 ? q8_block : nf4_block)(to, &scale, x, largest))
+        if (!(t == PS_Q8B64 ? q8_block : nf4_block)(codes, k / BLOCK, &scale, x, largest))
             return PS_EUNSUPPORTED;
         memcpy(scales + k / BLOCK * 2, &scale, 2);
     }

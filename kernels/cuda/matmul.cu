@@ -80,7 +80,7 @@ uint32_t code_bytes(enum ps_dtype t, size_t K)
     case PS_F32: return (uint32_t)K * 4;
     case PS_F8_E4M3: return (uint32_t)K;
     case PS_Q8B64: return (uint32_t)blocks * 64;
-    case PS_NF4B64: return (uint32_t)blocks * 32;
+    case PS_NF4B64: return (uint32_t)((blocks + 1) / 2 * 64);
     case PS_MXFP4: return (uint32_t)((K + 31) / 32 * 16);
     default: return (uint32_t)K * 2;
     }

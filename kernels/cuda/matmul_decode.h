@@ -1,7 +1,7 @@
 /* Stored weights to operands of the tensor cores. In: 128 bytes of each of 16 rows, as they lie; out: fragments of A
  * for simt_mma_bf16, one step of 16 places of K at a time.
  *
- * With g = lane / 4 and t = lane % 4 a lane holds rows g and g + 8 and loads vectors of 16 bytes (NF4B64: 8) from
+ * With g = lane / 4 and t = lane % 4 a lane holds rows g and g + 8 and loads vectors of 16 bytes from
  * each, lanes t side by side. Which k stands at which place of a step is free as long as the activations follow
  * (mm_k_of): every type takes the order in which its bytes come apart with the least work.
  *
@@ -36,7 +36,7 @@ template <> struct mm_type<PS_F8_E4M3> {
 };
 /* 256 entries of 4 bytes, 32 copies: lane l reads copy l, which lies in bank l. */
 template <> struct mm_type<PS_NF4B64> {
-    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 8, SCALES = 2, TWO = 0, TABLE = 256 * 32 * 4 };
+    enum { STAGE_K = 256, GROUPS = 4, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 256 * 32 * 4 };
 };
 template <> struct mm_type<PS_MXFP4> {
     enum { STAGE_K = 256, GROUPS = 4, VECTOR = 16, SCALES = 2, TWO = 0, TABLE = 0 };

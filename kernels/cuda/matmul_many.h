@@ -105,9 +105,7 @@ PS_DEVICE void mm_shift(mm_raw<TYPE> &r, int i, const mm_rows &rows, uint32_t st
             r.s[h][0] = r.s[h][1];
         }
     }
-    if (TYPE == PS_NF4B64 && load)
-        mm_refill(r, 6, i, rows, stage);
-    if (TYPE == PS_MXFP4 && load && i % 2)
+    if (load && i % 2)
         mm_refill(r, 4, i / 2, rows, stage);
 }
 

@@ -34,7 +34,11 @@ template <int TYPE>
 PS_DEVICE void load_words(uint32_t (&w)[8], const mm_args &a, const uint8_t *row, uint32_t granule)
 {
     const int BYTES = plain_type<TYPE>::BYTES;
-    int at = (int)granule * BYTES, left = (int)a.code_bytes - at;
+    /* of NF4B64, four bytes of block granule / 8: see quant.h */
+    int at = TYPE == PS_NF4B64 ? (int)(granule / 16 * 64 + granule % 8 / 2 * 16 +
+                                       granule / 8 % 2 * 8 + granule % 2 * 4)
+                               : (int)granule * BYTES;
+    int left = (int)a.code_bytes - at;
     if (a.aligned && left >= BYTES) {
         MM_UNROLL
         for (int i = 0; i < BYTES; i += 16)

@@ -57,7 +57,7 @@ static void make_blocks(struct mat *m, uint8_t *row, float *w, uint64_t *seed)
         uint16_t h = ps_f32_to_f16(unit * (0.5f + (float)(kt_next(seed) >> 40) * 0x1p-24f));
         memcpy(row + codes + 2 * b, &h, 2);
         for (size_t k = b * 64; k < m->K && k < b * 64 + 64; k++) {
-            uint8_t byte = row[b * 32 + k % 32];
+            uint8_t byte = row[ps_nf4_byte_at(b, k % 32)];
             float v = m->t == PS_Q8B64 ? (float)(int8_t)row[k]
                                        : ps_nf4_values[k % 64 < 32 ? byte & 15 : byte >> 4];
             w[k] = v * ps_f16_to_f32(h);
@@ -555,7 +555,7 @@ static void all_codes(struct td *td, enum ps_dtype t, size_t K)
     float *a = calloc(K, 4), *c = malloc(ROWS * 4);
     size_t at = K - 1, place = t == PS_F8_E4M3 || t == PS_Q8B64 ? at
                                : t == PS_MXFP4                  ? at / 2
-                                                                : at / 64 * 32 + at % 32;
+                                                                : ps_nf4_byte_at(at / 64, at % 32);
     for (size_t r = 0; r < ROWS; r++)
         m.bytes[r * m.stride + place] = (uint8_t)r;
     mat_upload(td, &m, 0);

@@ -15,7 +15,9 @@ static float decoded(const uint8_t *row, enum ps_dtype t, size_t K, size_t k)
     float s = scale_of(row, t, K, k / 64);
     if (t == PS_Q8B64)
         return (float)(int8_t)row[k] * s;
-    unsigned byte = row[k / 64 * 32 + k % 32], high = k % 64 >= 32;
+    /* two blocks in 64 bytes, eight of each by turns */
+    size_t at = k / 128 * 64 + k % 32 / 8 * 16 + (k % 128 >= 64 ? 8 : 0) + k % 8;
+    unsigned byte = row[at], high = k % 64 >= 32;
     return ps_nf4_values[high ? byte >> 4 : byte & 15] * s;
 }
 
