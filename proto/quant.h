@@ -11,7 +11,8 @@
  * NF4B64 holds code i in its low half and code i + 32 in its high half, so that a register of bytes unpacks into two
  * runs; two blocks share 64 bytes, eight of one and eight of the other by turns, so that four lanes with a load of 16
  * bytes each hold both, a quarter of either (half the loads that a GPU would need for blocks one behind the other; on
- * a CPU a register holds both anyway). MXFP4 (OCP Microscaling Formats 1.0, as gpt-oss stores it) holds an even element and the odd one behind it.
+ * a CPU a register holds both anyway). MXFP4 (OCP Microscaling Formats 1.0, as gpt-oss stores it) holds an even
+ * element and the odd one behind it.
  * What lies beyond K in the last block multiplies zeros: codes of weight zero.
  *
  * NF4: the sixteen values of Dettmers et al. 2023, arXiv:2305.14314, each rounded to the nearest bf16 (ties to even).

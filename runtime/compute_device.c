@@ -6,8 +6,7 @@
 #include "base/alloc.h"
 
 static const char *const ORIGIN = "device";
-/* Panels of one matrix product that lie in device memory already go together: a launch costs as much as reading a few
- * megabytes. */
+/* Most panels of one launch: it costs as much as reading a few megabytes, and one panel may not fill the device. */
 #define MERGE 32u
 /* Rows of one launch. The default of -ub is made for a CPU's caches; a panel of a few thousand rows of weights fills a
  * large GPU only with more (H100, sweeps of 1024 rows: see SPEED.md). Who asks for fewer gets fewer. */
@@ -234,6 +233,13 @@ static int multiply(struct device *v, struct product *p)
     return rc;
 }
 
+/* The panels taken so far; their slots may be filled again behind this. */
+static int launch(struct device *v, struct product *p)
+{
+    int rc = multiply(v, p);
+    return rc < 0 ? rc : ps_vram_release(v->at.vram);
+}
+
 static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n,
                          float *out, size_t ldc, bool add, struct ps_err *err)
 {
@@ -256,10 +262,8 @@ static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in,
                                                     .row_stride = t->row_bytes,
                                                     .n_rows = e->n_rows,
                                                     .row0 = e->row0};
-        if (ps_vram_is_passing(v->at.vram) || p.n_panels == MERGE || i + 1 == t->n_extents)
-            rc = told(multiply(v, &p), err);
-        if (rc == 0)
-            rc = told(ps_vram_release(v->at.vram), err);
+        if (!ps_vram_may_take(v->at.vram) || p.n_panels == MERGE || i + 1 == t->n_extents)
+            rc = told(launch(v, &p), err);
         if (rc == 0)
             rc = ps_vram_look_ahead(v->at.vram, err);
         ps_compute_tell(c, e->stored_bytes);

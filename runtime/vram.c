@@ -110,8 +110,8 @@ struct ps_vram {
     uint64_t n_given;    /* loads of which the host panel was given back */
     uint64_t n_released; /* loads whose users are all queued */
     uint64_t copy_seq,
-        use_seq;  /* in the scheduler's endless order: next to be copied, next to be used */
-    bool passing; /* the extent in use came through the ring */
+        use_seq;        /* in the scheduler's endless order: next to be copied, next to be used */
+    uint32_t n_passing; /* extents in use that came through the ring: loads n_released .. */
 };
 
 uint32_t ps_vram_marks(uint32_t slots)
@@ -236,7 +236,7 @@ void ps_vram_abandon(struct ps_vram *v)
     while (v->n_given < v->n_loaded)
         give_back(v);
     v->n_released = v->n_loaded;
-    v->passing = false;
+    v->n_passing = 0;
     v->copy_seq = v->use_seq = sweep_end(v);
     v->n_idle = v->n_loaded;
 }
@@ -346,8 +346,8 @@ int ps_vram_look_ahead(struct ps_vram *v, struct ps_err *err)
     int rc = reap(v, err);
     /* never a whole lap: an extent on its way to its resident place must not be copied a second time; and where the
      * host computes the first layers, it takes their panels itself */
-    uint64_t end =
-        v->o.first_position ? sweep_end(v) : v->use_seq - (v->passing ? 1 : 0) + v->o.n_order;
+    uint64_t oldest = v->n_passing ? record_of(v, v->n_released)->seq : v->use_seq;
+    uint64_t end = v->o.first_position ? sweep_end(v) : oldest + v->o.n_order;
     while (rc == 0 && v->copy_seq < end && ps_sweep_ready(v->o.sweep) &&
            (v->at[extent_at(v, v->copy_seq)] || (has_slot(v) && has_record(v))))
         rc = issue(v, err);
@@ -383,7 +383,7 @@ static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)
 /* The kernels may have it: behind its copy, decoded if need be. */
 static int arrive(struct ps_vram *v, uint32_t extent, struct ps_err *err)
 {
-    uint64_t n = v->n_released;
+    uint64_t n = v->n_released + v->n_passing;
     const struct load *l = record_of(v, n);
     PS_ASSERT(l->seq == v->use_seq);
     int rc = v->o.api->wait_mark(v->o.device, PS_STREAM_COMPUTE, copied_mark(v, n));
@@ -394,39 +394,46 @@ static int arrive(struct ps_vram *v, uint32_t extent, struct ps_err *err)
 
 int ps_vram_next(struct ps_vram *v, uint32_t extent, const void **rows, struct ps_err *err)
 {
-    PS_ASSERT(extent_at(v, v->use_seq) == extent && !v->passing);
+    PS_ASSERT(extent_at(v, v->use_seq) == extent && ps_vram_may_take(v));
     int rc = 0;
     if (v->copy_seq == v->use_seq)
         rc = issue(v, err);
-    if (rc == 0 && !v->at[extent]) {
+    bool passing = rc == 0 && !v->at[extent];
+    if (passing)
         rc = arrive(v, extent, err);
-        v->passing = rc == 0;
-    }
     if (rc < 0)
         return rc;
-    *rows = v->passing ? destination(v, extent, v->n_released) : v->at[extent];
+    *rows = passing ? destination(v, extent, v->n_released + v->n_passing) : v->at[extent];
+    v->n_passing += passing;
     v->use_seq++;
     return 0;
 }
 
-bool ps_vram_is_passing(const struct ps_vram *v)
+bool ps_vram_may_take(const struct ps_vram *v)
 {
-    return v->passing;
+    return v->n_passing < v->o.slots / 2;
 }
 
-int ps_vram_release(struct ps_vram *v)
+/* The users of the oldest load are queued. */
+static int release_one(struct ps_vram *v)
 {
-    if (!v->passing)
-        return 0;
-    uint64_t n = v->n_released;
-    uint32_t extent = extent_at(v, v->use_seq - 1);
-    v->passing = false;
-    v->n_released++;
+    uint64_t n = v->n_released++;
+    uint32_t extent = extent_at(v, record_of(v, n)->seq);
     if (v->o.tier[extent] & PS_TIER_VRAM) {
         v->at[extent] = v->arena + v->home[extent];
         ps_sweep_moved_away(v->o.sweep, extent);
     }
     return v->o.api->mark(v->o.device, PS_STREAM_COMPUTE, used_mark(v, n));
+}
+
+int ps_vram_release(struct ps_vram *v)
+{
+    int rc = 0;
+    for (; v->n_passing; v->n_passing--) {
+        int failed = release_one(v);
+        rc = rc < 0 ? rc : failed;
+    }
+    return rc;
 }
 
 const void *ps_vram_resident(const struct ps_vram *v, uint32_t extent)

@@ -47,7 +47,9 @@ struct ps_vram_options {
     uint32_t consumer_codecs; /* as the scheduler's */
     struct ps_stats *stats;
 };
-#define PS_VRAM_SLOTS_MIN 3u
+/* Half of them may be with the kernels while the other half is filled; three extents of 8 MiB are a matrix of a small
+ * model's, which one launch then takes. */
+#define PS_VRAM_SLOTS_MIN 6u
 
 /* Device bytes of one ring slot: room for a stored and, where extents are decoded here, for a raw extent. */
 uint64_t ps_vram_slot_bytes(const struct ps_map *map, uint32_t consumer_codecs);
@@ -63,10 +65,11 @@ void ps_vram_close(struct ps_vram *v); /* nullable; before the scheduler is clos
 void ps_vram_begin(struct ps_vram *v, bool new_sweep);
 /* The device address of the next extent's rows, which kernels queued from now on may read. */
 int ps_vram_next(struct ps_vram *v, uint32_t extent, const void **rows, struct ps_err *err);
-/* All work on the last extent is queued: its slot may be filled again behind it. */
+/* All work on the extents taken so far is queued: their slots may be filled again behind it. */
 int ps_vram_release(struct ps_vram *v);
-/* The last extent lies in a ring slot: it is better worked on at once than together with the next. */
-bool ps_vram_is_passing(const struct ps_vram *v);
+/* May another extent be taken before the others are released? Not while half of the slots are out: a launch over many
+ * extents costs less than many, but the bus needs the other half. */
+bool ps_vram_may_take(const struct ps_vram *v);
 /* Queues what copies it can without waiting, and gives the host slots of those that are done back. Where the host
  * computes the first layers, the last call of a sweep comes after the device was waited for: the host needs all of
  * them. */

@@ -197,7 +197,7 @@ static void test_every_tier_and_ring(void **state)
         unsigned vram = k * 3 % 12, ram = k * 7 % (12 - vram);
         make_world(&w, speeds[k % 4]);
         place(&w, vram, ram);
-        start(&w, 1 + k % 5, 3 + k % 4, 0);
+        start(&w, 1 + k % 5, 6 + k % 4, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         for (int i = 0; i < SWEEPS; i++)
             one_sweep(&w);
@@ -205,6 +205,44 @@ static void test_every_tier_and_ring(void **state)
         assert_int_equal(ps_stat_get(&w.stats.bytes_to_device),
                          (stays + SWEEPS * (ORDER - stays)) * BYTES);
         assert_int_equal(ps_stat_get(&w.stats.bytes_vram_hit), (SWEEPS - 1) * stays * BYTES);
+        end_world(&w);
+    }
+}
+
+/* Extents are taken until no more may be, then used, then released together: what one launch over several panels
+ * does. */
+static void sweep_in_groups(struct world *w)
+{
+    struct ps_err err = {0};
+    const void *rows[ORDER];
+    uint32_t used = 0;
+    ps_vram_begin(w->vram, true);
+    for (uint32_t i = 0; i < ORDER; i++) {
+        assert_ok(ps_vram_next(w->vram, w->order[i], &rows[i], &err), &err);
+        assert_ok(ps_vram_look_ahead(w->vram, &err), &err);
+        if (ps_vram_may_take(w->vram) && i + 1 < ORDER)
+            continue;
+        for (; used <= i; used++)
+            assert_ok(w->api->to_f32(w->device, w->out + (size_t)used * ROWS * COLS, rows[used],
+                                     PS_F32, ROWS * COLS),
+                      &err);
+        assert_ok(ps_vram_release(w->vram), &err);
+    }
+    check_out(w, 0);
+}
+
+static void test_taken_in_groups(void **state)
+{
+    (void)state;
+    for (unsigned k = 0; k < 8; k++) {
+        struct world w;
+        make_world(&w, k % 2 ? "copy=400M" : "op=200");
+        place(&w, k, k % 3);
+        start(&w, 1 + k % 4, 6 + k, 0);
+        ps_sweep_allow(w.sweep, SWEEPS);
+        for (int i = 0; i < SWEEPS; i++)
+            sweep_in_groups(&w);
+        assert_int_equal(ps_stat_get(&w.stats.bytes_to_device), (k + SWEEPS * (ORDER - k)) * BYTES);
         end_world(&w);
     }
 }
@@ -217,7 +255,7 @@ static void test_copies_run_beside_kernels(void **state)
     struct world w;
     struct fake_device_trace before, after;
     make_world(&w, "copy=50M,op=5000"); /* 5 ms each: 256 KiB at 50 MB/s */
-    start(&w, 8, 4, 0);
+    start(&w, 8, 6, 0);
     ps_sweep_allow(w.sweep, SWEEPS);
     one_sweep(&w);
     fake_device_trace(w.device, &before);
@@ -238,7 +276,7 @@ static void test_a_given_up_sweep(void **state)
         struct ps_err err = {0};
         make_world(&w, "copy=400M");
         place(&w, 4, 3);
-        start(&w, 3, 3, 0);
+        start(&w, 3, 6, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         one_sweep(&w);
         ps_vram_begin(w.vram, true);
@@ -263,7 +301,7 @@ static void test_shared_with_the_host(void **state)
     for (uint32_t i = 0; i < split; i++)
         w.tier[i] = i < 2 ? PS_TIER_RAM
                           : 0; /* ready at once: tempting for a look-ahead that is not its own */
-    start(&w, 4, 3, split);
+    start(&w, 4, 6, split);
     ps_sweep_allow(w.sweep, SWEEPS);
     for (int k = 0; k < SWEEPS; k++) {
         ps_sweep_begin(w.sweep, false);
@@ -295,7 +333,7 @@ static void test_a_lost_device_ends_every_wait(void **state)
         snprintf(config, sizeof config, "copy=400M,lost=%u", after);
         make_world(&w, config);
         place(&w, 4, 3);
-        start(&w, 2, 3, 0);
+        start(&w, 2, 6, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         for (int k = 0; rc == 0 && k < SWEEPS; k++) {
             ps_vram_begin(w.vram, true);
@@ -328,7 +366,7 @@ static void test_no_memory(void **state)
                                      .order = w.order,
                                      .n_order = ORDER,
                                      .tier = w.tier,
-                                     .slots = 3,
+                                     .slots = 6,
                                      .stats = &w.stats};
         assert_int_equal(ps_vram_open(&w.vram, &vo, &err), PS_EBUDGET);
         assert_null(w.vram);
@@ -340,6 +378,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_tier_and_ring),
+        cmocka_unit_test(test_taken_in_groups),
         cmocka_unit_test(test_copies_run_beside_kernels),
         cmocka_unit_test(test_a_given_up_sweep),
         cmocka_unit_test(test_shared_with_the_host),
