@@ -46,19 +46,34 @@ template <int N> PS_DEVICE void mm_load_b(mm_register_b<N> &b, mm_lane_b &at)
     }
 }
 
+/* Four-bit weights under few activations: four groups to a stage, so that activations are loaded four times as
+ * often for each byte of weights, and waiting for them is what binds. Each group's are then loaded during the one
+ * before, and the registers for that come from the stages under way: one, and three blocks per SM (H100, T = 1:
+ * NF4B64 0.75 -> 0.88, MXFP4 0.71 -> 0.80 of a copy's bandwidth; SPEED.md has what else was tried). */
+template <int TYPE, int N> PS_DEVICE constexpr bool mm_four_bits()
+{
+    return N == 1 && mm_type<TYPE>::GROUPS > 2;
+}
+
 template <int TYPE, int N, bool ANY>
 PS_DEVICE void mm_stage(mm_sums<N> &sum, const mm_raw<TYPE> &r, const mm_rows &rows, uint32_t stage,
                         mm_lane_b &at, const mm_args &a, mm_decoder &d)
 {
+    const bool AHEAD = mm_four_bits<TYPE, N>();
+    mm_register_b<N> b[2];
+    if (AHEAD)
+        mm_load_b(b[0], at);
     MM_UNROLL
     for (uint32_t i = 0; i < mm_type<TYPE>::GROUPS; i++) {
-        uint32_t k0 = stage * mm_type<TYPE>::STAGE_K + i * MM_GROUP;
-        mm_register_b<N> b;
-        mm_load_b(b, at);
+        uint32_t k0 = stage * mm_type<TYPE>::STAGE_K + i * MM_GROUP, now = AHEAD ? i % 2 : 0;
+        if (!AHEAD)
+            mm_load_b(b[0], at);
+        else if (i + 1 < mm_type<TYPE>::GROUPS)
+            mm_load_b(b[(i + 1) % 2], at);
         if constexpr (ANY && TYPE == PS_F8_E4M3)
-            mm_group_cut(sum, r, rows, k0, (int)i, b, a, d);
+            mm_group_cut(sum, r, rows, k0, (int)i, b[now], a, d);
         else
-            mm_group(sum, r, (int)i, b, d);
+            mm_group(sum, r, (int)i, b[now], d);
     }
 }
 
@@ -105,7 +120,10 @@ PS_DEVICE void mm_add_slices(const float2 *shared, const mm_args &a, const mm_wo
 /* Stages under way per warp. One where arithmetic is long and registers are short. */
 template <int TYPE, int N, bool ANY> PS_DEVICE constexpr uint32_t mm_depth()
 {
-    return ANY || (N > 2 && (mm_type<TYPE>::TWO != 0 || mm_type<TYPE>::GROUPS > 2)) ? 1 : MM_DEPTH;
+    return ANY || mm_four_bits<TYPE, N>() ||
+                   (N > 2 && (mm_type<TYPE>::TWO != 0 || mm_type<TYPE>::GROUPS > 2))
+               ? 1
+               : MM_DEPTH;
 }
 
 /* The warp's first stages of a tile are on their way behind this. */
@@ -148,7 +166,7 @@ PS_DEVICE void mm_slice(mm_sums<N> &sum, mm_raw<TYPE> (&raw)[mm_depth<TYPE, N, A
 /* Thread blocks of a processor at once. */
 template <int TYPE, int N> constexpr int mm_few_blocks()
 {
-    return N == 1 && TYPE != PS_MXFP4 ? 3 : 2;
+    return N == 1 ? 3 : 2;
 }
 
 /* Types with a table: a block goes through its share of the work, the weights of the next piece on their way while the
