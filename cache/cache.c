@@ -443,10 +443,7 @@ static bool make_room(struct ps_cache *c, uint64_t need)
 {
     struct room_job j = {.need = need};
     /* First the dead: their claims, and a budget that may be smaller than ours. */
-    ps_claims_lock(c->claims);
-    const unsigned dead = ps_recover_dead_locked(c);
-    ps_claims_unlock(c->claims);
-    if (dead > 0)
+    if (ps_recover_dead(c) > 0)
         return true;
     if (need == 0) /* too many claims: publishing ours frees some */
         return ps_writer_call(c, ps_writer_flush, NULL, NULL) == 0;

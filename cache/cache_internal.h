@@ -147,7 +147,8 @@ bool ps_plan_find(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES],
 /* Fills an allocated cache whose dir, pid and identity are set: layout, index, claims, leftovers, size. */
 int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err);
 void ps_recover_close(struct ps_cache *c); /* everything that ps_recover_open made; writer stopped */
-/* Claims of dead processes: punches what never reached the index. Claims table locked. Returns how many were freed. */
-unsigned ps_recover_dead_locked(struct ps_cache *c);
+/* Claims of dead processes: punches what never reached the index. Returns how many were freed. Waits for commits when
+ * somebody has died: neither a transaction nor the claims table may be held. */
+unsigned ps_recover_dead(struct ps_cache *c);
 
 #endif

@@ -907,6 +907,28 @@ int ps_index_update(struct ps_index *ix, ps_index_body body, void *user, struct 
     return code;
 }
 
+/* Taking LMDB's write lock over from a dead process is what brings its readers up to date. */
+int ps_index_pause_commits(struct ps_index *ix, void (*fn)(void *user), void *user, struct ps_err *err)
+{
+    int rc = EIO;
+    for (int i = 0; i < TRIES; i++) {
+        MDB_txn *txn;
+        enter(ix);
+        rc = ix->env ? mdb_txn_begin(ix->env, NULL, 0, &txn) : EIO;
+        if (rc == 0) {
+            if (fn)
+                fn(user);
+            mdb_txn_abort(txn);
+        }
+        leave(ix);
+        if (rc == 0)
+            return 0;
+        if (!mended(ix, rc))
+            break;
+    }
+    return lmdb_error(ix, rc, "write", err);
+}
+
 /* ---- size and upkeep ---- */
 
 struct oldest_reader {
@@ -932,6 +954,8 @@ uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
     MDB_cursor *cursor;
     MDB_val k, v;
     uint64_t pages = 0;
+    int dead;
+    (void)mdb_reader_check(w->ix->env, &dead); /* the killed must not pin pages until the next upkeep */
     (void)mdb_reader_list(w->ix->env, parse_reader, &o);
     /* The free list (table 0) may only be read from a read transaction; its snapshot is the state that this
      * write began with. */

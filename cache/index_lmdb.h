@@ -117,6 +117,12 @@ int ps_index_models(struct ps_index *ix, struct ps_model **models, size_t *n, st
  * commits. PS_ENOSPC leaves the last commit intact. */
 typedef int (*ps_index_body)(struct ps_index_write *w, void *user, struct ps_err *err);
 int ps_index_update(struct ps_index *ix, ps_index_body body, void *user, struct ps_err *err);
+/* Runs `fn` (nullable) while no process can commit, with the last commit visible to reads that begin from now on.
+ * A process killed inside a commit may have written it without telling LMDB's readers: until the next writer comes
+ * they see the state before it, and what they take for a free slot may hold a published extent. Any thread that
+ * holds neither a transaction nor the claims table. Blocks on other processes' commits; writes nothing. */
+int ps_index_pause_commits(struct ps_index *ix, void (*fn)(void *user), void *user,
+                           struct ps_err *err);
 /* Inside a body. The meta is written back at commit. */
 struct ps_index_meta *ps_index_write_meta(struct ps_index_write *w);
 /* PS_EAGAIN when the key is there already: nothing changed. */

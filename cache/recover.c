@@ -225,21 +225,53 @@ static unsigned settle_process_locked(struct ps_cache *c, struct ps_index_read *
     return n;
 }
 
-unsigned ps_recover_dead_locked(struct ps_cache *c)
+static bool is_dead_locked(struct ps_cache *c, uint32_t process)
 {
-    unsigned n = 0;
-    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
-        struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
-        struct ps_index_read r;
-        if (!q->used || ps_claims_alive_locked(c->claims, p))
-            continue;
-        if (ps_index_read_begin(&r, c->index, NULL) != 0)
-            return n;
-        n += 1 + settle_process_locked(c, &r, p);
+    return ps_claims_process_locked(c->claims, process)->used &&
+           !ps_claims_alive_locked(c->claims, process);
+}
+
+static bool any_dead(struct ps_cache *c)
+{
+    bool any = false;
+    ps_claims_lock(c->claims);
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES && !any; p++)
+        any = is_dead_locked(c, p);
+    ps_claims_unlock(c->claims);
+    return any;
+}
+
+struct dead_job {
+    struct ps_cache *c;
+    unsigned n;
+};
+
+static void settle_dead(void *user)
+{
+    struct dead_job *j = user;
+    struct ps_cache *c = j->c;
+    struct ps_index_read r;
+    ps_claims_lock(c->claims);
+    if (ps_index_read_begin(&r, c->index, NULL) == 0) {
+        for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
+            if (!is_dead_locked(c, p))
+                continue;
+            j->n += 1 + settle_process_locked(c, &r, p);
+            ps_claims_process_locked(c->claims, p)->used = 0;
+        }
         ps_index_read_end(&r);
-        q->used = 0;
     }
-    return n;
+    ps_claims_unlock(c->claims);
+}
+
+/* Only with commits paused do the bitmaps tell what the dead have published and evicted. Whoever dies meanwhile holds
+ * no commit open: the lock is ours. */
+unsigned ps_recover_dead(struct ps_cache *c)
+{
+    struct dead_job j = {.c = c};
+    if (any_dead(c))
+        (void)ps_index_pause_commits(c->index, settle_dead, &j, NULL);
+    return j.n;
 }
 
 /* ---- the claims table ---- */
@@ -274,9 +306,7 @@ static int open_claims(struct ps_cache *c, const struct ps_cache_options *o, boo
                             ps_budget_claims(o->budget_bytes), err);
     if (rc != 0)
         return rc;
-    ps_claims_lock(c->claims);
-    ps_recover_dead_locked(c);
-    ps_claims_unlock(c->claims);
+    (void)ps_recover_dead(c);
     return ps_claims_join(c->claims, o->budget_bytes, o->min_free_bytes, err);
 }
 
@@ -460,6 +490,8 @@ static int open_writable(struct ps_cache *c, const struct ps_cache_options *o, s
         rc = open_index(c, o->budget_bytes, alone, err);
     if (rc == 0)
         rc = open_slabs(c, err);
+    if (rc == 0 && no_process) /* a read-only user may have kept the last writer's unfinished word */
+        rc = ps_index_pause_commits(c->index, NULL, NULL, err);
     if (rc == 0 && no_process)
         rc = settle_old_table(c, err);
     if (rc == 0)

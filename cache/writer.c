@@ -152,6 +152,31 @@ static void end_growth(struct ps_cache *c)
     ps_claims_unlock(c->claims);
 }
 
+/* Only who holds the index's write lock grows it, and that is this process: what another has set down is in the file
+ * by now, or died with it. */
+static void forget_growth_locked(struct ps_cache *c)
+{
+    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++)
+        ps_claims_process_locked(c->claims, p)->index_growing_bytes = 0;
+}
+
+/* Whether `grow` more bytes of index take nothing beyond the budget, or nothing beyond what is charged anyway: a folder
+ * that is over (somebody has put a file there) must still be able to evict. If so they are reserved. */
+static bool growth_fits_locked(struct ps_cache *c, const struct ps_index_meta *meta, uint64_t grow)
+{
+    struct ps_claim_process *self = ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
+    struct ps_budget_state s;
+    forget_growth_locked(c);
+    ps_cache_state_locked(c, meta, &s);
+    const uint64_t before = ps_budget_charge(&s, 0, 0);
+    s.index_growing_bytes = grow;
+    const uint64_t after = ps_budget_charge(&s, 0, 0);
+    const bool fits = after <= s.budget_bytes || after == before;
+    if (fits)
+        self->index_growing_bytes = grow;
+    return fits;
+}
+
 /* Reserves the pages that this commit may add. In normal life they are part of what the index is charged anyway; where
  * another process's reader pins free pages, this is what keeps the file from growing past the limit. */
 static int reserve_growth(struct ps_cache *c, struct ps_index_write *w, size_t n, struct ps_err *err)
@@ -165,15 +190,8 @@ static int reserve_growth(struct ps_cache *c, struct ps_index_write *w, size_t n
             const uint64_t reusable = ps_index_write_reusable_bytes(w);
             grow -= reusable < grow ? reusable : grow;
         }
-        struct ps_budget_state s;
         ps_claims_lock(c->claims);
-        struct ps_claim_process *self =
-            ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
-        self->index_growing_bytes = grow;
-        ps_cache_state_locked(c, meta, &s);
-        fits = ps_budget_charge(&s, 0, 0) <= s.budget_bytes;
-        if (!fits)
-            self->index_growing_bytes = 0;
+        fits = growth_fits_locked(c, meta, grow);
         ps_claims_unlock(c->claims);
     }
     return fits
@@ -627,9 +645,7 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
 void ps_writer_upkeep(struct ps_cache *c)
 {
     const int readers = ps_index_check_readers(c->index);
-    ps_claims_lock(c->claims);
-    const unsigned freed = ps_recover_dead_locked(c);
-    ps_claims_unlock(c->claims);
+    const unsigned freed = ps_recover_dead(c);
     if (readers > 0 || freed > 0)
         ps_log(PS_LOG_INFO, PS_CACHE_ORIGIN, "cleared %d readers and %u claims of dead processes",
                readers, freed);

@@ -85,17 +85,23 @@ struct ps_cache *crash_open(const char *dir, uint64_t budget_bytes)
     return c;
 }
 
-int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
-                size_t bytes)
+int crash_store_err(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
+                    size_t bytes, struct ps_err *err)
 {
     uint8_t key[PS_SHA256_BYTES];
     struct ps_cache_ticket *t;
     crash_extent_key(number, key);
-    const int rc = ps_cache_reserve(&t, c, model, key, layer, bytes, NULL);
+    const int rc = ps_cache_reserve(&t, c, model, key, layer, bytes, err);
     if (rc != 0)
         return rc;
     crash_extent_fill(number, buf, bytes);
-    return ps_cache_put(t, buf, bytes, NULL);
+    return ps_cache_put(t, buf, bytes, err);
+}
+
+int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
+                size_t bytes)
+{
+    return crash_store_err(c, model, number, layer, buf, bytes, NULL);
 }
 
 int crash_load(struct ps_cache *c, uint64_t number, void *buf, size_t bytes, size_t cap)

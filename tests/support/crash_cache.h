@@ -24,6 +24,9 @@ struct ps_cache *crash_open(const char *dir, uint64_t budget_bytes);
 /* Reserves and puts; the code of whichever failed. buf holds at least `bytes`. */
 int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
                 size_t bytes);
+/* The same, with the error's text. */
+int crash_store_err(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
+                    size_t bytes, struct ps_err *err);
 /* Reads and compares: 0, PS_ENOTFOUND, PS_EDATA, or PS_EFAIL when wrong bytes were returned as right. */
 int crash_load(struct ps_cache *c, uint64_t number, void *buf, size_t bytes, size_t cap);
 bool crash_holds(struct ps_cache *c, uint64_t number);

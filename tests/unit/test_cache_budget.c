@@ -375,6 +375,37 @@ static void test_foreign_files_count(void **state)
     assert_true(crash_folder_bytes(dir) > 2u << 20);
 }
 
+/* A file that comes while the cache is full puts the folder over its limit: what is under way is published all the
+ * same, because the index has that room already, and extents give way to the file. */
+static void test_foreign_file_comes(void **state)
+{
+    (void)state;
+    char path[300];
+    const uint64_t budget = 3u << 20;
+    uint8_t key[1][PS_SHA256_BYTES];
+    struct ps_err err = {.code = 0};
+    struct ps_cache *c = crash_open(dir, budget);
+    const uint32_t m = open_model(c, 1);
+    crash_extent_key(0, key[0]);
+    for (uint64_t i = 0; i < 100; i++)
+        (void)crash_store(c, m, i, 0, buf, 65536);
+    assert_ok(ps_cache_flush(c, &err), &err);
+    /* The plan names one of them: the others may be evicted. */
+    assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])key, 1, NULL), 0);
+    assert_int_equal(crash_store(c, m, 100, 0, buf, 65536), 0);
+    snprintf(path, sizeof path, "%s/meta/probe", dir);
+    memset(buf, 1, CAP);
+    test_write_file(path, buf, CAP / 2);
+    assert_true(ps_cache_allocated_bytes(c) > budget);
+    assert_ok(ps_cache_flush(c, &err), &err);
+    assert_true(crash_holds(c, 100));
+    assert_int_equal(crash_store(c, m, 101, 0, buf, 65536), 0);
+    assert_ok(ps_cache_flush(c, &err), &err);
+    assert_true(crash_holds(c, 101));
+    assert_true(crash_folder_bytes(dir) <= budget);
+    ps_cache_close(c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5 && strcmp(argv[1], "read") == 0)
@@ -393,6 +424,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_too_small, setup, teardown),
         cmocka_unit_test_setup_teardown(test_min_free, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_files_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_foreign_file_comes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

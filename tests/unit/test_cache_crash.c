@@ -2,9 +2,11 @@
  * the budget.
  * ctest-timeout: 900 */
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +19,21 @@
 #define BUDGET (6ull << 20)
 #define ROUNDS 60
 #define KEYS   400
+
+static _Atomic bool die_in_commit;
+
+/* LMDB's pwrite, before the C library's: armed, it kills this process as soon as the header in the file names the
+ * new commit. LMDB waits for the disk in that very call, and only afterwards tells readers of the commit: a kill
+ * during the wait leaves exactly this. */
+__attribute__((visibility("default"))) ssize_t lmdb_pwrite(int fd, const void *buf, size_t bytes,
+                                                           off_t at) __asm__("pwrite");
+ssize_t lmdb_pwrite(int fd, const void *buf, size_t bytes, off_t at)
+{
+    const ssize_t n = syscall(SYS_pwrite64, fd, buf, bytes, at);
+    if (atomic_load(&die_in_commit) && bytes < 512 && at < 2 * 4096)
+        kill(getpid(), SIGKILL);
+    return n;
+}
 
 static size_t size_of(uint64_t number)
 {
@@ -32,29 +49,54 @@ static uint32_t open_model(struct ps_cache *c, uint64_t number)
     return model;
 }
 
+/* A child can't tell its parent more than a status: the reason goes to stderr. */
+static int child_failed(int status, const char *what, uint64_t number, int rc,
+                        const struct ps_err *err)
+{
+    fprintf(stderr, "    writer %d: %s (%llu): %s (%d): %s\n", (int)getpid(), what,
+            (unsigned long long)number, ps_err_name(rc), rc, err->code ? err->text : "(no text)");
+    return status;
+}
+
 /* Two models in turn, each more than fits: writes, publishes, evicts, aborts until somebody ends it. */
 static int child(const char *dir, uint64_t seed, uint64_t budget)
 {
+    const struct ps_cache_options o = {.budget_bytes = budget};
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
-    struct ps_cache *c = crash_open(dir, budget);
+    struct ps_err err = {.code = 0};
+    struct ps_cache *c = NULL;
+    int rc = ps_cache_open(&c, dir, &o, NULL, &err);
+    if (rc != 0)
+        return child_failed(6, "open", 0, rc, &err);
     for (uint64_t turn = seed;; turn++) {
-        const uint32_t m = open_model(c, turn % 2);
+        uint8_t id[PS_SHA256_BYTES];
+        uint32_t m;
+        crash_model_id(turn % 2, id);
+        rc = ps_cache_model_open(c, id, "label", 1, &m, &err);
+        if (rc != 0)
+            return child_failed(7, "model", turn, rc, &err);
         uint8_t keys[8][PS_SHA256_BYTES];
         for (uint64_t i = 0; i < 8; i++)
             crash_extent_key((turn % 2) * KEYS + (turn * 8 + i) % KEYS, keys[i]);
         /* What the plan doesn't name gives way, so that every turn evicts. */
-        assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, 8, NULL),
-                         0);
+        rc = ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])keys, 8, &err);
+        if (rc != 0)
+            return child_failed(8, "plan", turn, rc, &err);
         for (uint64_t i = 0; i < 60; i++) {
             const uint64_t number = (turn % 2) * KEYS + (turn * 8 + i) % KEYS;
-            const int rc = crash_store(c, m, number, 0, buf, size_of(number));
+            rc = crash_store_err(c, m, number, 0, buf, size_of(number), &err);
             if (rc != 0 && rc != PS_EBUDGET && rc != PS_EAGAIN)
-                return 3;
-            if (crash_load(c, number, buf, size_of(number), CAP) == PS_EFAIL)
-                return 4;
+                return child_failed(3, "store", number, rc, &err);
+            err = (struct ps_err){.code = 0};
+            rc = crash_load(c, number, buf, size_of(number), CAP);
+            if (rc == PS_EFAIL)
+                return child_failed(4, "WRONG BYTES", number, rc, &err);
+            if (rc != 0 && rc != PS_ENOTFOUND && rc != PS_EAGAIN)
+                return child_failed(9, "load", number, rc, &err);
         }
-        if (turn % 3 == 0 && ps_cache_flush(c, NULL) != 0)
-            return 5;
+        rc = turn % 3 == 0 ? ps_cache_flush(c, &err) : 0;
+        if (rc != 0)
+            return child_failed(5, "flush", turn, rc, &err);
     }
 }
 
@@ -65,13 +107,22 @@ static void pause_us(uint64_t us)
     nanosleep(&t, NULL);
 }
 
-static void kill_and_wait(int pid)
+static void wait_killed(int pid)
 {
     int status;
-    kill(pid, SIGKILL);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     /* Had it ended by itself, it would have found an error. */
+    if (WIFEXITED(status))
+        print_error("writer %d ended by itself, status %d\n", pid, WEXITSTATUS(status));
+    else if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL)
+        print_error("writer %d ended by itself, signal %d\n", pid, WTERMSIG(status));
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void kill_and_wait(int pid)
+{
+    kill(pid, SIGKILL);
+    wait_killed(pid);
 }
 
 /* Reopens and looks at everything. Returns how many extents survived. */
@@ -153,11 +204,76 @@ static void test_kill_among_others(void **state)
     test_remove_tree(dir);
 }
 
+#define ONE_BYTES 200000u /* more than the blocks that empty slabs may keep */
+
+/* Publishes an extent (what 0) or evicts it (what 1), and dies in the commit. One only: a slow machine's writer does
+ * not wait for a second. */
+static int die_child(const char *dir, uint64_t what)
+{
+    uint8_t *buf = ps_alloc_pages(CAP, 4096);
+    struct ps_err err = {.code = 0};
+    uint64_t freed;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 0);
+    atomic_store(&die_in_commit, true);
+    int rc = what == 0 ? crash_store_err(c, m, 0, 0, buf, ONE_BYTES, &err)
+                       : ps_cache_evict(c, NULL, &freed, &err);
+    if (rc == 0)
+        rc = ps_cache_flush(c, &err);
+    return child_failed(1, "commit", what, rc, &err);
+}
+
+/* Opens beside the parent, which settles what the dead have left, and finds `want` extents whole. */
+static int look_child(const char *dir, uint64_t want)
+{
+    uint8_t *buf = ps_alloc_pages(CAP, 4096);
+    struct ps_err err = {.code = 0};
+    uint64_t checked = 0, bad = 0;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    int rc = ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, &err);
+    if (rc != 0 || bad != 0 || checked != want)
+        return child_failed(1, "verify", checked, rc, &err);
+    rc = crash_load(c, 0, buf, ONE_BYTES, CAP);
+    if (rc != (want == 1 ? 0 : PS_ENOTFOUND))
+        return child_failed(2, "load", 0, rc, &err);
+    ps_cache_close(c);
+    return 0;
+}
+
+/* Killed between the commit on disk and LMDB's word of it to its readers: what was published is kept, what was
+ * evicted gives its blocks back. */
+static void test_kill_in_commit(void **state)
+{
+    (void)state;
+    char dir[256], slabs[300];
+    uint64_t checked, bad;
+    test_temp_dir(dir, sizeof dir);
+    snprintf(slabs, sizeof slabs, "%s/slabs", dir);
+    struct ps_cache *c = crash_open(dir, BUDGET); /* alone, opening would begin with the last commit */
+    for (uint64_t what = 0; what < 2; what++) {
+        const uint64_t left = what == 0 ? 1 : 0;
+        wait_killed(crash_spawn("die", dir, what, 0));
+        assert_true(crash_wait(crash_spawn("look", dir, left, 0)));
+        (void)open_model(c, 1); /* a commit: from here on all see the last one */
+        assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
+        assert_int_equal(bad, 0);
+        assert_int_equal(checked, left);
+    }
+    assert_true(crash_folder_bytes(slabs) < ONE_BYTES);
+    ps_cache_close(c);
+    test_remove_tree(dir);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 5 && strcmp(argv[1], "die") == 0)
+        return die_child(argv[2], strtoull(argv[3], NULL, 10));
+    if (argc == 5 && strcmp(argv[1], "look") == 0)
+        return look_child(argv[2], strtoull(argv[3], NULL, 10));
     if (argc == 5)
         return child(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kill_in_commit),
         cmocka_unit_test(test_kill_one),
         cmocka_unit_test(test_kill_among_others),
     };
