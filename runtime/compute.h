@@ -36,10 +36,11 @@ struct ps_compute_options {
     const struct ps_weights *weights;
     const struct ps_map *map;
     struct ps_sweep *sweep;
-    uint32_t max_rows;           /* most T of a sweep */
-    uint32_t ubatch;             /* rows of one kernel call, 1 .. max_rows */
-    uint32_t logit_rows;         /* most rows of logits: 1 or max_rows */
-    uint32_t ctx;                /* positions of the KV cache */
+    uint32_t max_rows;   /* most T of a sweep */
+    uint32_t ubatch;     /* rows of one kernel call, 1 .. max_rows */
+    uint32_t logit_rows; /* most rows of logits: 1 or max_rows */
+    uint32_t ctx;        /* positions of the KV cache */
+    bool host_gathers;   /* embedding rows are taken on the CPU, also for layers of a device */
     const atomic_int *interrupt; /* nullable */
     struct ps_compute_progress *progress;
 };

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "runtime/row_stash.h"
 
 static const char *const ORIGIN = "device";
 /* Most panels of one launch: it costs as much as reading a few megabytes, and one panel may not fill the device. */
@@ -47,9 +48,7 @@ struct ps_kv_away {
 
 static int told(int rc, struct ps_err *err)
 {
-    return rc < 0 ? ps_err_set(err, rc, ORIGIN,
-                               "the device refuses work: see the log, or use --device cpu")
-                  : 0;
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the device refuses work: use --device cpu") : 0;
 }
 
 /* ---- memory ---- */
@@ -151,13 +150,14 @@ int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool s
     if (rc == 0) {
         ps_kv_place(kv, kv->host_layers, kv->n_layers, w->bytes);
         uint8_t *tables = w->tables;
-        rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables, kv->k_pages,
-                               n * sizeof(void *)),
-                  err);
+        int queued =
+            api->copy_in(place->device, PS_STREAM_COMPUTE, tables, kv->k_pages, n * sizeof(void *));
+        if (queued == 0)
+            queued = api->copy_in(place->device, PS_STREAM_COMPUTE, tables + n * sizeof(void *),
+                                  kv->v_pages, n * sizeof(void *));
+        rc = api->sync(place->device, err); /* with the device's own words, if it failed */
         if (rc == 0)
-            rc = told(api->copy_in(place->device, PS_STREAM_COMPUTE, tables + n * sizeof(void *),
-                                   kv->v_pages, n * sizeof(void *)),
-                      err);
+            rc = told(queued, err);
     }
     if (rc < 0)
         ps_kv_free_away(kv);
@@ -433,6 +433,43 @@ static int device_swiglu(struct ps_compute *c, struct ps_err *err)
                 err);
 }
 
+/* The ids with the best logits, in no order. */
+static size_t best_ids(uint32_t best[PS_STASH_ROWS], const float *logits, uint32_t vocab)
+{
+    size_t n = 0, worst = 0;
+    for (uint32_t id = 0; id < vocab; id++) {
+        if (n == PS_STASH_ROWS && !(logits[id] > logits[best[worst]]))
+            continue;
+        best[n < PS_STASH_ROWS ? n++ : worst] = id;
+        for (size_t i = worst = 0; n == PS_STASH_ROWS && i < n; i++)
+            worst = logits[best[i]] < logits[best[worst]] ? i : worst;
+    }
+    return n;
+}
+
+/* A tied head that lies here while the CPU takes the embedding rows: it gets those that the next token is most likely
+ * among, or it would have to read an extent again for every token. */
+static int keep_rows(struct device *v, const float *logits, struct ps_err *err)
+{
+    const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
+    uint32_t best[PS_STASH_ROWS];
+    size_t n = best_ids(best, logits, v->c.o.arch->vocab);
+    int rc = 0;
+    ps_sweep_stash_clear(v->c.o.sweep);
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        uint32_t x;
+        const struct ps_extent *e = extent_of_row(&v->c, best[i], &x);
+        const uint8_t *at = ps_vram_resident(v->at.vram, x);
+        if (!at)
+            continue;
+        rc = v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_x,
+                                 at + (best[i] - e->row0) * t->row_bytes, t->row_bytes);
+        if (rc == 0)
+            ps_sweep_stash_offer(v->c.o.sweep, best[i], logits[best[i]], (const uint8_t *)v->host_x);
+    }
+    return told(rc, err);
+}
+
 static int device_logits(struct ps_compute *c, const float *in, size_t n, float *out,
                          struct ps_err *err)
 {
@@ -451,6 +488,8 @@ static int device_logits(struct ps_compute *c, const float *in, size_t n, float 
         rc = told(v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, out, v->logits,
                                       n * vocab * sizeof *out),
                   err);
+    if (rc == 0 && n == 1 && c->o.host_gathers && c->o.weights->embed == c->o.weights->head)
+        rc = keep_rows(v, out, err);
     return rc;
 }
 
@@ -468,9 +507,17 @@ static const float *device_host_x(struct ps_compute *c)
     return NULL;
 }
 
-void ps_compute_device_abandon(struct ps_compute *c)
+int ps_compute_device_abandon(struct ps_compute *c, int rc, struct ps_err *err)
 {
-    ps_vram_abandon(((struct device *)c)->at.vram);
+    struct device *v = (struct device *)c;
+    struct ps_err e = {0};
+    int failed = v->at.api->sync(v->at.device, &e);
+    ps_vram_abandon(v->at.vram);
+    if (failed == 0 || rc == PS_EINTERRUPTED)
+        return rc;
+    if (err)
+        *err = e;
+    return failed;
 }
 
 /* ---- life ---- */

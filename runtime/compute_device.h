@@ -28,8 +28,9 @@ uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_devi
 uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows);
 int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_options *o,
                           const struct ps_device_place *place, struct ps_err *err);
-/* After an error inside a sweep: the ring gives its panels back, nothing is under way any more. */
-void ps_compute_device_abandon(struct ps_compute *c);
+/* After the error rc inside a sweep: the ring gives its panels back, nothing is under way any more. Returns rc; if the
+ * device has failed, its own code and, in *err, its own words: the call that stumbled over that knows neither. */
+int ps_compute_device_abandon(struct ps_compute *c, int rc, struct ps_err *err);
 
 /* Device bytes of the page tables of a KV cache, and its memory for layers [kv->host_layers, n_layers): on the
  * device, or (shared) in host memory that it reads over the bus. */

@@ -77,6 +77,7 @@ struct ps_engine {
     bool planned;
     uint32_t planned_ctx, planned_rows;
     struct ps_sweep *sweep;
+    uint64_t sweeps_stopped; /* schedulers closed so far: what was built on one of them is void */
 
     pthread_t tokenizer_thread;
     bool tokenizer_started, tokenizer_joined;

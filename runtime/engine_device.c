@@ -149,6 +149,8 @@ static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_inpu
     case PS_SIZE_ALL:
     case PS_SIZE_DEFAULT: break;
     }
+    if (left < least && least <= e->gpu.info.free_bytes)
+        left = least; /* the margin is worth less than a run */
     return all < left ? all : left;
 }
 
@@ -169,6 +171,11 @@ int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_
     if (rc < 0 && rc != PS_EBUDGET)
         return ps_err_set(err, rc, ORIGIN, "out of memory: planning");
     in->vram_bytes = e->vram_budget_bytes = vram_budget(e, in, least);
+    if (e->vram.kind != PS_SIZE_BYTES && least > e->gpu.info.free_bytes)
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "the device has %llu bytes free: the least that works here is %llu: make "
+                          "room, or use -ngl, a smaller -c or --device cpu",
+                          (unsigned long long)e->gpu.info.free_bytes, (unsigned long long)least);
     return 0;
 }
 

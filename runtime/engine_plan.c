@@ -246,8 +246,10 @@ int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_e
     if (rc == 0)
         rc = publish_plan(e, which, in.n_extents, err);
     e->planned = rc == 0;
-    e->planned_ctx = ctx;
-    e->planned_rows = rows;
+    if (rc == 0) { /* what does not fit must not be asked for by the next session too */
+        e->planned_ctx = ctx;
+        e->planned_rows = rows;
+    }
 out:
     ps_free(list);
     ps_free(which);
@@ -284,6 +286,7 @@ int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
 
 void ps_engine_stop_sweep(struct ps_engine *e)
 {
+    e->sweeps_stopped++;
     ps_vram_close(e->gpu.vram); /* it holds panels */
     e->gpu.vram = NULL;
     ps_sweep_close(e->sweep); /* it unpins what it frees */

@@ -87,10 +87,12 @@ void ps_probes_save(const struct ps_probes *p, const char *dir)
     ps_strbuf_deinit(&b);
 }
 
-/* Rate at which the arithmetic took the weights while it did not wait for them: decode alone, because a prompt's
+/* Rate at which the CPU's arithmetic took the weights while it did not wait for them: decode alone, because a prompt's
  * rows share one pass. */
 static double seen_ram_rate(const struct ps_engine *e)
 {
+    if (e->gpu.api)
+        return 0;
     double decode_s =
         e->run.decode_s - (double)(ps_stat_get(&e->stats.stall_ns) - e->run.stall_ns_at_first) / 1e9;
     return e->run.tokens_generated > 4 && decode_s > LEARN_MIN_S
@@ -180,6 +182,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     struct ps_strbuf b;
     struct ps_json_writer w;
     int rc = 0;
+    ps_engine_stop_sweep(e); /* it borrows the plan that is made anew below; a session starts the next */
     if (!e->source->local)
         rc = probe_link(e, seconds > 0 ? seconds : 2, &err);
     if (rc == 0 && e->cache)

@@ -60,15 +60,15 @@ static void on_verify(void *user, uint64_t done, uint64_t total)
         e->o.progress(e->o.progress_user, "verify", done, total);
 }
 
-/* Weights must not go to the RAM arena on their way to the disk. */
+/* Weights must not go to the RAM arena on their way to the disk, and none to a device. */
 static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
 {
-    ps_sweep_close(e->sweep);
-    e->sweep = NULL;
+    ps_engine_stop_sweep(e);
     for (uint32_t i = 0; i < e->files.map->n_extents; i++)
-        e->tier[i] &= (uint8_t)~PS_TIER_RAM;
-    e->planned = false; /* a session plans anew */
-    return ps_engine_start_sweep(e, err);
+        e->tier[i] &= (uint8_t) ~(PS_TIER_RAM | PS_TIER_VRAM);
+    e->planned = false;                     /* a session plans anew */
+    int rc = ps_cache_flush(e->cache, err); /* what is written already is then found */
+    return rc < 0 ? rc : ps_engine_start_sweep(e, err);
 }
 
 static int warm(struct ps_engine *e, const struct ps_warm_options *o, struct warm_list *list,

@@ -47,6 +47,7 @@ int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, 
         .ubatch = ps_forward_ubatch(o->ubatch, o->max_rows),
         .logit_rows = o->all_logits ? o->max_rows : 1,
         .ctx = o->ctx,
+        .host_gathers = some_on_host(o),
         .interrupt = o->interrupt,
         .progress = &f->progress,
     };
@@ -184,6 +185,6 @@ int ps_forward_sweep(struct ps_forward *f, struct ps_kv *kv, const uint32_t *ids
     if (rc == 0)
         kv->length = pos0 + (uint32_t)T;
     else if (f->device)
-        ps_compute_device_abandon(f->device);
+        rc = ps_compute_device_abandon(f->device, rc, err);
     return rc;
 }

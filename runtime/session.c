@@ -16,6 +16,7 @@ struct ps_session {
     struct ps_kv kv;
     struct ps_forward *forward;
     uint32_t forward_rows;
+    uint64_t forward_of; /* e->sweeps_stopped when it was made: another session may have had all planned anew */
     uint32_t *history; /* [ctx] ids so far */
     uint32_t length;
     float *logits; /* [vocab] */
@@ -98,7 +99,7 @@ static void on_prefill(void *engine, uint64_t done, uint64_t total)
 static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
 {
     struct ps_engine *e = s->e;
-    if (s->forward && s->forward_rows >= rows)
+    if (s->forward && s->forward_rows >= rows && s->forward_of == e->sweeps_stopped)
         return 0;
     ps_forward_free(s->forward);
     s->forward = NULL;
@@ -123,6 +124,7 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         .progress_user = e,
     };
     s->forward_rows = rows;
+    s->forward_of = e->sweeps_stopped;
     return ps_forward_new(&s->forward, &fo, err);
 }
 
@@ -341,7 +343,8 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
-    uint64_t caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float);
+    uint64_t caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float), before = e->caller_bytes;
+    bool all_before = e->all_logits;
     int rc = 0;
     if (caller_bytes > e->caller_bytes) { /* plan anew, with the result in the budget */
         e->caller_bytes = caller_bytes;
@@ -359,6 +362,10 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     if (rc == 0) {
         ps_sweep_allow(e->sweep, 1);
         rc = sweep(&s, ids, n, out, true, &err);
+    }
+    if (rc < 0) { /* what did not fit is no burden to the next call */
+        e->caller_bytes = before;
+        e->all_logits = all_before;
     }
     session_deinit(&s);
     return ps_engine_error(error, rc, &err);

@@ -1,0 +1,295 @@
+/* Several sessions and other calls on one engine, through the public interface, on the CPU and on the fake device: each
+ * may have all planned anew, under the feet of the others. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/host.h"
+#include "penstock/penstock.h"
+#include "tests/support/test.h"
+
+enum { MOST = 64 };
+static const char *const DEVICES[] = {"cpu", "fake"};
+
+static char trace_path[64];
+
+static void models_folder(char out[4096])
+{
+    const char *dir = getenv("PENSTOCK_SOURCE_DIR");
+    snprintf(out, 4096, "%s/models", dir ? dir : ".");
+}
+
+static struct ps_engine *open_model(const char *model, const char *cache, const char *device,
+                                    const char *ram, const char *vram)
+{
+    struct ps_engine *e = NULL;
+    struct ps_error err = {0};
+    struct ps_engine_options o = {.struct_size = sizeof o,
+                                  .model = model,
+                                  .cache_dir = cache,
+                                  .disk = cache ? "100%" : NULL,
+                                  .without_tokenizer = 1,
+                                  .threads = 1,
+                                  .ctx_size = 16,
+                                  .max_rows = 4,
+                                  .ram = ram,
+                                  .device = device,
+                                  .vram = vram};
+    if (ps_engine_open(&e, &o, &err) < 0)
+        fail_msg("%s: %s", device, err.text);
+    return e;
+}
+
+static struct ps_engine *open_engine(const char *device, const char *ram, const char *vram)
+{
+    char folder[4096], model[4200];
+    models_folder(folder);
+    snprintf(model, sizeof model, "%s/kjv", folder);
+    return open_model(model, NULL, device, ram, vram);
+}
+
+/* The fake writes down what a device did when it is closed. */
+static void close_engine(struct ps_engine *e, const char *device)
+{
+    char *text = NULL;
+    size_t n;
+    ps_engine_close(e);
+    if (strcmp(device, "fake") != 0)
+        return;
+    assert_int_equal(ps_file_read(&text, &n, trace_path, 65536, NULL), 0);
+    static const char *const NONE[] = {"\"live_bytes\": 0,", "\"live_allocs\": 0,",
+                                       "\"pinned_bytes\": 0,", "\"races\": 0,"};
+    for (size_t i = 0; i < sizeof NONE / sizeof NONE[0]; i++)
+        if (!strstr(text, NONE[i]))
+            fail_msg("not %s: %s", NONE[i], text);
+    ps_free(text);
+    unlink(trace_path);
+}
+
+static struct ps_session *new_session(struct ps_engine *e, uint32_t ctx)
+{
+    struct ps_session_options o = {.struct_size = sizeof o, .ctx_size = ctx};
+    struct ps_session *s = NULL;
+    struct ps_error err = {0};
+    if (ps_session_new(&s, e, &o, &err) < 0)
+        fail_msg("a session of %u: %s", ctx, err.text);
+    return s;
+}
+
+struct ids {
+    uint32_t id[MOST];
+    size_t n;
+};
+
+static int on_token(void *user, const char *text, size_t len, uint32_t id)
+{
+    struct ids *t = user;
+    (void)text, (void)len;
+    assert_true(t->n < MOST);
+    t->id[t->n++] = id;
+    return 0;
+}
+
+/* Four ids after a prompt of n, appended to what `t` holds. */
+static void generate(struct ids *t, struct ps_session *s, size_t n)
+{
+    uint32_t prompt[MOST];
+    struct ps_error err = {0};
+    struct ps_generate_options o = {.struct_size = sizeof o, .n_predict = 4, .ignore_eos = 1};
+    for (size_t i = 0; i < n; i++)
+        prompt[i] = (uint32_t)(3 + 7 * i);
+    if (ps_session_generate(s, prompt, n, &o, on_token, t, &err) < 0)
+        fail_msg("%zu rows: %s", n, err.text);
+}
+
+static int logits(struct ps_engine *e, size_t n, float **out)
+{
+    uint32_t ids[MOST], vocab;
+    struct ps_error err = {0};
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (uint32_t)(3 + i);
+    ps_engine_logits(e, ids, n, NULL, 0, &vocab, &err);
+    float *all = malloc(n * vocab * sizeof *all);
+    int rc = ps_engine_logits(e, ids, n, all, n * vocab, &vocab, &err);
+    if (out)
+        *out = all;
+    else
+        free(all);
+    return rc;
+}
+
+/* What two sessions say that have an engine each. */
+static void alone(struct ids *a, struct ids *b, const char *device)
+{
+    struct ps_engine *e = open_engine(device, NULL, "50%");
+    struct ps_session *s = new_session(e, 32);
+    memset(a, 0, sizeof *a);
+    memset(b, 0, sizeof *b);
+    generate(a, s, 4);
+    generate(a, s, 3);
+    ps_session_free(s);
+    close_engine(e, device);
+    e = open_engine(device, NULL, "50%");
+    s = new_session(e, 64);
+    generate(b, s, 12);
+    generate(b, s, 20);
+    ps_session_free(s);
+    close_engine(e, device);
+}
+
+static void test_two_sessions(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof DEVICES / sizeof DEVICES[0]; i++) {
+        struct ids want_a, want_b, a = {0}, b = {0};
+        alone(&want_a, &want_b, DEVICES[i]);
+        struct ps_engine *e = open_engine(DEVICES[i], NULL, "50%");
+        struct ps_session *s = new_session(e, 32);
+        generate(&a, s, 4);
+        struct ps_session *t = new_session(e, 64); /* more than was planned */
+        generate(&b, t, 12);
+        generate(&a, s, 3);
+        generate(&b, t, 20);
+        ps_session_free(s);
+        ps_session_free(t);
+        close_engine(e, DEVICES[i]);
+        assert_memory_equal(&a, &want_a, sizeof a);
+        assert_memory_equal(&b, &want_b, sizeof b);
+    }
+}
+
+static void test_logits_and_probes_between(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof DEVICES / sizeof DEVICES[0]; i++) {
+        struct ids want, unused, got = {0};
+        struct ps_error err = {0};
+        float *first, *second;
+        char *json = NULL;
+        alone(&want, &unused, DEVICES[i]);
+        struct ps_engine *e = open_engine(DEVICES[i], NULL, "50%");
+        struct ps_session *s = new_session(e, 32);
+        generate(&got, s, 4);
+        assert_int_equal(logits(e, 3, &first), 0);
+        assert_int_equal(logits(e, 40, &second), 0);
+        assert_memory_equal(first, second, sizeof *first * 16);
+        assert_int_equal(ps_engine_probe_json(&json, e, 0.1, &err), 0);
+        generate(&got, s, 3);
+        assert_memory_equal(&got, &want, sizeof got);
+        ps_string_free(json);
+        free(first);
+        free(second);
+        ps_session_free(s);
+        close_engine(e, DEVICES[i]);
+    }
+}
+
+/* What does not fit is refused, and is not asked for again by those who come next. */
+static void test_too_much(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof DEVICES / sizeof DEVICES[0]; i++) {
+        struct ids want, unused, got = {0};
+        struct ps_session *large = NULL;
+        struct ps_session_options o = {.struct_size = sizeof o, .ctx_size = 1u << 20};
+        struct ps_error err = {0};
+        alone(&want, &unused, DEVICES[i]);
+        struct ps_engine *e = open_engine(DEVICES[i], "24M", "24M");
+        struct ps_session *s = new_session(e, 32);
+        generate(&got, s, 4);
+        assert_true(ps_session_new(&large, e, &o, &err) < 0);
+        assert_int_equal(err.exit_status, 5);
+        generate(&got, s, 3);
+        assert_memory_equal(&got, &want, sizeof got);
+        ps_session_free(s);
+        s = new_session(e, 32);
+        ps_session_free(s);
+        close_engine(e, DEVICES[i]);
+    }
+}
+
+/* `penstock share` of the models: its address. */
+static pid_t share(char address[128])
+{
+    char folder[4096], line[512] = "";
+    int out[2];
+    models_folder(folder);
+    assert_int_equal(pipe(out), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(out[1], STDOUT_FILENO);
+        dup2(out[1], STDERR_FILENO);
+        execl(getenv("PENSTOCK"), "penstock", "share", folder, "--port", "0", (char *)NULL);
+        _exit(127);
+    }
+    close(out[1]);
+    for (size_t n = 0; n + 1 < sizeof line && !strchr(line, '\n'); n++)
+        if (read(out[0], line + n, 1) != 1)
+            fail_msg("penstock share: %s", line);
+    close(out[0]);
+    const char *at = strstr(line, "http://");
+    if (!at || sscanf(at, "%127[^ ]", address) != 1)
+        fail_msg("penstock share: %s", line);
+    return pid;
+}
+
+/* Filling the cache plans nothing into RAM or VRAM, and gives back what was there. */
+static void test_warm_between(void **state)
+{
+    (void)state;
+    char address[128], model[160], cache[] = "/tmp/penstock-sessions-XXXXXX";
+    if (!getenv("PENSTOCK"))
+        skip();
+    pid_t server = share(address);
+    snprintf(model, sizeof model, "%skjv", address);
+    assert_non_null(mkdtemp(cache));
+    for (size_t i = 0; i < sizeof DEVICES / sizeof DEVICES[0]; i++) {
+        struct ids want, unused, got = {0};
+        struct ps_error err = {0};
+        alone(&want, &unused, DEVICES[i]);
+        struct ps_engine *e = open_model(model, cache, DEVICES[i], NULL, "50%");
+        struct ps_session *s = new_session(e, 32);
+        generate(&got, s, 4);
+        for (int k = 0; k < 2; k++) {
+            char *json = NULL;
+            if (ps_engine_warm(&json, e, NULL, &err) < 0)
+                fail_msg("warm: %s", err.text);
+            assert_non_null(strstr(json, "\"complete\":true"));
+            ps_string_free(json);
+        }
+        generate(&got, s, 3);
+        assert_memory_equal(&got, &want, sizeof got);
+        ps_session_free(s);
+        close_engine(e, DEVICES[i]);
+        char remove[64];
+        snprintf(remove, sizeof remove, "rm -rf %s", cache);
+        assert_int_equal(system(remove), 0);
+    }
+    kill(server, SIGTERM);
+    waitpid(server, NULL, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_two_sessions),
+        cmocka_unit_test(test_logits_and_probes_between),
+        cmocka_unit_test(test_too_much),
+        cmocka_unit_test(test_warm_between),
+    };
+    const char *module = getenv("PENSTOCK_FAKE_MODULE");
+    if (!module)
+        return 77;
+    snprintf(trace_path, sizeof trace_path, "/tmp/penstock-sessions-%ld", (long)getpid());
+    setenv("PENSTOCK_DEVICE_MODULE", module, 1);
+    setenv("PENSTOCK_FAKE_TRACE", trace_path, 1);
+    setenv("PENSTOCK_FAKE_DEVICE", "vram=40M", 1); /* little for the probes to copy */
+    setenv("PENSTOCK_BACKEND", "ref", 1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
