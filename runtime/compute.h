@@ -85,9 +85,10 @@ struct ps_compute_ops {
     int (*swiglu)(struct ps_compute *c, struct ps_err *err);
     /* out[n][vocab] on the host = in[n][hidden] . head^T; waits until it is there */
     int (*logits)(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err);
-    /* rows.x to and from host memory, T rows: where a layer is computed elsewhere than the one before it */
+    /* rows.x where the first layers are computed on the host (host_x, its alone) and the rest on a device (put_x, its
+     * alone): T rows from there to here */
     int (*put_x)(struct ps_compute *c, const float *host, struct ps_err *err);
-    const float *(*host_x)(struct ps_compute *c); /* NULL: not in host memory */
+    const float *(*host_x)(struct ps_compute *c);
 };
 
 /* Lays the rows out from `base` on, which may be NULL, and returns the bytes that they take, each buffer 256-byte

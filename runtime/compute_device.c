@@ -501,12 +501,6 @@ static int device_put_x(struct ps_compute *c, const float *host, struct ps_err *
                 err);
 }
 
-static const float *device_host_x(struct ps_compute *c)
-{
-    (void)c;
-    return NULL;
-}
-
 int ps_compute_device_abandon(struct ps_compute *c, int rc, struct ps_err *err)
 {
     struct device *v = (struct device *)c;
@@ -549,7 +543,6 @@ static const struct ps_compute_ops DEVICE = {
     .swiglu = device_swiglu,
     .logits = device_logits,
     .put_x = device_put_x,
-    .host_x = device_host_x,
 };
 
 static bool alloc_host(struct device *v)

@@ -259,14 +259,6 @@ static int host_logits(struct ps_compute *c, const float *in, size_t n, float *o
     return host_matrix(c, c->o.weights->head, in, n, out, c->o.arch->vocab, false, err);
 }
 
-static int host_put_x(struct ps_compute *c, const float *host, struct ps_err *err)
-{
-    struct host *h = (struct host *)c;
-    (void)err;
-    memcpy(c->rows.x, host, h->T * c->o.arch->hidden * sizeof *host);
-    return 0;
-}
-
 static const float *host_x(struct ps_compute *c)
 {
     return c->rows.x;
@@ -293,7 +285,6 @@ static const struct ps_compute_ops HOST = {
     .attention = host_attention,
     .swiglu = host_swiglu,
     .logits = host_logits,
-    .put_x = host_put_x,
     .host_x = host_x,
 };
 

@@ -14,7 +14,7 @@ static const char *const ORIGIN = "device";
 /* Ring, residents, activations, KV, page tables: a driver gives each of them whole large pages. */
 #define N_ALLOCATIONS        5
 #define ALLOCATION_ROUNDS_TO (2 * MIB)
-#define VRAM_SLOTS_WANT      16u
+#define VRAM_SLOTS_WANT      24u
 #define VRAM_SLOTS_MOST      32u
 
 /* "cuda" or "cuda:1" to kind and index. */

@@ -290,6 +290,16 @@ out:
     return rc;
 }
 
+/* What the consumer took to move it away and gave up is to be asked for again. */
+static void give_up_moves_locked(struct ps_sweep *s)
+{
+    for (uint32_t i = 0; i < s->o.n_order; i++) {
+        uint32_t extent = s->o.order[i];
+        if ((s->o.tier[extent] & PS_TIER_VRAM) && s->resident[extent] == RESIDENT_LOADING)
+            s->resident[extent] = RESIDENT_NO;
+    }
+}
+
 /* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. The consumer
  * holds no panel. */
 static void drain_locked(struct ps_sweep *s)
@@ -313,11 +323,7 @@ static void drain_locked(struct ps_sweep *s)
     }
     while (s->n_busy)
         pthread_cond_wait(&s->changed, &s->mutex);
-    for (uint32_t i = 0; i < s->o.n_order; i++) { /* taken to be moved away, and given up */
-        uint32_t extent = s->o.order[i];
-        if ((s->o.tier[extent] & PS_TIER_VRAM) && s->resident[extent] == RESIDENT_LOADING)
-            s->resident[extent] = RESIDENT_NO;
-    }
+    give_up_moves_locked(s);
     s->cancelling = false;
 }
 
@@ -375,6 +381,8 @@ void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead)
         s->next_sweep_seq = (s->consume_seq + s->o.n_order - 1) / s->o.n_order * s->o.n_order;
         s->consume_seq = s->issue_seq = s->next_sweep_seq;
     }
+    if (!ran_ahead)
+        give_up_moves_locked(s);
     s->next_sweep_seq += s->o.n_order;
     if (s->limit_seq < s->next_sweep_seq)
         s->limit_seq = s->next_sweep_seq;

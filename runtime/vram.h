@@ -49,7 +49,7 @@ struct ps_vram_options {
 };
 /* Half of them may be with the kernels while the other half is filled; three extents of 8 MiB are a matrix of a small
  * model's, which one launch then takes. */
-#define PS_VRAM_SLOTS_MIN 6u
+#define PS_VRAM_SLOTS_MIN 8u
 
 /* Device bytes of one ring slot: room for a stored and, where extents are decoded here, for a raw extent. */
 uint64_t ps_vram_slot_bytes(const struct ps_map *map, uint32_t consumer_codecs);

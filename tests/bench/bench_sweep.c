@@ -4,7 +4,7 @@
  *     bench_sweep MODEL [DEVICE [ROWS...]]
  *
  * Host memory holds the whole model in all cases, so nothing else binds. Streamed twice: with the least device memory
- * that works (a ring of three slots) and with a full ring. For each number of rows: the median sweep of five, and its
+ * that works (the shortest ring) and with a full ring. For each number of rows: the median sweep of five, and its
  * ratio to the longer side. Prints one JSON object. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,7 +116,7 @@ static void full_ring(char *out, size_t cap, const char *model, const char *devi
     double least = figure(ps_engine_plan_json(e), NULL, "vram_min_bytes");
     ps_engine_close(e);
     snprintf(out, cap, "%.0f",
-             least + 64 * (8 << 20)); /* a quarter of what is spare: 16 slots of 8 MiB */
+             least + 64 * (8 << 20)); /* a quarter of what is spare: 16 more slots of 8 MiB */
 }
 
 static void report(const char *name, const char *end, const unsigned *rows, unsigned n,

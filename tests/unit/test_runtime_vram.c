@@ -197,7 +197,7 @@ static void test_every_tier_and_ring(void **state)
         unsigned vram = k * 3 % 12, ram = k * 7 % (12 - vram);
         make_world(&w, speeds[k % 4]);
         place(&w, vram, ram);
-        start(&w, 1 + k % 5, 6 + k % 4, 0);
+        start(&w, 1 + k % 5, 8 + k % 4, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         for (int i = 0; i < SWEEPS; i++)
             one_sweep(&w);
@@ -238,7 +238,7 @@ static void test_taken_in_groups(void **state)
         struct world w;
         make_world(&w, k % 2 ? "copy=400M" : "op=200");
         place(&w, k, k % 3);
-        start(&w, 1 + k % 4, 6 + k, 0);
+        start(&w, 1 + k % 4, 8 + k, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         for (int i = 0; i < SWEEPS; i++)
             sweep_in_groups(&w);
@@ -255,7 +255,7 @@ static void test_copies_run_beside_kernels(void **state)
     struct world w;
     struct fake_device_trace before, after;
     make_world(&w, "copy=50M,op=5000"); /* 5 ms each: 256 KiB at 50 MB/s */
-    start(&w, 8, 6, 0);
+    start(&w, 8, 8, 0);
     ps_sweep_allow(w.sweep, SWEEPS);
     one_sweep(&w);
     fake_device_trace(w.device, &before);
@@ -276,7 +276,7 @@ static void test_a_given_up_sweep(void **state)
         struct ps_err err = {0};
         make_world(&w, "copy=400M");
         place(&w, 4, 3);
-        start(&w, 3, 6, 0);
+        start(&w, 3, 8, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         one_sweep(&w);
         ps_vram_begin(w.vram, true);
@@ -301,7 +301,7 @@ static void test_shared_with_the_host(void **state)
     for (uint32_t i = 0; i < split; i++)
         w.tier[i] = i < 2 ? PS_TIER_RAM
                           : 0; /* ready at once: tempting for a look-ahead that is not its own */
-    start(&w, 4, 6, split);
+    start(&w, 4, 8, split);
     ps_sweep_allow(w.sweep, SWEEPS);
     for (int k = 0; k < SWEEPS; k++) {
         ps_sweep_begin(w.sweep, false);
@@ -333,7 +333,7 @@ static void test_a_lost_device_ends_every_wait(void **state)
         snprintf(config, sizeof config, "copy=400M,lost=%u", after);
         make_world(&w, config);
         place(&w, 4, 3);
-        start(&w, 2, 6, 0);
+        start(&w, 2, 8, 0);
         ps_sweep_allow(w.sweep, SWEEPS);
         for (int k = 0; rc == 0 && k < SWEEPS; k++) {
             ps_vram_begin(w.vram, true);
@@ -366,7 +366,7 @@ static void test_no_memory(void **state)
                                      .order = w.order,
                                      .n_order = ORDER,
                                      .tier = w.tier,
-                                     .slots = 6,
+                                     .slots = 8,
                                      .stats = &w.stats};
         assert_int_equal(ps_vram_open(&w.vram, &vo, &err), PS_EBUDGET);
         assert_null(w.vram);
