@@ -10,8 +10,10 @@ static const char *const ORIGIN = "probe";
 #define COPY_BYTES  (8 * MIB) /* as large as an extent */
 #define MOST_BYTES  (256 * MIB)
 #define LEAST_BYTES (16 * MIB)
-#define ROUNDS      16u
-#define BUS_PASSES  4u /* over all of it: the wait at the end costs as much as some megabytes */
+#define SMALL_BYTES                                                                                \
+    (8 * MIB) /* for rows, packed rows and results, rounded up as an allocator may */
+#define ROUNDS     16u
+#define BUS_PASSES 4u /* over all of it: the wait at the end costs as much as some megabytes */
 
 struct probe {
     const struct ps_device_api *api;
@@ -29,14 +31,14 @@ static int wait_for(struct probe *p, struct ps_err *err)
     return p->api->await(p->d, p->mark, err);
 }
 
-/* As much as there is, halving from the most. */
-static int alloc_weights(struct probe *p, struct ps_err *err)
+/* As much as there is, halving from the most. PS_EBUDGET: too little to measure with. */
+static int alloc_weights(struct probe *p, uint64_t most_bytes, struct ps_err *err)
 {
     int rc = PS_EBUDGET;
-    for (p->bytes = MOST_BYTES; rc < 0 && p->bytes >= LEAST_BYTES; p->bytes /= 2) {
+    for (p->bytes = MOST_BYTES; p->bytes >= LEAST_BYTES; p->bytes /= 2) {
+        if (p->bytes + SMALL_BYTES > most_bytes)
+            continue;
         rc = p->api->alloc(p->d, &p->weights, p->bytes, err);
-        if (rc == 0)
-            return 0;
         if (rc != PS_EBUDGET)
             return rc;
     }
@@ -60,7 +62,8 @@ static int probe_bus(double *bytes_s, struct probe *p, struct ps_err *err)
                                  host, COPY_BYTES);
         if (rc == 0)
             rc = wait_for(p, err);
-        *bytes_s = (double)bytes / ps_seconds_since(t0);
+        if (rc == 0)
+            *bytes_s = (double)bytes / ps_seconds_since(t0);
     }
     if (pinned)
         p->api->unpin(p->d, host);
@@ -100,15 +103,16 @@ static int probe_memory(double *bytes_s, struct probe *p, struct ps_err *err)
     }
     if (rc == 0)
         rc = wait_for(p, err);
-    *bytes_s = (double)p->bytes * ROUNDS / ps_seconds_since(t0);
+    if (rc == 0)
+        *bytes_s = (double)p->bytes * ROUNDS / ps_seconds_since(t0);
     return rc;
 }
 
 int ps_device_probe(double *bus_bytes_s, double *vram_bytes_s, const struct ps_device_api *api,
-                    struct ps_device *d, uint32_t mark, struct ps_err *err)
+                    struct ps_device *d, uint32_t mark, uint64_t most_bytes, struct ps_err *err)
 {
     struct probe p = {.api = api, .d = d, .mark = mark};
-    int rc = alloc_weights(&p, err);
+    int rc = alloc_weights(&p, most_bytes, err);
     if (rc == 0)
         rc = probe_bus(bus_bytes_s, &p, err);
     if (rc == 0)
@@ -117,5 +121,5 @@ int ps_device_probe(double *bus_bytes_s, double *vram_bytes_s, const struct ps_d
     api->free(d, p.a);
     api->free(d, p.packed);
     api->free(d, p.c);
-    return rc;
+    return rc == PS_EBUDGET ? 0 : rc;
 }

@@ -5,9 +5,9 @@
 #include "base/err.h"
 #include "kernels/device.h"
 
-/* Bytes per second of copies from page-locked memory, and of bf16 weights through a product with one row. Takes a few
- * hundred megabytes of device memory for a moment, less where there is not that much (PS_EBUDGET below 16 MiB). Uses
- * `mark`. Blocks for about a tenth of a second. */
+/* Bytes per second of copies from page-locked memory, and of bf16 weights through a product with one row. Takes up to a
+ * few hundred megabytes of device memory for a moment, never more than most_bytes; where there is not enough to say
+ * anything, the figures stay as they are. Uses `mark`. Blocks for about a tenth of a second. */
 int ps_device_probe(double *bus_bytes_s, double *vram_bytes_s, const struct ps_device_api *api,
-                    struct ps_device *d, uint32_t mark, struct ps_err *err);
+                    struct ps_device *d, uint32_t mark, uint64_t most_bytes, struct ps_err *err);
 #endif

@@ -192,7 +192,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     struct ps_device_place gpu = ps_engine_place(e);
     if (rc == 0 && gpu.api)
         rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device,
-                             gpu.mark, &err);
+                             gpu.mark, e->vram_budget_bytes, &err);
     e->probes.wall_s = ps_wall_s();
     if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
         ps_probes_save(&e->probes, e->cache_dir);

@@ -51,6 +51,12 @@ bool ps_sweep_stays_coded(const struct ps_sweep *s, uint32_t extent)
     return (s->o.consumer_codecs >> e->codec & 1u) && e->tensor != s->o.gather_tensor;
 }
 
+uint64_t ps_sweep_arena_bytes(const struct ps_sweep *s, uint32_t extent)
+{
+    const struct ps_extent *e = &s->o.map->extents[extent];
+    return pages(ps_sweep_stays_coded(s, extent) ? e->stored_bytes : e->raw_bytes);
+}
+
 void ps_sweep_slots(const struct ps_sweep *s, void **slots, size_t *bytes)
 {
     *slots = s->slots;
@@ -91,6 +97,7 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
     it->stored = it->slot ? it->slot : home;
     it->stored_cap = pages(e->stored_bytes);
     it->coded = ps_sweep_stays_coded(s, extent);
+    it->to_arena = to_arena;
     it->raw = home ? home : as_stored ? it->stored : it->slot + pages(e->stored_bytes);
     if (to_arena)
         s->resident[extent] = RESIDENT_LOADING;
@@ -182,8 +189,7 @@ static int alloc_tables(struct ps_sweep *s)
         if (!(s->o.tier[i] & PS_TIER_RAM))
             continue;
         s->arena_offset[i] = s->arena_bytes;
-        s->arena_bytes +=
-            pages(ps_sweep_stays_coded(s, i) ? m->extents[i].stored_bytes : m->extents[i].raw_bytes);
+        s->arena_bytes += ps_sweep_arena_bytes(s, i);
     }
     for (uint32_t i = 0; i < s->n_items; i++) {
         s->items[i].next_free = s->free_items;

@@ -19,8 +19,9 @@ struct item {
     bool in_net;           /* mutex: a range of it is with the source */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;
-    uint64_t seq; /* of the ring: place in the endless order of use */
-    bool coded;   /* the consumer decodes it */
+    uint64_t seq;  /* of the ring: place in the endless order of use */
+    bool coded;    /* the consumer decodes it */
+    bool to_arena; /* its rows end up there, for good */
     enum slot_kind slot_kind;
     uint8_t *slot; /* NULL when it loads straight into the arena */
     uint8_t *stored,
@@ -73,6 +74,8 @@ void *ps_sweep_io_main(void *sweep);
 void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
 /* Under the mutex: issues what the free slots allow. */
 void ps_sweep_pump_locked(struct ps_sweep *s);
+/* Bytes that an extent takes in the arena: whole pages. */
+uint64_t ps_sweep_arena_bytes(const struct ps_sweep *s, uint32_t extent);
 /* Its bytes reach the consumer as stored. */
 bool ps_sweep_stays_coded(const struct ps_sweep *s, uint32_t extent);
 /* Under the mutex: an item for `extent` with a place for its bytes, or NULL if there is no room now. */

@@ -11,8 +11,8 @@
 static void finish(struct item *it, int rc)
 {
     struct ps_sweep *s = it->sweep;
-    if (rc == 0 && it->slot_kind == SLOT_NONE && s->o.landed)
-        s->o.landed(s->o.landed_user, it->stored, it->stored_cap);
+    if (rc == 0 && it->to_arena && s->o.landed)
+        s->o.landed(s->o.landed_user, it->raw, ps_sweep_arena_bytes(s, it->extent));
     pthread_mutex_lock(&s->mutex);
     it->rc = rc;
     it->state = rc < 0 ? ITEM_FAILED : ITEM_READY;
