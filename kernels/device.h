@@ -34,6 +34,13 @@ extern "C" {
 
 #define PS_DEVICE_ABI 1u
 
+/* What device memory is aligned to, and so what parts of one allocation are laid out by. */
+#define PS_DEVICE_ALIGN 256u
+static inline uint64_t ps_device_align(uint64_t bytes)
+{
+    return (bytes + PS_DEVICE_ALIGN - 1) / PS_DEVICE_ALIGN * PS_DEVICE_ALIGN;
+}
+
 struct ps_device; /* opaque; each implementation has its own */
 
 enum ps_stream { PS_STREAM_COPY, PS_STREAM_COMPUTE };

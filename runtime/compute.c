@@ -4,13 +4,9 @@
 #include <math.h>
 
 #include "base/clock.h"
+#include "kernels/device.h"
 
 static const char *const ORIGIN = "forward";
-
-static uint64_t aligned(uint64_t n)
-{
-    return (n + 255) / 256 * 256;
-}
 
 uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T)
 {
@@ -26,7 +22,7 @@ uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (base)
             *parts[i].p = (float *)(void *)(base + at);
-        at += aligned(T * parts[i].width * sizeof(float) + 64);
+        at += ps_device_align(T * parts[i].width * sizeof(float) + 64);
     }
     return at;
 }

@@ -53,11 +53,6 @@ static int told(int rc, struct ps_err *err)
 
 /* ---- memory ---- */
 
-static uint64_t aligned(uint64_t n)
-{
-    return (n + 255) / 256 * 256;
-}
-
 /* Packed form of the widest input, all chunks together. */
 static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d,
                              const struct ps_arch *a, uint32_t rows, uint32_t ubatch)
@@ -67,8 +62,8 @@ static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *
     uint64_t most = 0;
     for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        uint64_t n = full * aligned(api->act_bytes(d, TYPES[i], ubatch, k));
-        n += rest ? aligned(api->act_bytes(d, TYPES[i], rest, k)) : 0;
+        uint64_t n = full * ps_device_align(api->act_bytes(d, TYPES[i], ubatch, k));
+        n += rest ? ps_device_align(api->act_bytes(d, TYPES[i], rest, k)) : 0;
         most = n > most ? n : most;
     }
     return most;
@@ -100,7 +95,7 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (base)
             *parts[i].p = base + at;
-        at += aligned(parts[i].bytes + 64);
+        at += ps_device_align(parts[i].bytes + 64);
     }
     return at;
 }
@@ -128,7 +123,7 @@ uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows
 
 uint64_t ps_kv_table_bytes(uint32_t n_layers, uint32_t positions)
 {
-    return aligned(2ull * n_layers * (positions / PS_KV_PAGE + 1) * sizeof(void *));
+    return ps_device_align(2ull * n_layers * (positions / PS_KV_PAGE + 1) * sizeof(void *));
 }
 
 int ps_kv_put_away(struct ps_kv *kv, const struct ps_device_place *place, bool shared,
@@ -200,7 +195,7 @@ static int pack(struct device *v, const float *in, size_t n, size_t K, enum ps_d
         struct ps_act *act = &v->chunks[i];
         *act = (struct ps_act){
             .a = in + t * K, .T = rows, .K = K, .lda = K, .weights = weights, .packed = p};
-        p += aligned(v->at.api->act_bytes(v->at.device, weights, rows, K));
+        p += ps_device_align(v->at.api->act_bytes(v->at.device, weights, rows, K));
         rc = v->at.api->act_pack(v->at.device, act);
     }
     PS_ASSERT((size_t)(p - v->packed) <= v->packed_bytes);

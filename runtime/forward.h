@@ -28,7 +28,7 @@ struct ps_forward_options {
     struct ps_device_place device; /* api NULL: all on the CPU */
     uint32_t device_layer;         /* the first layer that the device computes */
     uint32_t max_rows;             /* most T of a call */
-    uint32_t ubatch;               /* rows per kernel call; 0 = 512 */
+    uint32_t ubatch;               /* rows per kernel call; 0: 512, on a device more */
     uint32_t ctx;                  /* positions of the KV cache */
     bool all_logits;               /* a call may ask for the logits of every row */
     const atomic_int *interrupt;
@@ -37,7 +37,7 @@ struct ps_forward_options {
     void (*progress)(void *user, uint64_t done, uint64_t total);
     void *progress_user;
 };
-/* Rows of one kernel call: what was asked for (0 = 512), at most max_rows. */
+/* Rows of one kernel call on the CPU: what was asked for (0 = 512), at most max_rows. */
 uint32_t ps_forward_ubatch(uint32_t ubatch, uint32_t max_rows);
 int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, struct ps_err *err);
 void ps_forward_free(struct ps_forward *f);

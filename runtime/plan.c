@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "kernels/device.h"
 
 static const char *const ORIGIN = "plan";
 #define PAGE 4096u
@@ -22,7 +23,7 @@ static uint64_t ram_bytes(const struct ps_plan_extent *e)
 
 static uint64_t vram_bytes(const struct ps_plan_extent *e)
 {
-    return (e->raw_bytes + 255ull) / 256 * 256;
+    return ps_device_align(e->raw_bytes);
 }
 
 struct ranked {

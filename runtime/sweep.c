@@ -299,10 +299,12 @@ out:
 /* What the consumer took to move it away and gave up is to be asked for again. */
 static void give_up_moves_locked(struct ps_sweep *s)
 {
-    for (uint32_t i = 0; i < s->o.n_order; i++) {
+    for (uint32_t i = 0; s->n_moving && i < s->o.n_order; i++) {
         uint32_t extent = s->o.order[i];
-        if ((s->o.tier[extent] & PS_TIER_VRAM) && s->resident[extent] == RESIDENT_LOADING)
-            s->resident[extent] = RESIDENT_NO;
+        if (!(s->o.tier[extent] & PS_TIER_VRAM) || s->resident[extent] != RESIDENT_LOADING)
+            continue;
+        s->resident[extent] = RESIDENT_NO;
+        s->n_moving--;
     }
 }
 
@@ -463,9 +465,11 @@ static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *
     ps_stat_add(&s->o.stats->extents_used, 1);
     if (it) {
         s->n_held++;
-        if (s->o.tier[extent] &
-            PS_TIER_VRAM) /* the consumer will keep it: not to be asked for again meanwhile */
+        if (s->o.tier[extent] & PS_TIER_VRAM) {
+            /* the consumer will keep it: not to be asked for again meanwhile */
+            s->n_moving += s->resident[extent] != RESIDENT_LOADING;
             s->resident[extent] = RESIDENT_LOADING;
+        }
         return;
     }
     ps_stat_add(away ? &s->o.stats->bytes_vram_hit : &s->o.stats->bytes_ram_hit, e->stored_bytes);
@@ -512,6 +516,7 @@ void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent)
 {
     PS_ASSERT(s->o.tier[extent] & PS_TIER_VRAM);
     pthread_mutex_lock(&s->mutex);
+    s->n_moving -= s->resident[extent] == RESIDENT_LOADING;
     s->resident[extent] = RESIDENT_YES;
     ps_sweep_pump_locked(s); /* it may have waited for this */
     pthread_mutex_unlock(&s->mutex);

@@ -63,6 +63,7 @@ struct ps_sweep {
     uint64_t issue_seq, consume_seq, limit_seq;
     uint64_t next_sweep_seq; /* where the sweep after the present one begins */
     uint32_t n_held;         /* panels with the consumer */
+    uint32_t n_moving;       /* extents that it is moving away */
     uint32_t tied_position; /* first place of the gathered matrix in the order; UINT32_MAX: not in it */
     uint64_t sweeps_gathered; /* whose embedding rows have been asked for */
     bool cancelling;

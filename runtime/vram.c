@@ -9,14 +9,8 @@
 #include "runtime/plan.h"
 
 static const char *const ORIGIN = "vram";
-#define ALIGN 256ull
 /* Kernels that decode may read a little past the end of a block (kernels/device.h). */
 #define READ_PAST 64u
-
-static uint64_t aligned(uint64_t n)
-{
-    return (n + ALIGN - 1) / ALIGN * ALIGN;
-}
 
 /* ---- pins ---- */
 
@@ -144,13 +138,10 @@ static bool decodes_any(const struct ps_map *m, uint32_t consumer_codecs)
 
 uint64_t ps_vram_slot_bytes(const struct ps_map *m, uint32_t consumer_codecs)
 {
-    return aligned(m->max_raw_bytes) +
-           (decodes_any(m, consumer_codecs) ? aligned((uint64_t)m->max_stored_bytes + READ_PAST) : 0);
-}
-
-uint64_t ps_vram_resident_bytes(const struct ps_extent *e)
-{
-    return aligned(e->raw_bytes);
+    return ps_device_align(m->max_raw_bytes) +
+           (decodes_any(m, consumer_codecs)
+                ? ps_device_align((uint64_t)m->max_stored_bytes + READ_PAST)
+                : 0);
 }
 
 static int alloc_tables(struct ps_vram *v, uint64_t *arena_bytes, struct ps_err *err)
@@ -167,7 +158,7 @@ static int alloc_tables(struct ps_vram *v, uint64_t *arena_bytes, struct ps_err 
         if (!(v->o.tier[i] & PS_TIER_VRAM))
             continue;
         v->home[i] = *arena_bytes;
-        *arena_bytes += ps_vram_resident_bytes(&m->extents[i]);
+        *arena_bytes += ps_device_align(m->extents[i].raw_bytes);
     }
     return 0;
 }
@@ -181,7 +172,7 @@ int ps_vram_open(struct ps_vram **out, const struct ps_vram_options *o, struct p
     PS_ASSERT(o->slots >= PS_VRAM_SLOTS_MIN && o->first_position < o->n_order);
     v->o = *o;
     v->slot_bytes = ps_vram_slot_bytes(o->map, o->consumer_codecs);
-    v->stored_room = v->slot_bytes - aligned(o->map->max_raw_bytes);
+    v->stored_room = v->slot_bytes - ps_device_align(o->map->max_raw_bytes);
     v->copy_seq = v->use_seq = o->first_position;
     void *ring = NULL, *arena = NULL;
     int rc = alloc_tables(v, &arena_bytes, err);

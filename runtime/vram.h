@@ -48,13 +48,11 @@ struct ps_vram_options {
     struct ps_stats *stats;
 };
 /* Half of them may be with the kernels while the other half is filled; three extents of 8 MiB are a matrix of a small
- * model's, which one launch then takes. */
+ * model's, which one launch then takes; and small panels take a slot too. */
 #define PS_VRAM_SLOTS_MIN 8u
 
-/* Device bytes of one ring slot: room for a stored and, where extents are decoded here, for a raw extent. */
+/* Device bytes of one ring slot: room for a raw extent and, where extents are decoded here, for a stored one. */
 uint64_t ps_vram_slot_bytes(const struct ps_map *map, uint32_t consumer_codecs);
-/* Device bytes that a resident extent takes. */
-uint64_t ps_vram_resident_bytes(const struct ps_extent *e);
 /* Marks of the device that a ring needs: 0 .. n - 1 are its own. */
 uint32_t ps_vram_marks(uint32_t slots);
 

@@ -111,7 +111,7 @@ int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_o
 struct ps_session_options {
     uint32_t struct_size;
     uint32_t ctx_size; /* positions reserved up front: prompt + generated */
-    uint32_t ubatch;   /* rows worked on at once inside a layer; 0 = 512; never changes the text */
+    uint32_t ubatch; /* rows worked on at once inside a layer; 0 = 512, on a device 1024; never changes the text */
     uint32_t reserved[5];
 };
 int ps_session_new(struct ps_session **out, struct ps_engine *engine,

@@ -4,15 +4,9 @@
 #include "base/alloc.h"
 #include "kernels/codec/codec.h"
 #include "tests/support/test.h"
+#include "tests/unit/test_kernels_codec_common.h"
 
 enum { N = 100000 };
-
-static uint64_t next_random(uint64_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 7;
-    return *x ^= *x << 17;
-}
 
 static size_t pack_block(enum ps_codec c, const uint8_t *in, size_t n, uint8_t *out)
 {

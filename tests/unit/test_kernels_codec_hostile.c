@@ -7,43 +7,17 @@
 #include "kernels/codec/codec.h"
 #include "proto/block_format.h"
 #include "tests/support/test.h"
+#include "tests/unit/test_kernels_codec_common.h"
 
 static const enum ps_codec codecs[] = {PS_CODEC_WH, PS_CODEC_XC34};
 static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32, PS_F8_E4M3};
-
-static uint64_t next_random(uint64_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 7;
-    return *x ^= *x << 17;
-}
-
-/* n weights with geometric exponents, so that codes of all lengths and both escapes occur. */
-static void fill_weights(uint8_t *p, enum ps_dtype t, size_t n, uint64_t seed)
-{
-    size_t each = ps_dtype_bytes(t);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t r = next_random(&seed);
-        unsigned zeros = (unsigned)__builtin_ctzll(next_random(&seed) | 1ull << 40), e = 120 - zeros;
-        memcpy(p + i * each, &r, each);
-        uint8_t *top = p + (i + 1) * each - 1;
-        if (t == PS_BF16 || t == PS_F32) {
-            top[0] = (uint8_t)((top[0] & 0x80) | e >> 1);
-            top[-1] = (uint8_t)((top[-1] & 0x7f) | e << 7);
-        } else if (t == PS_F16) {
-            top[0] = (uint8_t)((top[0] & 0x83) | (zeros < 31 ? 31 - zeros : 0) << 2);
-        } else {
-            top[0] = (uint8_t)((top[0] & 0x87) | (zeros < 15 ? 15 - zeros : 0) << 3);
-        }
-    }
-}
 
 static size_t pack_block(uint8_t *out, enum ps_codec c, enum ps_dtype t, size_t n, uint64_t seed)
 {
     size_t bytes = n * ps_dtype_bytes(t), packed = 0;
     uint8_t *in = ps_malloc(bytes);
     struct ps_err err = {0};
-    fill_weights(in, t, n, seed);
+    fill_weights(in, t, n, &seed);
     assert_ok(ps_codec_encode(c, t, in, bytes, out, &packed, &err), &err);
     assert_true(packed < bytes);
     ps_free(in);

@@ -7,6 +7,7 @@
 #include "kernels/codec/block.h"
 #include "kernels/codec/codec.h"
 #include "tests/support/test.h"
+#include "tests/unit/test_kernels_codec_common.h"
 
 enum { MAX_WEIGHTS = 1 << 17 };
 
@@ -35,13 +36,6 @@ static int free_buffers(void **state)
     ps_free(b->out);
     ps_free(b);
     return 0;
-}
-
-static uint64_t next_random(uint64_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 7;
-    return *x ^= *x << 17;
 }
 
 static double uniform(uint64_t *x)
