@@ -33,11 +33,10 @@ def gemv(t, _model, _real):
 
 def model(t, model_1b, _real):
     program = os.path.join(os.path.dirname(t.program), "tests", "bench_model")
-    d = json.loads(subprocess.check_output([program, model_1b, "512", "48"]))
+    d = json.loads(subprocess.check_output([program, model_1b, "512", "64"]))
     swept = d["stats"]["plan"]["bytes_per_sweep"]
-    used = swept * d["decode_tok_s"] / 1e9
-    row("resident 1 B bf16 Llama, decode", f"{d['decode_tok_s']:.2f} tok/s", f"{used:.1f} of {d['read_gb_s']:.1f} GB/s",
-        f"{used / d['read_gb_s']:.2f}", ">= 0.78")
+    row("resident 1 B bf16 Llama, decode", f"{d['decode_tok_s']:.2f} tok/s", f"{d['decode_gb_s']:.1f} of {d['read_gb_s']:.1f} GB/s",
+        f"{d['decode_of_read']:.2f}", ">= 0.78")
     gflops = 2 * swept / 2 * d["prompt"] / d["prefill_s"] / 1e9
     row("prefill of 512 tokens, the same", f"{d['prefill_tok_s']:.1f} tok/s", f"{gflops:.0f} GFLOP/s", "", "")
 
