@@ -122,7 +122,7 @@ void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it)
 
 static void issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
 {
-    it->range.priority = priority;
+    it->priority = priority;
     PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
 }
 
@@ -320,7 +320,7 @@ static void drain_locked(struct ps_sweep *s)
             continue;
         it->refs++;
         pthread_mutex_unlock(&s->mutex);
-        ps_source_cancel(s->o.source, &it->range);
+        ps_sweep_withdraw(it);
         pthread_mutex_lock(&s->mutex);
         ps_sweep_unref_locked(s, it);
     }
