@@ -14,7 +14,8 @@
 #include "tests/support/test.h"
 
 enum { ROWS = 512, COLS = 1024, TENSORS = 4, PIECES = 8 };
-#define EXTENT_BYTES ((uint64_t)ROWS * COLS * 4) /* 2 MiB: one extent each, eight pieces of 256 KiB */
+#define EXTENT_BYTES                                                                               \
+    ((uint64_t)ROWS * COLS * 4) /* 2 MiB: one extent each, eight pieces of 256 KiB */
 
 struct world {
     struct ps_source *source;
