@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "base/queue.h"
+#include "runtime/ring_space.h"
 #include "runtime/row_stash.h"
 #include "runtime/sweep.h"
 
@@ -66,8 +67,9 @@ struct ps_sweep {
     struct item *items, *free_items;
     uint32_t n_items, n_busy;
     uint32_t n_in_net; /* items of which ranges are with the source */
-    uint8_t **free_ring, **free_gather;
-    uint32_t n_free_ring, n_free_gather;
+    struct ps_ring_space ring;
+    uint8_t **free_gather;
+    uint32_t n_free_gather;
     struct item **by_position; /* [n_order]: look-ahead never laps, so one per position */
     uint64_t issue_seq, consume_seq, limit_seq;
     uint64_t next_sweep_seq; /* where the sweep after the present one begins */
