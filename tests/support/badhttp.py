@@ -78,7 +78,7 @@ class Server:
     of every reply through)."""
 
     def __init__(self, root, scenario=None, pace=None):
-        self.root, self.scenario, self.pace = root, scenario, pace
+        self.root, self.scenario, self.pace = os.path.abspath(root), scenario, pace
         self.lock = threading.Lock()
         self.log, self.counts, self.cache = [], {}, {}
         self.stopped = threading.Event()
