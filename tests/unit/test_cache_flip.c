@@ -358,7 +358,7 @@ static void test_foreign_folders(void **state)
 static void test_folders_that_serve(void **state)
 {
     (void)state;
-    static const char *const fine[] = {"probes.json", "lock", "lost+found/x"};
+    static const char *const fine[] = {"probes.json", "lock", "lost+found/x", "bench.77.tmp"};
     char folder[300], path[400];
     struct ps_err err = {.code = 0};
     for (size_t i = 0; i < TEST_COUNT(fine); i++) {
