@@ -152,8 +152,8 @@ static bool set_options(struct exchange *x)
                      (long)(f->connect_timeout_s ? f->connect_timeout_s : 12));
     if (f->direct)
         curl_easy_setopt(e, CURLOPT_PROXY, "");
-    if (x->ca_file)
-        curl_easy_setopt(e, CURLOPT_CAINFO, x->ca_file);
+    if (f->ca_file || x->ca_file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, f->ca_file ? f->ca_file : x->ca_file);
     if (x->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, x->ca_dir);
     set_method(x);

@@ -28,6 +28,7 @@ struct ps_fetch {
     const atomic_bool *stop;     /* nullable: PS_ECANCELLED soon after it is set */
     const atomic_int *interrupt; /* nullable: PS_EINTERRUPTED soon after it is not 0 */
     struct ps_stats *stats;      /* nullable: requests and bytes_net are counted */
+    const char *ca_file;         /* nullable: in place of SSL_CERT_FILE */
     const char *where;           /* printable: for messages */
     /* Names of reply headers to keep (lower case), at most PS_FETCH_HEADERS, NULL-terminated; nullable. */
     const char *const *keep;

@@ -128,7 +128,13 @@ struct ps_http_origin_ops {
 struct ps_http_origin {
     const struct ps_http_origin_ops *ops;
     char *label; /* printable address of the whole source, no '/' at its end; heap, the origin's */
+    const char *ca_file; /* nullable, the origin's: trusted in place of SSL_CERT_FILE */
 };
+
+/* The default of ops->identity, for those who name another place: "scheme|version|bytes|where", the
+ * place as a hash where it is too long. */
+void ps_http_identity(char *out, size_t cap, const char *scheme, const char *version,
+                      uint64_t bytes, const char *where);
 
 /* Makes a source of an origin. The origin is the store's (freed), also on failure. */
 int ps_http_store_start(struct ps_source **out, struct ps_http_origin *origin,

@@ -283,19 +283,17 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
 
 /* The name of this version for cache keys: what the server calls it, its size, and where it
  * lies. */
-static void make_identity(struct ps_object_info *info, const char *scheme, const char *version,
-                          const char *where)
+void ps_http_identity(char *out, size_t cap, const char *scheme, const char *version,
+                      uint64_t bytes, const char *where)
 {
-    int n = snprintf(info->identity, sizeof info->identity, "%s|%s|%llu|%s", scheme, version,
-                     (unsigned long long)info->bytes, where);
-    if (n > 0 && (size_t)n < sizeof info->identity)
+    int n = snprintf(out, cap, "%s|%s|%llu|%s", scheme, version, (unsigned long long)bytes, where);
+    if (n > 0 && (size_t)n < cap)
         return;
     uint8_t hash[PS_SHA256_BYTES];
     ps_sha256_once(where, strlen(where), hash);
     char hex[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(hash, sizeof hash, hex);
-    snprintf(info->identity, sizeof info->identity, "%s|%.120s|%llu|sha256:%s", scheme, version,
-             (unsigned long long)info->bytes, hex);
+    snprintf(out, cap, "%s|%.120s|%llu|sha256:%s", scheme, version, (unsigned long long)bytes, hex);
 }
 
 static void fill_info(struct http_store *s, const char *object, uint64_t bytes,
@@ -317,7 +315,8 @@ static void fill_info(struct http_store *s, const char *object, uint64_t bytes,
             ops->identity(s->origin, object, version, info->bytes, info->identity,
                           sizeof info->identity);
         else
-            make_identity(info, ops->scheme, version, o->where);
+            ps_http_identity(info->identity, sizeof info->identity, ops->scheme, version,
+                             info->bytes, o->where);
     }
     pthread_mutex_unlock(&s->lock);
 }

@@ -357,8 +357,9 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
                      (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
                                                      : CURL_HTTP_VERSION_1_1));
-    if (s->ca_file)
-        curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
+    const char *ca_file = s->origin->ca_file ? s->origin->ca_file : s->ca_file;
+    if (ca_file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, ca_file);
     if (s->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
 }
