@@ -3,11 +3,14 @@
 #include "tests/support/test.h"
 
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/strbuf.h"
 #include "fetcher/ini.h"
@@ -19,6 +22,7 @@
 #include "fetcher/uri.h"
 #include "fetcher/xml_scan.h"
 #include "tests/fuzz/fuzz_s3_reply.c"
+#include "tests/support/bad_server.h"
 
 /* ---- signatures ---- */
 
@@ -684,8 +688,78 @@ static void test_memory(void **state)
     clear_environment();
 }
 
+/* ---- many ranges at once: signatures, a cure and the keys are shared by all threads ---- */
+
+#define PIECES      64u
+#define PIECE_BYTES 1000u
+
+static void on_piece(struct ps_range *r, int rc, const struct ps_err *err)
+{
+    (void)err;
+    if (rc == 0)
+        atomic_fetch_add((atomic_uint *)r->user, 1);
+    else
+        atomic_fetch_add((atomic_uint *)r->user, 1000);
+}
+
+static void test_many_ranges(void **state)
+{
+    (void)state;
+    static uint8_t content[PIECES * PIECE_BYTES], got[PIECES][PIECE_BYTES];
+    static const struct bad_rule moved = {.times = 3,
+                                          .kind = BAD_STATUS,
+                                          .status = 301,
+                                          .header = "x-amz-bucket-region: eu-west-1\r\n"};
+    char text[64];
+    struct ps_source *s;
+    struct ps_err err = {0};
+    struct ps_range ranges[PIECES];
+    struct bad_seen seen;
+    atomic_uint done = 0;
+    for (size_t i = 0; i < sizeof content; i++)
+        content[i] = (uint8_t)(i * 2654435761u >> 13);
+    struct bad_server *server = bad_server_start(&moved, 1, content, sizeof content);
+    clear_environment();
+    snprintf(text, sizeof text, "http://127.0.0.1:%u/base/", bad_server_port(server));
+    setenv("AWS_ENDPOINT_URL", text, 1);
+    setenv("AWS_ACCESS_KEY_ID", "AKIA", 1);
+    setenv("AWS_SECRET_ACCESS_KEY", "secret", 1);
+    uint64_t live = ps_alloc_live_count();
+    const struct ps_store_options o = {.connections = 8, .net_threads = 2, .net_deadline_s = 20};
+    assert_ok(ps_store_open(&s, "s3://bucket/m", &o, &err), &err);
+    for (unsigned i = 0; i < PIECES; i++) {
+        ranges[i] = (struct ps_range){.object = i % 2 ? "a b" : "c",
+                                      .offset = i * PIECE_BYTES,
+                                      .bytes = PIECE_BYTES,
+                                      .buf = got[i],
+                                      .done = on_piece,
+                                      .user = &done};
+        assert_ok(ps_source_submit(s, &ranges[i], &err), &err);
+    }
+    for (uint64_t start_ns = ps_now_ns();
+         atomic_load(&done) < PIECES && ps_seconds_since(start_ns) < 30;)
+        usleep(1000);
+    assert_int_equal(atomic_load(&done), PIECES);
+    assert_memory_equal(got, content, sizeof content);
+    ps_source_close(s);
+    assert_int_equal(ps_alloc_live_count(), live);
+    for (size_t i = 0; bad_server_seen(server, i, &seen); i++) {
+        assert_non_null(strstr(seen.authorization, "AWS4-HMAC-SHA256 Credential=AKIA/"));
+        assert_true(strcmp(seen.path, "/base/bucket/m/a%20b") == 0 ||
+                    strcmp(seen.path, "/base/bucket/m/c") == 0);
+    }
+    assert_true(bad_server_seen(server, bad_server_requests(server) - 1, &seen));
+    assert_non_null(strstr(seen.authorization, "/eu-west-1/s3/aws4_request"));
+    bad_server_stop(server);
+    clear_environment();
+}
+
 int main(void)
 {
+    static const char *const proxies[] = {"http_proxy", "https_proxy", "all_proxy", "ALL_PROXY",
+                                          "HTTPS_PROXY"};
+    for (size_t i = 0; i < TEST_COUNT(proxies); i++)
+        unsetenv(proxies[i]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_suite),
         cmocka_unit_test(test_s3_examples),
@@ -703,6 +777,7 @@ int main(void)
         cmocka_unit_test(test_container_address),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_many_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
