@@ -5,6 +5,8 @@
 
 int ps_http_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
+int ps_s3_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 
