@@ -83,6 +83,10 @@ static bool still_needed(struct http_store *s, struct http_object *o)
 
 static void keep_place_locked(struct http_object *o, struct ps_http_errand *e)
 {
+    if (!o->total)
+        o->total = e->object_bytes;
+    if (e->new_tags)
+        o->etag[0] = o->last_modified[0] = '\0';
     if (!e->place.known)
         return;
     ps_uri_deinit(&o->place.uri);
@@ -172,7 +176,8 @@ int http_errand_start(struct http_store *s, struct ps_err *err)
 {
     if (!s->origin->ops->ready)
         return 0;
-    for (; s->n_errand_threads < PS_HTTP_ERRAND_THREADS; s->n_errand_threads++)
+    unsigned n = s->origin->ops->errand_threads ? s->origin->ops->errand_threads : 2;
+    for (; s->n_errand_threads < n && n <= PS_HTTP_ERRANDS_MAX; s->n_errand_threads++)
         if (pthread_create(&s->errand_threads[s->n_errand_threads], NULL, errand_main, s) != 0)
             return ps_err_set(err, PS_EFAIL, ORIGIN,
                               "can't start a thread: raise the limit of threads");

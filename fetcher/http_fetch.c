@@ -214,10 +214,64 @@ static int transport_failed(const struct exchange *x, CURLcode rc, enum ps_retry
                       x->f->where);
 }
 
+/* ---- idle connections: they live in the multi handle that opened them ---- */
+
+#define IDLE_MAX 8u
+
+struct ps_fetch_lines {
+    pthread_mutex_t lock;
+    CURLM *idle[IDLE_MAX]; /* lock */
+    unsigned n;            /* lock */
+};
+
+int ps_fetch_lines_new(struct ps_fetch_lines **out)
+{
+    struct ps_fetch_lines *l = ps_calloc(1, sizeof *l);
+    if (!l)
+        return PS_ENOMEM;
+    pthread_mutex_init(&l->lock, NULL);
+    *out = l;
+    return 0;
+}
+
+void ps_fetch_lines_free(struct ps_fetch_lines *l)
+{
+    if (!l)
+        return;
+    while (l->n > 0)
+        curl_multi_cleanup(l->idle[--l->n]);
+    pthread_mutex_destroy(&l->lock);
+    ps_free(l);
+}
+
+static CURLM *line_take(struct ps_fetch_lines *l)
+{
+    CURLM *multi = NULL;
+    if (l) {
+        pthread_mutex_lock(&l->lock);
+        multi = l->n > 0 ? l->idle[--l->n] : NULL;
+        pthread_mutex_unlock(&l->lock);
+    }
+    return multi ? multi : curl_multi_init();
+}
+
+static void line_give(struct ps_fetch_lines *l, CURLM *multi)
+{
+    if (l && multi) {
+        pthread_mutex_lock(&l->lock);
+        if (l->n < IDLE_MAX) {
+            l->idle[l->n++] = multi;
+            multi = NULL;
+        }
+        pthread_mutex_unlock(&l->lock);
+    }
+    curl_multi_cleanup(multi);
+}
+
 static int exchange(struct exchange *x, enum ps_retry_class *cls, struct ps_err *err)
 {
     CURLcode curl_rc = CURLE_OK;
-    x->multi = curl_multi_init();
+    x->multi = line_take(x->f->lines);
     x->easy = curl_easy_init();
     if (!x->multi || !x->easy || !ps_http_ca_from_env(&x->ca_file, &x->ca_dir) || !set_options(x) ||
         curl_multi_add_handle(x->multi, x->easy) != CURLM_OK)
@@ -249,7 +303,7 @@ int ps_http_fetch(struct ps_fetch_reply *out, const struct ps_fetch *f, enum ps_
     if (rc == 0)
         rc = exchange(&x, cls, err);
     curl_easy_cleanup(x.easy);
-    curl_multi_cleanup(x.multi);
+    line_give(f->lines, x.multi);
     curl_slist_free_all(x.headers);
     ps_free(x.ca_file);
     ps_free(x.ca_dir);

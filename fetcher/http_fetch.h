@@ -16,6 +16,12 @@
 #define PS_FETCH_HEADERS   8u
 #define PS_FETCH_VALUE_MAX 8192u
 
+/* Idle connections of one asker, so that one question after another to the same host needs no new
+ * handshake. Any thread. */
+struct ps_fetch_lines;
+int ps_fetch_lines_new(struct ps_fetch_lines **out); /* 0 or PS_ENOMEM */
+void ps_fetch_lines_free(struct ps_fetch_lines *l);  /* nullable; no exchange may be under way */
+
 struct ps_fetch {
     const char *method;         /* NULL: GET (POST with a body) */
     const char *url;            /* no userinfo */
@@ -25,11 +31,12 @@ struct ps_fetch {
     size_t max_bytes;                      /* 0 = 64 KiB; a longer answer is PS_EDATA */
     unsigned timeout_s, connect_timeout_s; /* 0 = 30, 12 */
     bool direct;
-    const atomic_bool *stop;     /* nullable: PS_ECANCELLED soon after it is set */
-    const atomic_int *interrupt; /* nullable: PS_EINTERRUPTED soon after it is not 0 */
-    struct ps_stats *stats;      /* nullable: requests and bytes_net are counted */
-    const char *ca_file;         /* nullable: in place of SSL_CERT_FILE */
-    const char *where;           /* printable: for messages */
+    const atomic_bool *stop;      /* nullable: PS_ECANCELLED soon after it is set */
+    const atomic_int *interrupt;  /* nullable: PS_EINTERRUPTED soon after it is not 0 */
+    struct ps_fetch_lines *lines; /* nullable: a connection for this exchange alone */
+    struct ps_stats *stats;       /* nullable: requests and bytes_net are counted */
+    const char *ca_file;          /* nullable: in place of SSL_CERT_FILE */
+    const char *where;            /* printable: for messages */
     /* Names of reply headers to keep (lower case), at most PS_FETCH_HEADERS, NULL-terminated; nullable. */
     const char *const *keep;
 };

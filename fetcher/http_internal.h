@@ -26,8 +26,6 @@
 #define PS_HTTP_FINISHERS       2
 #define PS_HTTP_MAX_HOPS        5
 #define PS_HTTP_OBJECT_BUCKETS  256
-#define PS_HTTP_ERRAND_THREADS                                                                     \
-    2 /* one may hang in a slow lookup while another object's goes through */
 #define PS_HTTP_MAX_CURES                                                                          \
     3 /* of one transfer or job: region, clock and credentials may each be wrong */
 
@@ -181,7 +179,7 @@ struct http_store {
 
     atomic_bool stop_errands;
     unsigned n_errand_threads;
-    pthread_t errand_threads[PS_HTTP_ERRAND_THREADS];
+    pthread_t errand_threads[PS_HTTP_ERRANDS_MAX];
 
     _Atomic unsigned receiving; /* transfers inside an accepted body */
     _Atomic uint64_t last_body_ns;

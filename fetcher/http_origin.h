@@ -22,6 +22,7 @@
 #include "fetcher/uri.h"
 
 #define PS_HTTP_ERROR_BODY_BYTES 4096u /* what cure sees of an error page */
+#define PS_HTTP_ERRANDS_MAX      4u    /* threads for them, at most */
 #define PS_HTTP_ORIGIN_HEADERS   6u    /* most headers that an origin may ask to see */
 #define PS_HTTP_HEADER_VALUE_MAX 256u  /* a longer value counts as absent */
 
@@ -91,6 +92,8 @@ struct ps_http_errand {
     enum ps_retry_class cls;
     uint64_t retry_after_ns;
     struct ps_http_place place; /* optional; ownership of the uri moves to the store */
+    uint64_t object_bytes;      /* 0: unknown */
+    bool new_tags; /* the bytes are the same as before for sure; this place may tag them otherwise */
 };
 
 struct ps_http_origin_ops {
@@ -118,6 +121,9 @@ struct ps_http_origin_ops {
     enum ps_http_ready (*ready)(struct ps_http_origin *o, const char *object,
                                 const struct ps_http_place *place, uint64_t now_ns);
     int (*prepare)(struct ps_http_origin *o, struct ps_http_errand *e, struct ps_err *err);
+    /* Errands at once; 0 is 2: one may hang in a slow lookup while another object's goes through. More
+     * where every object has an errand of its own. */
+    unsigned errand_threads;
     /* Nullable: "scheme|version|bytes|label". What names this version of an object in the cache. */
     void (*identity)(struct ps_http_origin *o, const char *object, const char *version,
                      uint64_t bytes, char *out, size_t cap);

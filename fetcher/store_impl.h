@@ -10,6 +10,9 @@ int ps_s3_store_open(struct ps_source **out, const char *address,
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 
+int ps_hf_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
+
 /* What every store demands of a range before it takes it. 0, PS_EDATA (bad name, beyond the
  * object) or PS_EUSAGE (no bytes). */
 int ps_range_check(const struct ps_range *r, struct ps_err *err);
