@@ -186,6 +186,11 @@ static void write_environment(struct ps_strbuf *b)
               "AWS_REQUEST_PAYER=requester mean what they mean elsewhere; the path style is used "
               "with endpoints of one's own and for buckets with dots, unless the profile's s3 "
               "addressing_style says otherwise.");
+    paragraph(
+        b, "hf://org/name[@revision][/folder] is a repository of the Hugging Face Hub. HF_TOKEN, "
+           "HF_TOKEN_PATH, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and "
+           "HF_HUB_DISABLE_IMPLICIT_TOKEN mean what they mean to the Hub's own tools; files that "
+           "these have downloaded are read from their cache directory.");
 }
 
 void ps_man_write(struct ps_strbuf *b)
@@ -197,12 +202,14 @@ void ps_man_write(struct ps_strbuf *b)
         ".SH NAME\npenstock \\- run language models whose weights stay on a server\n"
         ".SH SYNOPSIS\n\\fBpenstock\\fR \\fICOMMAND\\fR [\\fIARGUMENT\\fR...] [\\fIOPTION\\fR...]\n"
         ".SH DESCRIPTION\n");
-    paragraph(b, "Penstock runs language models larger than disk, RAM and VRAM: it streams their "
-                 "weights by ranges "
-                 "from a folder or a web server through a bounded disk cache. MODEL is a folder of "
-                 "safetensors files "
-                 "with config.json, a model made by `penstock split`, or the http, https or s3 "
-                 "address of either.");
+    paragraph(b,
+              "Penstock runs language models larger than disk, RAM and VRAM: it streams their "
+              "weights by ranges "
+              "from a folder, a web server or the Hugging Face Hub through a bounded disk "
+              "cache. MODEL is a folder of "
+              "safetensors files "
+              "with config.json, a model made by `penstock split`, the http, https or s3 address "
+              "of either, or hf://org/name[@revision] on the Hugging Face Hub.");
     write_commands(b);
     write_options(b);
     write_environment(b);

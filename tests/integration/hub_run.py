@@ -1,6 +1,6 @@
 """`hf://org/name` against the Hub in small (tests/support/hub.py): the text of the folder to the byte, one question per file,
 links renewed before they end or after they have ended, nothing secret anywhere but at the Hub; what the Hub refuses is told
-apart; its cache directory, HF_HUB_OFFLINE, renames, revisions, mirrors, rate limits."""
+apart; its cache directory, HF_HUB_OFFLINE, renames, revisions, mirrors, rate limits, and whole files against its hashes."""
 # ctest-timeout: 240
 import os
 import re
@@ -253,6 +253,20 @@ def rate_limits(t):
     fine(t, run(t, h, cache="limits-503"), "after 503")
 
 
+def public_hub(t):
+    """As huggingface.co itself, by way of a proxy."""
+    h = new_hub(t)
+    env = {"HF_ENDPOINT": "http://huggingface.co", "http_proxy": h.url, "no_proxy": "127.0.0.1"}
+    args = ("hf://test/kjv", "--ram", "min")
+    r = run(t, h, *args, disk="0", n=40, env=env)
+    badhttp.check_failed(t, r, 5, ("--max-egress", "mirror", "40 times"), what="40 times the same bytes")
+    r = run(t, h, *args, "--max-egress", "1G", disk="0", n=24, env=env)
+    t.equal(r.rc, 0, f"it was asked for: {r}")
+    t.equal(run(t, h, *args, disk="64M", n=40, env=env, cache="public").rc, 0, "once only")
+    t.equal(run(t, h, *args, disk="0", n=20, env=env).rc, 0, "20 times")
+    t.equal(run(t, h, *args, disk="0", n=24).rc, 0, "a mirror")
+
+
 def presplit(t):
     """A pre-split model in a repository, from the CDN and from the Hub's cache."""
     r = t.run("split", Setting.model, t.path("presplit"), "--codec", "wh", "--quiet")
@@ -269,6 +283,28 @@ def presplit(t):
     t.equal((statuses(h), r.stats["cache_bytes"]), (set(), 0), "and nothing is fetched or kept twice")
 
 
+def whole_files(t):
+    h = new_hub(t)
+    r = run(t, h, "hf://test/kjv", "--check", "--json", command="warm", cache="whole", disk="100%")
+    t.equal(r.rc == 0 and (r.json["files_checked"], r.json["complete"]), (1, True), f"warm --check: {r}")
+    counts = h.cdn.fetched(suffix=("",))
+    t.check(not counts.often(1), f"checked from the cache: {counts.often(1)[:3]}")
+    blob = os.path.join(h.blobs, os.listdir(h.blobs)[0])
+    with open(blob, "r+b") as f:
+        f.seek(3000000)
+        byte = f.read(1)
+        f.seek(3000000)
+        f.write(bytes([byte[0] ^ 1]))
+    r = run(t, h, "hf://test/kjv", "--check", "--json", command="warm", cache="whole-bad", disk="100%")
+    badhttp.check_failed(t, r, 4, ("SHA-256", WEIGHTS), stats=False, what="wrong bytes at the CDN")
+    with open(blob, "r+b") as f:
+        f.seek(3000000)
+        f.write(byte)
+    r = run(t, h, "hf://test/kjv", "--check", "--json", command="warm", cache="whole-bad", disk="100%")
+    t.equal(r.rc == 0 and r.json["files_checked"], 1, f"wrong bytes are dropped and fetched anew: {r}")
+    fine(t, run(t, h, cache="whole-bad", disk="100%"), "and the text is right")
+
+
 def main():
     with peer.Test() as t:
         peer.copy_model(peer.KJV, t.path("kjv"))
@@ -276,7 +312,8 @@ def main():
         Setting.text = t.run("run", Setting.model, "-p", PROMPT, "-n", N, "--temp", "0", "--ignore-eos").text
         t.check(len(Setting.text) > 10, "the text to compare with")
         wanted = sys.argv[1:]
-        for part in (plain_run, many_files, other_mirror, refusals, names, moving_branch, cache_of_the_hub, moved_on, rate_limits, presplit):
+        for part in (plain_run, many_files, other_mirror, refusals, names, moving_branch, cache_of_the_hub, moved_on, rate_limits, public_hub,
+                     presplit, whole_files):
             if not wanted or part.__name__ in wanted:
                 part(t)
         for tells in (True, False):
