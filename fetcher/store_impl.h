@@ -5,8 +5,13 @@
 
 int ps_http_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
+int ps_s3_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
+
+int ps_hf_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
 
 /* What every store demands of a range before it takes it. 0, PS_EDATA (bad name, beyond the
  * object) or PS_EUSAGE (no bytes). */

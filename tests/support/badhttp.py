@@ -81,6 +81,7 @@ class Server:
         self.root, self.scenario, self.pace = os.path.abspath(root), scenario, pace
         self.lock = threading.Lock()
         self.log, self.counts, self.cache = [], {}, {}
+        self.connections = 0
         self.stopped = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
@@ -126,6 +127,7 @@ class Server:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
