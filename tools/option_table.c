@@ -125,7 +125,7 @@ static const struct ps_opt_spec options[] = {
      PS_GROUP_COMMAND, PLAN, AT(probe), 0, 0},
     {"seconds", NULL, NULL, "S", "About how long to measure", "3", NULL, PS_OPT_REAL,
      PS_GROUP_COMMAND, PLAN | DOCTOR | BENCH, AT(seconds), 0, 3600},
-    {"codec", NULL, NULL, "CODEC", "How blocks are stored", "lz4", "raw|lz4|wh|xc34", PS_OPT_CHOICE,
+    {"codec", NULL, NULL, "CODEC", "How blocks are stored", "wh", "raw|lz4|wh|xc34", PS_OPT_CHOICE,
      PS_GROUP_COMMAND, SPLIT, AT(codec), 0, 0},
     {"layers", NULL, NULL, "A-B", "Only these layers", NULL, NULL, PS_OPT_LAYERS, PS_GROUP_COMMAND,
      WARM, AT(layers), 0, 0},

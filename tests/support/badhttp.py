@@ -15,6 +15,7 @@ Without a scenario it is a plain, correct server: ranges, strong ETags, If-Match
 import email.utils
 import hashlib
 import http.client
+import itertools
 import os
 import re
 import select
@@ -242,10 +243,11 @@ class Part(peer.Test):
     """A part of a test that may run beside others, with a temporary folder of its own; checks count in the whole."""
 
     counting = threading.Lock()
+    numbers = itertools.count()  # names that differ in punctuation alone must not meet in one folder
 
     def __init__(self, whole, name):
         self.whole, self.name, self.program = whole, name, whole.program
-        self.temp = whole.path("part-" + re.sub(r"[^A-Za-z0-9]+", "-", name))
+        self.temp = whole.path(f"part-{next(self.numbers)}-" + re.sub(r"[^A-Za-z0-9]+", "-", name))
         os.makedirs(self.temp)
 
     def check(self, ok, what):
