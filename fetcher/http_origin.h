@@ -35,7 +35,8 @@ void ps_http_headers_add(struct ps_http_headers *h, const char *fmt, ...)
 
 /* One attempt that is about to go out. */
 struct ps_http_request {
-    const char *method; /* "GET" */
+    const char *method;       /* "GET" */
+    const char *payload_hash; /* nullable: hex SHA-256 of the body; no body */
     const char *object;
     const struct ps_uri *uri;
     uint64_t from, to; /* [from, to), goes out as Range */

@@ -147,8 +147,9 @@ static void put_words(const struct ps_s3_answer *a, const char *code, struct ps_
             judge->hint = known[i].hint;
         }
     if (a->unsigned_request && (a->status == 401 || a->status == 403))
-        judge->hint = "no AWS keys were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-                      "AWS_PROFILE";
+        judge->hint =
+            "asked without AWS keys, because none were found or AWS_NO_SIGN_REQUEST is set: "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
 }
 
 struct ps_s3_advice ps_s3_judge(const struct ps_s3_answer *a, struct ps_judgement *judge)

@@ -180,10 +180,11 @@ static int sign_locked(struct s3_origin *o, struct ps_http_request *q)
     char host[512], date[PS_SIGV4_DATE_BYTES], value[PS_SIGV4_AUTH_MAX];
     struct ps_sigv4_header h[5];
     size_t n = 0;
+    const char *hash = q->payload_hash ? q->payload_hash : PS_SIGV4_EMPTY_HASH;
     host_header(q->uri, host, sizeof host);
     ps_sigv4_date((uint64_t)((int64_t)ps_wall_s() + o->offset_s), date);
     h[n++] = (struct ps_sigv4_header){"host", host};
-    h[n++] = (struct ps_sigv4_header){"x-amz-content-sha256", PS_SIGV4_EMPTY_HASH};
+    h[n++] = (struct ps_sigv4_header){"x-amz-content-sha256", hash};
     h[n++] = (struct ps_sigv4_header){"x-amz-date", date};
     if (o->keys.token[0])
         h[n++] = (struct ps_sigv4_header){"x-amz-security-token", o->keys.token};
@@ -194,7 +195,7 @@ static int sign_locked(struct s3_origin *o, struct ps_http_request *q)
                                        .query = q->uri->query,
                                        .headers = h,
                                        .n_headers = n,
-                                       .payload_hash = PS_SIGV4_EMPTY_HASH};
+                                       .payload_hash = hash};
     const struct ps_sigv4_key k = {o->keys.access, o->keys.secret, o->region, "s3", date};
     int rc = ps_sigv4_authorization(value, &r, &k);
     for (size_t i = 1; i < n; i++) /* libcurl sends Host itself */
@@ -499,18 +500,14 @@ static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
     return n > 0 ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
 }
 
-int ps_s3_store_open(struct ps_source **out, const char *address,
-                     const struct ps_store_options *options, struct ps_err *err)
+int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
+                     struct ps_err *err)
 {
-    struct ps_store_options opt = {.connections = 0};
     struct s3_origin *o = ps_calloc(1, sizeof *o);
     if (!o)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    if (options)
-        opt = *options;
-    opt.http = PS_HTTP_1; /* S3 speaks nothing else */
     o->base.ops = &s3_ops;
-    o->stats = opt.stats;
+    o->stats = stats;
     pthread_mutex_init(&o->lock, NULL);
     pthread_mutex_init(&o->fetch_lock, NULL);
     int rc = set_up(o, address, err);
@@ -518,5 +515,18 @@ int ps_s3_store_open(struct ps_source **out, const char *address,
         s3_free(&o->base);
         return rc;
     }
-    return ps_http_store_start(out, &o->base, &opt, err);
+    *out = &o->base;
+    return 0;
+}
+
+int ps_s3_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err)
+{
+    struct ps_store_options opt = {.connections = 0};
+    struct ps_http_origin *o;
+    if (options)
+        opt = *options;
+    opt.http = PS_HTTP_1; /* S3 speaks nothing else */
+    int rc = ps_s3_origin_new(&o, address, opt.stats, err);
+    return rc != 0 ? rc : ps_http_store_start(out, o, &opt, err);
 }

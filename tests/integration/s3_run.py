@@ -244,7 +244,7 @@ def main():
                                        AWS_SECRET_ACCESS_KEY="oldSecretValue"))),
             ("denied", served(refused(3, ("s3://models/kjv/", "AccessDenied"), AWS_ACCESS_KEY_ID="AKIANO",
                                       AWS_SECRET_ACCESS_KEY="noSecretValue"))),
-            ("unsigned", served(refused(3, ("s3://models/kjv/", "no AWS keys were found"), AWS_ACCESS_KEY_ID="",
+            ("unsigned", served(refused(3, ("s3://models/kjv/", "asked without AWS keys"), AWS_ACCESS_KEY_ID="",
                                         AWS_SECRET_ACCESS_KEY=""))),
             ("half", served(refused(3, ("AWS_SECRET_ACCESS_KEY",), AWS_SECRET_ACCESS_KEY=""))),
             ("no bucket", served(refused(3, ("s3://else/kjv/", "NoSuchBucket"), address="s3://else/kjv"))),

@@ -418,7 +418,7 @@ static void test_words(void **state)
     } cases[] = {
         {403, "AccessDenied", false, PS_S3_GIVE_UP, PS_EREFUSED, "access denied", "AWS_PROFILE"},
         {403, "AccessDenied", true, PS_S3_GIVE_UP, PS_EREFUSED, "access denied",
-         "no AWS keys were found"},
+         "asked without AWS keys"},
         {403, "SignatureDoesNotMatch", false, PS_S3_GIVE_UP, PS_EREFUSED, "wrong signature",
          "AWS_SECRET_ACCESS_KEY"},
         {403, "InvalidAccessKeyId", false, PS_S3_NEW_KEYS, PS_EREFUSED, "unknown access key",
