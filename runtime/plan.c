@@ -69,7 +69,7 @@ static void place_disk(struct ps_plan *p, const struct ps_plan_input *in, const 
         return;
 #define TAKE(i)                                                                                    \
     do {                                                                                           \
-        uint64_t b_ = padded(in->extents[i].stored_bytes);                                         \
+        uint64_t b_ = in->extents[i].stored_bytes;                                                 \
         if (b_ <= room) {                                                                          \
             room -= b_;                                                                            \
             p->disk_weight_bytes += b_;                                                            \

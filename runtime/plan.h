@@ -36,7 +36,7 @@ struct ps_plan_input {
     const struct ps_plan_extent *extents; /* in order of use; gathered-only extents (untied embedding) last */
     uint32_t n_extents;
     bool local;           /* the source is a local folder: no disk tier */
-    uint64_t disk_bytes;  /* room for extents on disk (padding counted by slot_bytes) */
+    uint64_t disk_bytes;  /* stored bytes that the disk has room for: padding is off already */
     uint64_t ram_bytes;   /* the whole budget */
     uint64_t fixed_bytes; /* KV, activations, tokenizer, map, program: needed whatever is resident */
     uint64_t slot_bytes;  /* one ring slot */

@@ -105,6 +105,14 @@ def warm_cache(t, web, model, stored):
         t.check(not web.fetched(), f"after warm, {kw}: no weight is fetched")
 
 
+def all_fits(t, model):
+    """100% is room for everything, whatever the padding: contract.md."""
+    r = t.run("plan", model, "--json", "--quiet", cache=t.path("all"), disk="100%", ram="min")
+    if t.equal(r.rc, 0, f"plan: {r}"):
+        p = r.json
+        t.equal((p["disk_bytes"], p["bytes_net_per_sweep"]), (p["stored_bytes"], 0), f"{model} --disk 100%: planned on disk, and by net")
+
+
 def main():
     with peer.Test() as t:
         web = t.nginx(t.path("."))
@@ -123,6 +131,9 @@ def main():
         per_extra_sweep(t, web, big, "--disk 30% --ram 40%", disk="30%", ram="40%")
         per_extra_sweep(t, web, big + "-tied", "tied, --disk 30% --ram 20%", tied=True, disk="30%", ram="20%")
         per_extra_sweep(t, web, big, "--disk 0, all in RAM", disk="0")
+        peer.copy_model(peer.KJV, t.path("kjv"))
+        for name in ("kjv", "small", "small-tied", "big"):
+            all_fits(t, f"{web.url}/{name}")
         warm_cache(t, web, big, peer.stored_bytes(t.path("big")))
 
 
