@@ -77,7 +77,7 @@ struct sizes {
 static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_api *api,
                       struct ps_device *d, const struct ps_arch *a, const struct sizes *z)
 {
-    uint64_t T = z->rows, at = ps_rows_carve(&v->c.rows, base, a, T);
+    uint64_t T = z->rows, at = ps_rows_carve(&v->c.rows, base, a, T, false);
     v->packed_bytes = packed_bytes(api, d, a, z->rows, z->ubatch);
     const struct {
         void **p;

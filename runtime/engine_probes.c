@@ -197,7 +197,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
         ps_probes_save(&e->probes, e->cache_dir);
     if (rc == 0)
-        rc = ps_engine_plan(e, e->planned_ctx, e->planned_rows, &err);
+        rc = ps_engine_replan(e, &err);
     if (rc < 0)
         return ps_engine_error(error, rc, &err);
     ps_strbuf_init(&b, 1u << 20);

@@ -12,7 +12,8 @@ static const char *const ORIGIN = "session";
 
 struct ps_session {
     struct ps_engine *e;
-    uint32_t ctx, ubatch;
+    struct ps_need need; /* what the plan counts us with */
+    uint32_t ctx;
     struct ps_kv kv;
     struct ps_forward *forward;
     uint32_t forward_rows;
@@ -22,38 +23,35 @@ struct ps_session {
     float *logits; /* [vocab] */
 };
 
-/* The plan was made for an estimate; what is really needed may be more. What lies in RAM is then planned anew, and
- * the disk keeps what it has. */
-static int fit_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_err *err)
+static int alloc_session(struct ps_session *s, struct ps_err *err)
 {
-    int rc = 0;
-    if (ctx > e->planned_ctx || rows > e->planned_rows || !e->planned) {
-        ps_engine_stop_sweep(e);
-        rc = ps_engine_plan(e, ctx > e->planned_ctx ? ctx : e->planned_ctx,
-                            rows > e->planned_rows ? rows : e->planned_rows, err);
-    }
-    return rc < 0 ? rc : ps_engine_start_sweep(e, err);
-}
-
-static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx, uint32_t ubatch,
-                        struct ps_err *err)
-{
+    struct ps_engine *e = s->e;
     const struct ps_arch *a = e->arch;
-    s->e = e;
-    s->ctx = ctx;
-    s->ubatch = ubatch;
-    int rc = fit_plan(e, ctx, 1, err);
-    if (rc == 0)
-        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->gpu.first_layer,
-                        e->k_type, e->v_type, err);
     struct ps_device_place place = ps_engine_place(e);
+    int rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, s->ctx, e->gpu.first_layer,
+                        e->k_type, e->v_type, err);
     if (rc == 0 && place.api)
         rc = ps_kv_put_away(&s->kv, &place, e->o.no_kv_offload != 0, err);
     if (rc < 0)
         return rc;
-    s->history = ps_calloc((size_t)ctx + 1, sizeof *s->history);
+    s->history = ps_calloc((size_t)s->ctx + 1, sizeof *s->history);
     s->logits = ps_calloc(a->vocab, sizeof *s->logits);
     return s->history && s->logits ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+/* Room in the plan first, then memory. A plan whose memory can't be had is not to be believed by those who come
+ * next. */
+static int session_init(struct ps_session *s, struct ps_engine *e, const struct ps_need *wanted,
+                        struct ps_err *err)
+{
+    s->e = e;
+    s->ctx = wanted->ctx;
+    int rc = ps_engine_reserve(e, &s->need, wanted, err);
+    if (rc < 0)
+        return rc;
+    rc = alloc_session(s, err);
+    e->planned = e->planned && rc == 0;
+    return rc;
 }
 
 static void session_deinit(struct ps_session *s)
@@ -63,17 +61,22 @@ static void session_deinit(struct ps_session *s)
     ps_kv_deinit(&s->kv);
     ps_free(s->history);
     ps_free(s->logits);
+    if (s->e)
+        ps_engine_unreserve(s->e, &s->need);
 }
 
 int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps_session_options *o,
                    struct ps_error *error)
 {
     struct ps_err err = {0};
-    uint32_t ctx = o && o->ctx_size ? o->ctx_size : e->planned_ctx;
+    struct ps_need wanted = e->estimate; /* its rows: no session knows them before its first prompt */
+    wanted.ctx = o && o->ctx_size ? o->ctx_size : wanted.ctx;
+    wanted.rows = wanted.rows < wanted.ctx ? wanted.rows : wanted.ctx;
+    wanted.ubatch = o && o->ubatch ? o->ubatch : wanted.ubatch;
     struct ps_session *s = ps_calloc(1, sizeof *s);
     if (!s)
         return ps_engine_error(error, PS_ENOMEM, NULL);
-    int rc = session_init(s, e, ctx, o ? o->ubatch : 0, &err);
+    int rc = session_init(s, e, &wanted, &err);
     if (rc < 0) {
         ps_session_free(s);
         return ps_engine_error(error, rc, &err);
@@ -103,7 +106,9 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         return 0;
     ps_forward_free(s->forward);
     s->forward = NULL;
-    int rc = fit_plan(e, s->ctx, rows, err);
+    struct ps_need wanted = s->need;
+    wanted.rows = rows > wanted.rows ? rows : wanted.rows;
+    int rc = ps_engine_reserve(e, &s->need, &wanted, err);
     if (rc < 0)
         return rc;
     struct ps_forward_options fo = {
@@ -116,16 +121,19 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         .device = ps_engine_place(e),
         .device_layer = e->gpu.first_layer,
         .max_rows = rows,
-        .ubatch = s->ubatch,
+        .chunks = s->need.chunks,
+        .ubatch = s->need.ubatch,
         .ctx = s->ctx,
-        .all_logits = e->all_logits,
+        .all_logits = s->need.all_logits,
         .interrupt = &e->interrupt,
         .progress = e->o.progress ? on_prefill : NULL,
         .progress_user = e,
     };
     s->forward_rows = rows;
     s->forward_of = e->sweeps_stopped;
-    return ps_forward_new(&s->forward, &fo, err);
+    rc = ps_forward_new(&s->forward, &fo, err);
+    e->planned = e->planned && rc == 0;
+    return rc;
 }
 
 static int sweep(struct ps_session *s, const uint32_t *ids, size_t n, float *logits, bool all,
@@ -343,18 +351,16 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
-    uint64_t caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float), before = e->caller_bytes;
-    bool all_before = e->all_logits;
     int rc = 0;
-    if (caller_bytes > e->caller_bytes) { /* plan anew, with the result in the budget */
-        e->caller_bytes = caller_bytes;
-        e->all_logits = true;
-        e->planned = false;
-    }
-    if (n == 0 || out_count / e->arch->vocab < n)
+    const struct ps_need wanted = {.ctx = (uint32_t)n,
+                                   .rows = (uint32_t)n,
+                                   .ubatch = e->estimate.ubatch,
+                                   .all_logits = true,
+                                   .caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float)};
+    if (n == 0 || n > UINT32_MAX || out_count / e->arch->vocab < n)
         rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "logits: no token ids, or the output is too small");
     if (rc == 0)
-        rc = session_init(&s, e, (uint32_t)n, 0, &err);
+        rc = session_init(&s, e, &wanted, &err);
     if (rc == 0)
         rc = check_prompt(&s, ids, n, &err);
     if (rc == 0)
@@ -362,10 +368,6 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     if (rc == 0) {
         ps_sweep_allow(e->sweep, 1);
         rc = sweep(&s, ids, n, out, true, &err);
-    }
-    if (rc < 0) { /* what did not fit is no burden to the next call */
-        e->caller_bytes = before;
-        e->all_logits = all_before;
     }
     session_deinit(&s);
     return ps_engine_error(error, rc, &err);

@@ -64,6 +64,7 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->kv_type_k = o->cache_type_k;
     e->kv_type_v = o->cache_type_v;
     e->ctx_size = (uint32_t)o->ctx_size;
+    e->ubatch = (uint32_t)o->ubatch_size;
     e->direct_io = strcmp(o->direct_io, "on") == 0 ? 1 : strcmp(o->direct_io, "off") == 0 ? 2 : 0;
     e->progress = ps_progress_update;
     e->device = device_of(o, &vram);
