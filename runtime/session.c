@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 
@@ -20,6 +21,7 @@ struct ps_session {
     uint64_t forward_of; /* e->sweeps_stopped when it was made: another session may have had all planned anew */
     uint32_t *history; /* [ctx] ids so far */
     uint32_t length;
+    bool told_far;
     float *logits; /* [vocab] */
 };
 
@@ -261,6 +263,22 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, 
     return 0;
 }
 
+/* A rotary embedding goes on for ever, and so do transformers and llama.cpp, which warn: the text is what suffers. */
+static void warn_if_far(struct ps_session *s, uint64_t n_prompt, uint64_t n_predict)
+{
+    uint64_t made_for = ps_arch_positions(s->e->arch), end = s->length + n_prompt;
+    end += n_predict ? n_predict - 1 : 0; /* the last one is written, not read */
+    end = end < s->ctx ? end : s->ctx;
+    if (end <= made_for || s->told_far)
+        return;
+    s->told_far = true;
+    ps_log(PS_LOG_WARN, ORIGIN,
+           "the model was made for %llu positions and this may take %llu: what it says beyond them "
+           "may "
+           "make no sense: use a shorter prompt or a smaller -n",
+           (unsigned long long)made_for, (unsigned long long)end);
+}
+
 /* Sweeps still possible after this one: the look-ahead wraps into them. */
 static uint64_t sweeps_left(const struct ps_session *s, const struct ps_generate_options *o,
                             uint64_t made, size_t pending)
@@ -327,6 +345,8 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     if (rc == 0)
         rc = check_prompt(s, prompt, n_prompt, &err);
     if (rc == 0)
+        warn_if_far(s, n_prompt, o.n_predict);
+    if (rc == 0)
         rc = need_forward(s, (uint32_t)n_prompt, &err);
     if (rc == 0)
         rc = ps_sampler_new(&sampler, &so, s->e->arch->vocab, &err);
@@ -363,6 +383,8 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
         rc = session_init(&s, e, &wanted, &err);
     if (rc == 0)
         rc = check_prompt(&s, ids, n, &err);
+    if (rc == 0)
+        warn_if_far(&s, n, 0);
     if (rc == 0)
         rc = need_forward(&s, (uint32_t)n, &err);
     if (rc == 0) {

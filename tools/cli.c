@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/size.h"
 #include "tools/interrupt.h"
 #include "tools/pretty.h"
@@ -34,8 +35,14 @@ static const char *device_of(const struct ps_opts *o, const struct ps_size *vram
     bool none = vram->kind == PS_SIZE_DEFAULT || (vram->kind == PS_SIZE_BYTES && vram->bytes == 0) ||
                 (vram->kind == PS_SIZE_PERCENT && vram->percent <= 0);
 
-    if (o->gpu_layers == 0)
+    if (o->gpu_layers == 0) {
+        if (!none || (o->device && strcmp(o->device, "cpu") != 0))
+            ps_log(PS_LOG_WARN, "cli",
+                   "-ngl 0: every layer is computed on the CPU: %s is not used: leave -ngl out or "
+                   "give a number of layers",
+                   o->device && strcmp(o->device, "cpu") != 0 ? "--device" : "--vram");
         return "cpu";
+    }
     if (o->device)
         return o->device;
     return !none || o->gpu_layers > 0 ? "cuda" : "cpu";

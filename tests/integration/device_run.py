@@ -93,6 +93,19 @@ def check_layers(t, bases):
     t.check(net[1] == net[0], f"-ngl 3, tied: {net[1] - net[0]} bytes fetched by 21 more tokens")
     r = on_fake(t, bases["hf-local"], "--temp", "0", "-ngl", 0)
     t.check(r.rc == 0 and "device" not in r.stats["plan"], f"-ngl 0 is the CPU: {r}")
+    t.check("-ngl 0" in r.err and "--device" in r.err and r.err.count("\n") == 1, f"-ngl 0 wins, and that is said: {r}")
+    r = t.run("run", bases["hf-local"], "-p", PROMPT, "-n", 1, "--device", "cpu", "-ngl", 0)
+    t.check(r.rc == 0 and not r.err, f"no contradiction, no word: {r}")
+
+
+def check_warm(t, bases):
+    """What goes to the disk needs nothing of a device."""
+    if os.path.exists(t.path("trace")):
+        os.unlink(t.path("trace"))
+    r = t.run("warm", bases["lz4"], "--json", "--quiet", "--device", "fake", "--vram", "50%", cache=t.path("cache", "warm"), disk="100%", env=fake_env(t))
+    t.check(r.rc == 0 and r.json["complete"], f"warm: {r}")
+    trace = check_trace(t, "warm")
+    t.equal((trace["peak_bytes"], trace["n_pins"]), (0, 0), "warm: device memory and pins")
 
 
 def check_too_small(t, bases):
@@ -171,6 +184,7 @@ def main():
         check_budgets(t, "kjv", bases("kjv"), ("--temp", "0"))
         check_budgets(t, "tied", bases("tied"), ("--temp", "0.8", "-s", "7"))
         check_layers(t, bases("kjv"))
+        check_warm(t, bases("kjv"))
         check_too_small(t, bases("kjv"))
         check_faults(t, bases("kjv"))
         for name in sorted(os.listdir(FIXTURES)):
