@@ -13,13 +13,18 @@ static const char *const ORIGIN = "device";
  * large GPU only with more (H100, sweeps of 1024 rows: see SPEED.md). Who asks for fewer gets fewer. */
 #define LAUNCH_ROWS    1024u
 #define UBATCH_DEFAULT 512u
+/* The host queues a layer when the one so many before it is done: an interrupt, or an error, waits for what is
+ * queued. Nothing is lost by that. The device has a whole layer before it while the host is woken, and a layer
+ * takes the device longer than waking takes, or the host had queued no two ahead anyway; and copies are queued as
+ * far as there are slots, well beyond the last layer that is (vram.h), so that the bus does not notice. */
+#define LAYERS_AHEAD (PS_COMPUTE_MARKS - 1)
 /* Packed rows come in tiles: many launches of a row each would take several times the memory that was planned. */
 #define ROWS_ROUND_TO 8u
 
 struct device {
     struct ps_compute c;
     struct ps_device_place at;
-    uint32_t mark;  /* our own: behind the logits */
+    uint32_t mark;  /* our own: behind the logits; the LAYERS_AHEAD that follow: behind layers */
     uint8_t *bytes; /* on the device; carved below */
     float *cos, *sin, *vec, *scratch, *logits;
     uint32_t *pos;
@@ -395,12 +400,25 @@ static int device_kv_put(struct ps_compute *c, struct ps_kv *kv, uint32_t layer,
     return told(v->at.api->kv_store(v->at.device, &pages, v->pos, v->T, c->rows.k, c->rows.v), err);
 }
 
+/* Waits for the layer that was queued LAYERS_AHEAD ago. */
+static int await_layer(struct device *v, uint32_t layer, struct ps_err *err)
+{
+    int rc = v->at.api->await(v->at.device, v->mark + 1 + layer % LAYERS_AHEAD, err);
+    return rc < 0 ? rc : ps_compute_interrupted(&v->c, err);
+}
+
+static int mark_layer(struct device *v, uint32_t layer, struct ps_err *err)
+{
+    return told(v->at.api->mark(v->at.device, PS_STREAM_COMPUTE, v->mark + 1 + layer % LAYERS_AHEAD),
+                err);
+}
+
 static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
 {
     struct device *v = (struct device *)c;
     struct ps_attn attn = ps_compute_attn(c, kv, layer);
     size_t q_dim = attn.q_ld;
-    int rc = 0;
+    int rc = await_layer(v, layer, err);
     attn.k_pages = tables_of(kv, layer, false);
     attn.v_pages = tables_of(kv, layer, true);
     attn.scratch = v->scratch;
@@ -415,7 +433,7 @@ static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t lay
             rc = ps_compute_interrupted(c, err);
     }
     stale(v);
-    return rc;
+    return rc < 0 ? rc : mark_layer(v, layer, err);
 }
 
 static int device_swiglu(struct ps_compute *c, struct ps_err *err)

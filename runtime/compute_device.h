@@ -14,8 +14,9 @@ struct ps_device_place {
     const struct ps_device_api *api; /* NULL: no device */
     struct ps_device *device;
     struct ps_vram *vram;
-    uint32_t mark; /* free for the compute */
+    uint32_t mark; /* from here on PS_COMPUTE_MARKS are free for the compute */
 };
+#define PS_COMPUTE_MARKS 3u
 
 /* Rows of one launch where `ubatch` were asked for (0: nothing was): a GPU wants more at once than a CPU. Never changes
  * a result. */

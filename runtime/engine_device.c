@@ -65,7 +65,7 @@ static uint32_t first_position(const struct ps_engine *e, uint32_t layer)
 int ps_engine_open_device(struct ps_engine *e, struct ps_err *err)
 {
     const char *text = e->o.device && *e->o.device ? e->o.device : "cpu";
-    struct ps_device_options o = {.n_marks = ps_vram_marks(VRAM_SLOTS_MOST) + 1};
+    struct ps_device_options o = {.n_marks = ps_vram_marks(VRAM_SLOTS_MOST) + PS_COMPUTE_MARKS};
     char kind[32];
     int rc = ps_size_parse(&e->vram, e->o.vram, "--vram", err);
     if (rc == 0)

@@ -12,7 +12,10 @@ alone."""
 import itertools
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import peer  # noqa: E402
@@ -108,6 +111,27 @@ def check_warm(t, bases):
     t.equal((trace["peak_bytes"], trace["n_pins"]), (0, 0), "warm: device memory and pins")
 
 
+def check_interrupt(t):
+    """The host queues about two layers ahead of a slow device, so that is what an interrupt waits for. Sixteen layers, all of
+    them on the device: nothing but the kernels takes time."""
+    layers, op_s = 16, 0.02
+    peer.random_llama(t.path("deep"), seed=3, dtype="bf16", hidden=64, layers=layers, inter=96, heads=2, kv_heads=1)
+    r = on_fake(t, t.path("deep"), "--temp", "0", "-n", 2, config="op=300")
+    t.equal(r.rc, 0, f"runs: {r}")
+    trace = check_trace(t, "sixteen layers")
+    each = trace["calls"] / 2 / layers
+    t.check(trace["most_waiting"] <= 3 * each, f"{trace['most_waiting']} operations queued ahead, a layer has {each:.0f}")
+    args = [os.environ["PENSTOCK"], "run", t.path("deep"), "-p", PROMPT, "-n", "4", "--device", "fake", "--quiet", "--cache", t.path("cache", "deep")]
+    p = subprocess.Popen(args, env={**os.environ, **fake_env(t, f"op={op_s * 1e6:.0f}")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.5)  # long after it has queued what it will
+    begin = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    took, sweep = time.monotonic() - begin, layers * each * op_s
+    t.note(f"interrupted after {took:.2f} s; a sweep takes {sweep:.1f} s, two layers {2 * each * op_s:.2f} s")
+    t.check(p.returncode == 130 and took < 3 * each * op_s + 0.5, f"interrupted after {took:.2f} s of {sweep:.1f}: {p.returncode} {err}")
+
+
 def check_too_small(t, bases):
     r = on_fake(t, bases["hf-local"], "--vram", "1M")
     t.check(r.rc == 5 and "--vram" in r.err and r.err.count("\n") == 1, f"--vram 1M names the least: {r}")
@@ -185,6 +209,7 @@ def main():
         check_budgets(t, "tied", bases("tied"), ("--temp", "0.8", "-s", "7"))
         check_layers(t, bases("kjv"))
         check_warm(t, bases("kjv"))
+        check_interrupt(t)
         check_too_small(t, bases("kjv"))
         check_faults(t, bases("kjv"))
         for name in sorted(os.listdir(FIXTURES)):
