@@ -126,9 +126,16 @@ uint64_t ps_engine_device_bytes(const struct ps_engine *e, const struct ps_need 
     const struct ps_arch *a = e->arch;
     if (!e->gpu.api)
         return 0;
-    uint64_t bytes = ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, n->rows,
-                                             ps_compute_device_ubatch(n->ubatch, n->rows),
-                                             n->all_logits ? n->rows : 1, n->ctx);
+    const struct ps_compute_options o = {
+        .arch = a,
+        .weights = e->weights,
+        .map = e->files.map,
+        .max_rows = n->rows,
+        .ubatch = ps_compute_device_ubatch(n->ubatch, n->rows),
+        .logit_rows = n->all_logits ? n->rows : 1,
+        .ctx = n->ctx,
+    };
+    uint64_t bytes = ps_compute_device_bytes(e->gpu.api, e->gpu.device, &o);
     bytes += e->o.no_kv_offload ? 0
                                 : ps_kv_bytes(a->n_layers - e->gpu.first_layer, a->n_kv_heads,
                                               a->head_dim, n->ctx, e->k_type, e->v_type);

@@ -111,6 +111,21 @@ def check_warm(t, bases):
     t.equal((trace["peak_bytes"], trace["n_pins"]), (0, 0), "warm: device memory and pins")
 
 
+def check_tied(t, bases):
+    """A tied head that streams: the next token's embedding row is kept as its panel passes, so that a sweep takes what the
+    plan says and not an extent more. All layers on the device, and two of three."""
+    for layout, args in itertools.product(("hf", "lz4"), ((), ("-ngl", 2))):
+        runs = [on_fake(t, bases[layout], "--temp", "0", "-n", n, "--vram", "min", *args, ram="min", disk="0", cache=t.path("cache", "tied-net"))
+                for n in (3, 15)]
+        if not t.equal([r.rc for r in runs], [0, 0], f"tied {layout} {args}: {runs}"):
+            continue
+        check_trace(t, f"tied {layout} {args}", runs[1].stats["plan"]["vram_budget_bytes"])
+        extra, want = runs[1].stats["bytes_net"] - runs[0].stats["bytes_net"], runs[0].stats["plan"]["bytes_net_per_sweep"]
+        t.check(extra == 12 * want > 0, f"tied {layout} {args}: {extra} bytes by 12 more sweeps, the plan says {want} each")
+        t.equal(runs[1].text, t.run("run", bases[layout], "-p", PROMPT, "-n", 15, "--ignore-eos", "--temp", "0",
+                                    cache=t.path("cache", "tied-net"), disk="0", env={**fake_env(t), "PENSTOCK_BACKEND": "ref"}).text, "tied: the text")
+
+
 def check_interrupt(t):
     """The host queues about two layers ahead of a slow device, so that is what an interrupt waits for. Sixteen layers, all of
     them on the device: nothing but the kernels takes time."""
@@ -207,6 +222,7 @@ def main():
 
         check_budgets(t, "kjv", bases("kjv"), ("--temp", "0"))
         check_budgets(t, "tied", bases("tied"), ("--temp", "0.8", "-s", "7"))
+        check_tied(t, bases("tied"))
         check_layers(t, bases("kjv"))
         check_warm(t, bases("kjv"))
         check_interrupt(t)
