@@ -67,13 +67,14 @@ static int told(int rc, struct ps_err *err)
 static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d,
                              const struct ps_arch *a, uint32_t rows, uint32_t ubatch)
 {
-    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
-    for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++) {
+    for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        uint64_t n = full * ps_device_align(api->act_bytes(d, TYPES[i], ubatch, k));
-        n += rest ? ps_device_align(api->act_bytes(d, TYPES[i], rest, k)) : 0;
+        if (!ps_weights_takes(t) || !api->multiplies(d, t))
+            continue;
+        uint64_t n = full * ps_device_align(api->act_bytes(d, t, ubatch, k));
+        n += rest ? ps_device_align(api->act_bytes(d, t, rest, k)) : 0;
         most = n > most ? n : most;
     }
     return most;

@@ -37,13 +37,14 @@ static uint64_t align64(uint64_t n)
 static uint64_t packed_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t rows,
                              uint32_t ubatch)
 {
-    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
-    for (size_t i = 0; i < 3; i++) {
+    for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        uint64_t n = full * align64(b->act_bytes(TYPES[i], ubatch, k));
-        n += rest ? align64(b->act_bytes(TYPES[i], rest, k)) : 0;
+        if (!ps_weights_takes(t) || !b->multiplies(t))
+            continue;
+        uint64_t n = full * align64(b->act_bytes(t, ubatch, k));
+        n += rest ? align64(b->act_bytes(t, rest, k)) : 0;
         most = n > most ? n : most;
     }
     return most + 64;

@@ -20,7 +20,8 @@
 
 /* Figures that outlive a run, kept beside the cache: what the links of this machine gave. 0 = never measured. */
 struct ps_probes {
-    double link_bytes_s, disk_bytes_s, ram_bytes_s, flops;
+    double link_bytes_s, disk_bytes_s;
+    double ram_bytes_s;               /* decoded bytes through the CPU's arithmetic */
     double bus_bytes_s, vram_bytes_s; /* of the device */
     uint64_t wall_s;                  /* when the oldest of them was taken */
 };

@@ -148,7 +148,6 @@ static struct ps_plan_rates rates_of(const struct ps_engine *e)
                                   .ram = p->ram_bytes_s,
                                   .bus = p->bus_bytes_s,
                                   .vram = p->vram_bytes_s,
-                                  .flops = p->flops,
                                   .age_s = p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
 }
 

@@ -96,7 +96,7 @@ static double seen_ram_rate(const struct ps_engine *e)
     double decode_s =
         e->run.decode_s - (double)(ps_stat_get(&e->stats.stall_ns) - e->run.stall_ns_at_first) / 1e9;
     return e->run.tokens_generated > 4 && decode_s > LEARN_MIN_S
-               ? (double)e->plan.bytes_per_sweep * (double)(e->run.tokens_generated - 1) / decode_s
+               ? (double)e->plan.host_bytes_per_sweep * (double)(e->run.tokens_generated - 1) / decode_s
                : 0;
 }
 
