@@ -106,7 +106,8 @@ static bool same_expectations(const struct ps_range *a, const struct ps_range *b
 static bool joins_locked(const struct http_job *first, const struct http_job *last,
                          const struct http_job *next, uint64_t bound)
 {
-    if (!next || next->obj != first->obj || next->sink || first->sink || next->have > 0)
+    if (!next || next->obj != first->obj || next->sink || first->sink || next->have > 0 ||
+        next->r->alone || first->r->alone)
         return false;
     struct ps_span have = {http_job_from(first), http_job_to(last)};
     struct ps_span more = {http_job_from(next), http_job_to(next)};

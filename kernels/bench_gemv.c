@@ -11,41 +11,13 @@
 #include "base/host.h"
 #include "kernels/kernel_scalar.h"
 #include "kernels/kernels_internal.h"
+#include "kernels/read_probe.h"
 
-#define MATRIX_BYTES ((size_t)512 << 20)
+#define MATRIX_BYTES PS_READ_BYTES
 #define PANEL_BYTES  ((size_t)8 << 20)
-#define STRETCH      ((size_t)32 << 20)
+#define STRETCH      PS_READ_STRETCH
 #define BENCH_K      4096
 #define MAX_T        512
-
-struct probe {
-    const uint8_t *mem;
-    size_t bytes;
-    size_t distance; /* prefetched so far ahead; 0: not at all */
-    unsigned streams;
-    uint64_t sums[64][8]; /* by thread, a cache line each: keeps the loads alive */
-};
-
-/* One thread's share, in `streams` runs side by side. */
-static void read_share(void *user, unsigned index, unsigned threads)
-{
-    struct probe *p = user;
-    size_t run = p->bytes / 64 / threads / p->streams * 64;
-    const uint8_t *from = p->mem + run * p->streams * index;
-    uint64_t sum[4][8] = {{0}};
-    for (size_t at = 0; at < run; at += 64)
-        for (unsigned s = 0; s < p->streams; s++) {
-            const uint8_t *line = from + s * run + at;
-            uint64_t word[8];
-            if (p->distance)
-                __builtin_prefetch(line + p->distance);
-            memcpy(word, line, sizeof word);
-            for (int i = 0; i < 8; i++)
-                sum[s][i] += word[i];
-        }
-    for (int i = 0; i < 8; i++)
-        p->sums[index % 64][i] = sum[0][i] + sum[1][i] + sum[2][i] + sum[3][i];
-}
 
 /* Best seconds of each stretch, summed as the passes go. */
 struct best {
@@ -64,39 +36,6 @@ static double best_sum(const struct best *b, size_t bytes)
     for (size_t i = 0; i < ps_div_up(bytes, STRETCH); i++)
         sum += b->s[i];
     return sum;
-}
-
-#define DISTANCES 5
-#define VARIANTS  (3 * DISTANCES)
-
-/* One pass with each variant of the loop: 1, 2 and 4 streams, several prefetch distances. */
-static void probe(struct ps_pool *pool, const uint8_t *mem, size_t bytes, struct best best[VARIANTS])
-{
-    static const size_t distances[DISTANCES] = {0, 512, 1024, 2048, 4096};
-    for (unsigned i = 0; i < VARIANTS; i++)
-        for (size_t at = 0; at < bytes; at += STRETCH) {
-            struct probe p = {.mem = mem + at,
-                              .bytes = ps_min_size(STRETCH, bytes - at),
-                              .distance = distances[i % DISTANCES],
-                              .streams = 1u << i / DISTANCES};
-            uint64_t start = ps_now_ns();
-            ps_fork(pool, read_share, &p);
-            best[i].s[at / STRETCH] = fmin(best[i].s[at / STRETCH], ps_seconds_since(start));
-        }
-}
-
-static void probe_init(struct best best[VARIANTS])
-{
-    for (size_t i = 0; i < VARIANTS; i++)
-        best_init(&best[i]);
-}
-
-static double best_gb_s(const struct best best[VARIANTS], size_t bytes)
-{
-    double rate = 0;
-    for (size_t i = 0; i < VARIANTS; i++)
-        rate = fmax(rate, (double)bytes / best_sum(&best[i], bytes) / 1e9);
-    return rate;
 }
 
 struct bench {
@@ -169,15 +108,16 @@ static size_t run_all(const struct bench *b, struct ps_bench_row *rows, size_t c
 {
     static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32};
     static const unsigned Ts[N_T] = {1, 4, 16, 64, 128, 512};
-    struct best limit[VARIANTS], best[3][N_T];
+    struct ps_read_best limit;
+    struct best best[3][N_T];
     size_t n = 0;
-    probe_init(limit);
+    ps_read_best_init(&limit);
     for (size_t i = 0; i < 3 * N_T; i++)
         best_init(&best[i / N_T][i % N_T]);
     for (int round = 0; round < ROUNDS; round++)
         for (size_t i = 0; i < 3; i++) {
             fill(b->mem, b->bytes, types[i]);
-            probe(b->pool, b->mem, b->bytes, limit);
+            ps_read_try_all(b->pool, b->mem, b->bytes, &limit);
             for (size_t j = 0; j < N_T; j++)
                 for (int pass = 0; pass < (Ts[j] < 64 ? 4 : 1); pass++)
                     one_pass(b, types[i], Ts[j], &best[i][j]);
@@ -185,7 +125,7 @@ static size_t run_all(const struct bench *b, struct ps_bench_row *rows, size_t c
     for (size_t i = 0; i < 3; i++)
         for (size_t j = 0; j < N_T && n < cap; j++)
             rows[n++] = result(b, types[i], Ts[j], &best[i][j]);
-    *limit_gb_s = best_gb_s(limit, b->bytes);
+    *limit_gb_s = ps_read_best_gb_s(&limit, b->bytes, NULL);
     return n;
 }
 
@@ -231,29 +171,6 @@ out:
         ps_free_pages(b.a, a_bytes);
     if (b.mem)
         ps_free_pages(b.mem, b.bytes);
-    ps_pool_free(b.pool);
-    return rc;
-}
-
-int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
-{
-    struct bench b = {0};
-    struct best best[VARIANTS];
-    b.bytes = ps_min_size(MATRIX_BYTES, ps_host_free_memory_bytes() / 4) / PANEL_BYTES * PANEL_BYTES;
-    int rc = ps_pool_new(&b.pool, threads, NULL, NULL, err);
-    if (rc)
-        return rc;
-    b.mem = b.bytes ? ps_alloc_pages(b.bytes, 4096) : NULL;
-    if (b.mem) {
-        fill(b.mem, b.bytes, PS_BF16);
-        probe_init(best);
-        for (int pass = 0; pass < 3; pass++)
-            probe(b.pool, b.mem, b.bytes, best);
-        *gb_s = best_gb_s(best, b.bytes);
-        ps_free_pages(b.mem, b.bytes);
-    } else {
-        rc = ps_err_set(err, PS_ENOMEM, "kernels", "no memory to measure its bandwidth: free some");
-    }
     ps_pool_free(b.pool);
     return rc;
 }

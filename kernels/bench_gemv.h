@@ -21,6 +21,4 @@ struct ps_bench_row {
  * the scheduler does. PS_ENOMEM, PS_EUNSUPPORTED (PENSTOCK_BACKEND). Blocks. */
 int ps_bench_gemv(struct ps_bench_row *rows, size_t cap, size_t *n, double *limit_gb_s,
                   unsigned threads, struct ps_err *err);
-/* The limit alone: read bandwidth of memory far larger than the caches, with as many threads. */
-int ps_bench_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err);
 #endif

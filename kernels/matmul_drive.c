@@ -123,11 +123,11 @@ static void tasks(void *user, size_t begin, size_t end, unsigned thread)
     }
 }
 
-/* Two tasks per thread, so that the threads end together even if one was held up; by rows as long as a task keeps
- * enough of them for its activations to be worth bringing in, else by columns too. */
+/* Eight tasks per thread, so that the threads end together even if one was held up (by a net thread on its core, say);
+ * by rows as long as a task keeps enough of them for its activations to be worth bringing in, else by columns too. */
 static void cut_tasks(struct drive *d, size_t threads)
 {
-    size_t per_thread = ps_min_size(2, d->job->n_rows / (threads * REST_ROWS));
+    size_t per_thread = ps_min_size(8, d->job->n_rows / (threads * REST_ROWS));
     if (per_thread > 0) {
         d->row_tasks = per_thread * threads;
         d->task_blocks = d->blocks;

@@ -29,7 +29,7 @@ MM_INLINE vf mm_load_n(const uint8_t *row, enum ps_dtype t, size_t k, size_t n)
 MM_INLINE void mm_ahead(const struct ps_micro *m, size_t byte)
 {
     for (size_t i = 0; i < m->n_ahead; i++)
-        __builtin_prefetch(m->ahead + i * m->row_stride + byte, 0, 3);
+        __builtin_prefetch(m->ahead + i * m->row_stride + byte, 0, 2);
 }
 
 /* Sums of R rows of one column: to R neighbours in C, or as they are to their resting place. */

@@ -31,6 +31,7 @@ struct ps_range {
     const char *etag;
     uint64_t object_bytes; /* total size if known, else 0; a reply that says otherwise is PS_EDATA */
     uint64_t priority;     /* smaller is asked first (position in consumption order) */
+    bool alone; /* never joined with a neighbour in one request: a piece of what is waited for */
     void (*done)(struct ps_range *r, int rc, const struct ps_err *err);
     void *user;
     /* private to the source from submit until done */

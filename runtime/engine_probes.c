@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/json.h"
-#include "kernels/bench_gemv.h"
+#include "kernels/read_probe.h"
 #include "runtime/bench.h"
 #include "runtime/device_probe.h"
 #include "runtime/engine.h"
@@ -163,7 +163,7 @@ static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
 static void probe_memory(struct ps_engine *e)
 {
     double gb_s = 0;
-    if (ps_bench_read_bandwidth(&gb_s, ps_pool_threads(e->pool), NULL) == 0)
+    if (ps_read_bandwidth(&gb_s, ps_pool_threads(e->pool), NULL) == 0)
         e->probes.ram_bytes_s = gb_s * 1e9;
 }
 

@@ -17,6 +17,10 @@ static const char *const ORIGIN = "sweep";
 #define PAGE 4096ull
 /* Extents on their way straight into the arena need no ring slot; this bounds how many there are at once. */
 #define ARENA_LOADS 16u
+/* The ring is bounded by its bytes; but no more extents than these are on their way in it, nor more than it would hold
+ * of this size. */
+#define RING_ITEMS       256u
+#define RING_SMALL_BYTES (128u << 10)
 
 static uint64_t pages(uint64_t bytes)
 {
@@ -79,7 +83,12 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
         return NULL;
     if (to_arena && as_stored)
         kind = SLOT_NONE;
-    if ((kind == SLOT_RING && !s->n_free_ring) || (kind == SLOT_GATHER && !s->n_free_gather))
+    uint64_t ring_at = 0;
+    if (kind == SLOT_RING &&
+        !ps_ring_space_take(&s->ring, pages(e->stored_bytes) + (as_stored ? 0 : pages(e->raw_bytes)),
+                            &ring_at))
+        return NULL;
+    if (kind == SLOT_GATHER && !s->n_free_gather)
         return NULL;
     s->free_items = it->next_free;
     s->n_busy++;
@@ -90,7 +99,7 @@ struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum
     it->extent = extent;
     it->slot_kind = kind;
     if (kind == SLOT_RING)
-        it->slot = s->free_ring[--s->n_free_ring];
+        it->slot = s->slots + ring_at;
     else if (kind == SLOT_GATHER)
         it->slot = s->free_gather[--s->n_free_gather];
     uint8_t *home = to_arena ? s->arena + s->arena_offset[extent] : NULL;
@@ -110,7 +119,7 @@ void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it)
     if (--it->refs)
         return;
     if (it->slot_kind == SLOT_RING)
-        s->free_ring[s->n_free_ring++] = it->slot;
+        ps_ring_space_give(&s->ring, (uint64_t)(it->slot - s->slots));
     else if (it->slot_kind == SLOT_GATHER)
         s->free_gather[s->n_free_gather++] = it->slot;
     it->state = ITEM_FREE;
@@ -122,7 +131,7 @@ void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it)
 
 static void issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
 {
-    it->range.priority = priority;
+    it->priority = priority;
     PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
 }
 
@@ -169,18 +178,22 @@ static int alloc_tables(struct ps_sweep *s)
 {
     const struct ps_map *m = s->o.map;
     size_t n = (size_t)m->n_extents + 1;
-    s->n_items = s->o.ring_slots + s->o.gather_slots + ARENA_LOADS;
+    uint64_t ring_bytes = s->slot_bytes * s->o.ring_slots;
+    uint64_t small = ring_bytes / RING_SMALL_BYTES;
+    uint32_t in_ring = (uint32_t)(small < RING_ITEMS ? small : RING_ITEMS);
+    if (in_ring < s->o.ring_slots)
+        in_ring = s->o.ring_slots;
+    s->n_items = in_ring + s->o.gather_slots + ARENA_LOADS;
     s->arena_offset = ps_calloc(n, sizeof *s->arena_offset);
     s->position = ps_malloc(n * sizeof *s->position);
     s->held = ps_calloc(n, 1);
     s->resident = ps_calloc(n, 1);
     s->items = ps_calloc(s->n_items, sizeof *s->items);
-    s->free_ring = ps_calloc(s->o.ring_slots + 1, sizeof *s->free_ring);
     s->free_gather = ps_calloc(s->o.gather_slots + 1, sizeof *s->free_gather);
     s->by_position = ps_calloc((size_t)s->o.n_order + 1, sizeof *s->by_position);
     s->io = ps_calloc(s->o.io_threads, sizeof *s->io);
     if (!s->arena_offset || !s->position || !s->held || !s->resident || !s->items ||
-        !s->free_ring || !s->free_gather || !s->by_position || !s->io)
+        !s->free_gather || !s->by_position || !s->io)
         return PS_ENOMEM;
     memset(s->position, 0xff, n * sizeof *s->position);
     for (uint32_t i = 0; i < s->o.n_order; i++)
@@ -195,6 +208,8 @@ static int alloc_tables(struct ps_sweep *s)
         s->items[i].next_free = s->free_items;
         s->free_items = &s->items[i];
     }
+    if (ps_ring_space_init(&s->ring, ring_bytes, in_ring) < 0)
+        return PS_ENOMEM;
     return ps_queue_new(&s->io_queue, s->n_items + 1);
 }
 
@@ -212,9 +227,7 @@ static int alloc_memory(struct ps_sweep *s)
     s->slots = ps_alloc_pages(s->slots_bytes ? s->slots_bytes : PAGE, PAGE);
     if (!s->slots)
         return PS_ENOMEM;
-    uint8_t *p = s->slots;
-    for (uint32_t i = 0; i < s->o.ring_slots; i++, p += s->slot_bytes)
-        s->free_ring[s->n_free_ring++] = p;
+    uint8_t *p = s->slots + s->slot_bytes * s->o.ring_slots;
     for (uint32_t i = 0; i < s->o.gather_slots; i++, p += s->gather_slot_bytes)
         s->free_gather[s->n_free_gather++] = p;
     return 0;
@@ -320,7 +333,7 @@ static void drain_locked(struct ps_sweep *s)
             continue;
         it->refs++;
         pthread_mutex_unlock(&s->mutex);
-        ps_source_cancel(s->o.source, &it->range);
+        ps_sweep_withdraw(it);
         pthread_mutex_lock(&s->mutex);
         ps_sweep_unref_locked(s, it);
     }
@@ -360,7 +373,7 @@ void ps_sweep_close(struct ps_sweep *s)
     ps_free((void *)s->held);
     ps_free(s->resident);
     ps_free(s->items);
-    ps_free(s->free_ring);
+    ps_ring_space_deinit(&s->ring);
     ps_free(s->free_gather);
     ps_free(s->by_position);
     ps_free(s->io);

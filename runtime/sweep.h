@@ -1,12 +1,12 @@
 /* The sweep scheduler: delivers the extents of a model in their order of use, again and again, from whichever
  * tier holds each one.
  *
- *     order of use --look-ahead--> {RAM arena | cache | source} --> ring of aligned slots --panels--> forward pass
+ *     order of use --look-ahead--> {RAM arena | cache | source} --> ring of aligned bytes --panels--> forward pass
  *
- * The order is known before a sweep starts, so nothing is guessed: free slots are filled with the next extents in
- * line, the earliest first, over the end of a sweep into the next one (layer 0 is on its way while the last layer
- * computes). A slot is taken before anything is asked for. No whole layer is ever held. What the plan keeps on disk
- * is written on its way through; what it keeps in RAM lands in the arena and is never read again.
+ * The order is known before a sweep starts, so nothing is guessed: the ring's free bytes are filled with the next
+ * extents in line, the earliest first, over the end of a sweep into the next one (layer 0 is on its way while the last
+ * layer computes). Room is taken before anything is asked for. No whole layer is ever held. What the plan keeps on
+ * disk is written on its way through; what it keeps in RAM lands in the arena and is never read again.
  *
  * Threads: one consumer (the forward pass) calls everything here. I/O threads inside read the cache, decode and
  * write; the source's threads call back. */
@@ -31,7 +31,7 @@ struct ps_sweep_options {
     const uint32_t *order; /* [n_order], borrowed */
     uint32_t n_order;
     const uint8_t *tier; /* [map->n_extents]: bits of enum ps_tier, borrowed */
-    uint32_t ring_slots;
+    uint32_t ring_slots; /* the ring's bytes, in units of the largest extent */
     uint32_t gather_tensor;
     uint32_t gather_slots;
     unsigned io_threads; /* 0 = 4 */
@@ -46,7 +46,7 @@ struct ps_sweep_options {
     const atomic_int *interrupt; /* non-zero: waits end with PS_EINTERRUPTED */
 };
 
-/* Bytes of one ring slot for this map: stored bytes, and room to decode where extents are compressed. */
+/* Most bytes of the ring that one extent takes: stored bytes, and room to decode where extents are compressed. */
 uint64_t ps_sweep_slot_bytes(const struct ps_map *map);
 /* Bytes of one gather slot for the gathered tensor. */
 uint64_t ps_sweep_gather_slot_bytes(const struct ps_map *map, uint32_t tensor);

@@ -4,11 +4,16 @@
 #include <pthread.h>
 
 #include "base/queue.h"
+#include "runtime/ring_space.h"
 #include "runtime/row_stash.h"
 #include "runtime/sweep.h"
 
 enum item_state { ITEM_FREE, ITEM_LOADING, ITEM_READY, ITEM_FAILED };
 enum slot_kind { SLOT_NONE, SLOT_RING, SLOT_GATHER };
+
+/* What is waited for is asked for in so many pieces at most, which share the connections: the first extents of a run,
+ * an embedding row. */
+#define PS_SWEEP_PIECES 8u
 
 /* One extent on its way. Fields after `state` are written by the loading thread until the state leaves
  * ITEM_LOADING (under the mutex). */
@@ -16,7 +21,7 @@ struct item {
     struct ps_sweep *sweep;
     enum item_state state; /* mutex */
     unsigned refs;         /* mutex: consumer, loader, submit under way */
-    bool in_net;           /* mutex: a range of it is with the source */
+    bool in_net;           /* mutex: ranges of it are with the source */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;
     uint64_t seq;  /* of the ring: place in the endless order of use */
@@ -28,8 +33,12 @@ struct item {
         *raw; /* where stored bytes land; where decoded rows end up (equal when not compressed) */
     size_t stored_cap;
     struct ps_cache_ticket *ticket;
-    struct ps_range range;
-    int rc;
+    uint64_t priority;
+    bool in_pieces;
+    unsigned n_ranges;
+    unsigned ranges_left; /* mutex: not done yet */
+    struct ps_range ranges[PS_SWEEP_PIECES];
+    int rc; /* while ranges are with the source: mutex */
     struct ps_err err;
     struct item *next_free;
 };
@@ -57,8 +66,10 @@ struct ps_sweep {
     uint8_t *resident; /* [n_extents] enum resident_state */
     struct item *items, *free_items;
     uint32_t n_items, n_busy;
-    uint8_t **free_ring, **free_gather;
-    uint32_t n_free_ring, n_free_gather;
+    uint32_t n_in_net; /* items of which ranges are with the source */
+    struct ps_ring_space ring;
+    uint8_t **free_gather;
+    uint32_t n_free_gather;
     struct item **by_position; /* [n_order]: look-ahead never laps, so one per position */
     uint64_t issue_seq, consume_seq, limit_seq;
     uint64_t next_sweep_seq; /* where the sweep after the present one begins */
@@ -66,6 +77,7 @@ struct ps_sweep {
     uint32_t n_moving;       /* extents that it is moving away */
     uint32_t tied_position; /* first place of the gathered matrix in the order; UINT32_MAX: not in it */
     uint64_t sweeps_gathered; /* whose embedding rows have been asked for */
+    uint64_t cold_bytes;      /* asked for in pieces since the source was idle */
     bool cancelling;
     bool no_cache_logged;
 };
@@ -73,6 +85,8 @@ struct ps_sweep {
 void *ps_sweep_io_main(void *sweep);
 /* Under the mutex: drops one reference; the last one frees the item and its slot. */
 void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
+/* Asks the source to end what it has of an item. Not under the mutex. */
+void ps_sweep_withdraw(struct item *it);
 /* Under the mutex: issues what the free slots allow. */
 void ps_sweep_pump_locked(struct ps_sweep *s);
 /* Bytes that an extent takes in the arena: whole pages. */

@@ -3,10 +3,17 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
+#include "fetcher/range_plan.h"
 #include "kernels/codec/codec.h"
 #include "runtime/plan.h"
 #include "runtime/sweep_internal.h"
+
+/* Smaller pieces would be round trips, not bytes. */
+#define PIECE_BYTES (256u << 10)
+/* An idle link begins with so many bytes in pieces. */
+#define COLD_BYTES (16u << 20)
 
 static void finish(struct item *it, int rc)
 {
@@ -93,9 +100,168 @@ static void write_to_cache(struct item *it)
         atomic_store(&s->held[it->extent], 1);
 }
 
+static void enter_net_locked(struct item *it)
+{
+    it->in_net = true;
+    it->ranges_left = it->n_ranges;
+    it->sweep->n_in_net++;
+}
+
+static void leave_net_locked(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    it->in_net = false;
+    if (--s->n_in_net == 0)
+        s->cold_bytes = 0;
+}
+
+static void on_range_done(struct ps_range *r, int rc, const struct ps_err *err)
+{
+    struct item *it = r->user;
+    struct ps_sweep *s = it->sweep;
+    pthread_mutex_lock(&s->mutex);
+    if (rc < 0 && it->rc == 0) {
+        it->rc = rc;
+        if (err)
+            it->err = *err;
+    }
+    bool last = --it->ranges_left == 0;
+    if (last)
+        leave_net_locked(it);
+    pthread_mutex_unlock(&s->mutex);
+    if (!last)
+        return;
+    it->net_done = true;
+    PS_ASSERT(ps_queue_push(s->io_queue, it) == 0); /* capacity covers every item */
+}
+
+void ps_sweep_withdraw(struct item *it)
+{
+    for (unsigned i = 0; i < it->n_ranges; i++)
+        ps_source_cancel(it->sweep->o.source, &it->ranges[i]);
+}
+
+/* Hands ranges to the source; how many it took. */
+static unsigned submit_ranges(struct item *it, struct ps_err *err, int *rc)
+{
+    unsigned n = 0;
+    for (*rc = 0; n < it->n_ranges; n++)
+        if ((*rc = ps_source_submit(it->sweep->o.source, &it->ranges[n], err)) < 0)
+            break;
+    return n;
+}
+
+/* Hands the item's ranges to the source. A cancel may overtake it: what drain_locked() withdrew before the source had
+ * it is withdrawn once more, or the drain would wait for the network. Negative: no range is with the source, and the
+ * item is the caller's; otherwise on_range_done() goes on with it, after a failure too. */
+static int submit(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    struct ps_err err = {0};
+    int rc = PS_ECANCELLED;
+    unsigned taken = 0;
+    pthread_mutex_lock(&s->mutex);
+    bool stop = s->cancelling;
+    if (!stop)
+        enter_net_locked(it);
+    it->refs++; /* the ranges may be done, and the loader through with it, before submit returns */
+    pthread_mutex_unlock(&s->mutex);
+    if (!stop)
+        taken = submit_ranges(it, &err, &rc);
+    pthread_mutex_lock(&s->mutex);
+    bool ours = stop;
+    if (!stop && taken < it->n_ranges) {
+        it->ranges_left -= it->n_ranges - taken;
+        if (it->rc == 0) {
+            it->rc = rc;
+            it->err = err;
+        }
+        ours = it->ranges_left == 0;
+        if (ours)
+            leave_net_locked(it);
+    }
+    bool overtaken = it->in_net && s->cancelling;
+    pthread_mutex_unlock(&s->mutex);
+    if (overtaken)
+        ps_sweep_withdraw(it);
+    let_go(it);
+    return ours ? rc : 0;
+}
+
+/* Whole, or cut into pieces of at least PIECE_BYTES. */
+static void fill_ranges(struct item *it)
+{
+    const struct ps_map *m = it->sweep->o.map;
+    const struct ps_extent *e = &m->extents[it->extent];
+    const struct ps_object *o = &m->objects[e->object];
+    struct ps_span spans[PS_SWEEP_PIECES] = {{e->offset, e->offset + e->stored_bytes}};
+    it->n_ranges = 1;
+    if (it->in_pieces)
+        it->n_ranges =
+            (unsigned)ps_plan_split(spans[0], PS_SWEEP_PIECES, PIECE_BYTES, spans, PS_SWEEP_PIECES);
+    for (unsigned i = 0; i < it->n_ranges; i++)
+        it->ranges[i] = (struct ps_range){
+            .object = o->name,
+            .offset = spans[i].from,
+            .bytes = spans[i].to - spans[i].from,
+            .buf = it->stored + (spans[i].from - e->offset),
+            .sha256 = e->hashed && it->n_ranges == 1 ? e->key : NULL,
+            .etag = o->etag,
+            .object_bytes = o->bytes,
+            .priority = it->priority,
+            .alone = it->n_ranges > 1,
+            .done = on_range_done,
+            .user = it,
+        };
+}
+
+/* What a gather waits for, and what an idle link begins with if the consumer will soon need it. Asked for whole, eight
+ * extents would share the link and the first would arrive with the last (8 of 8 MiB at 100 MB/s: after 0.67 s instead
+ * of 0.08), and a gather that comes a moment later would find no free connection. Once bytes flow, extents arrive one
+ * after another, and whole ones cost fewer round trips; so they do where the ring is full and the link rests. */
+static bool wants_pieces(struct item *it)
+{
+    struct ps_sweep *s = it->sweep;
+    if (s->o.source->local)
+        return false;
+    pthread_mutex_lock(&s->mutex);
+    uint64_t ahead = (it->seq - s->consume_seq) * s->o.map->extent_target_bytes;
+    bool cold = s->cold_bytes < COLD_BYTES && ahead < COLD_BYTES;
+    if (cold)
+        s->cold_bytes += s->o.map->extents[it->extent].stored_bytes;
+    pthread_mutex_unlock(&s->mutex);
+    return cold || it->slot_kind == SLOT_GATHER;
+}
+
+static void ask(struct item *it)
+{
+    fill_ranges(it);
+    int rc = submit(it);
+    if (rc < 0)
+        fail(it, rc);
+}
+
+/* Pieces came unchecked, because a hash is of the whole. One that does not fit is asked for once more, whole: the
+ * source then checks it and knows what to do with a server that lies. True: it is on its way again, or failed. */
+static bool ask_again_if_wrong(struct item *it)
+{
+    const struct ps_extent *e = &it->sweep->o.map->extents[it->extent];
+    uint8_t hash[PS_SHA256_BYTES];
+    if (it->n_ranges == 1 || !e->hashed)
+        return false;
+    ps_sha256_once(it->stored, e->stored_bytes, hash);
+    if (memcmp(hash, e->key, sizeof hash) == 0)
+        return false;
+    it->in_pieces = it->net_done = false;
+    ask(it);
+    return true;
+}
+
 static void arrived(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
+    if (it->rc == 0 && ask_again_if_wrong(it))
+        return;
     if (it->rc < 0) {
         fail(it, it->rc);
         return;
@@ -115,48 +281,11 @@ static void arrived(struct item *it)
     let_go(it);
 }
 
-static void on_range_done(struct ps_range *r, int rc, const struct ps_err *err)
-{
-    struct item *it = r->user;
-    struct ps_sweep *s = it->sweep;
-    it->rc = rc;
-    if (rc < 0 && err)
-        it->err = *err;
-    it->net_done = true;
-    pthread_mutex_lock(&s->mutex);
-    it->in_net = false;
-    pthread_mutex_unlock(&s->mutex);
-    PS_ASSERT(ps_queue_push(s->io_queue, it) == 0); /* capacity covers every item */
-}
-
-/* Hands the item's range to the source. A cancel may overtake it: what drain_locked() withdrew before the source had
- * it is withdrawn once more, or the drain would wait for the network. */
-static int submit(struct item *it)
-{
-    struct ps_sweep *s = it->sweep;
-    pthread_mutex_lock(&s->mutex);
-    bool stop = s->cancelling;
-    it->in_net = !stop;
-    it->refs++; /* the range may be done, and the loader through with it, before submit returns */
-    pthread_mutex_unlock(&s->mutex);
-    int rc = stop ? PS_ECANCELLED : ps_source_submit(s->o.source, &it->range, &it->err);
-    pthread_mutex_lock(&s->mutex);
-    if (rc < 0)
-        it->in_net = false;
-    bool overtaken = it->in_net && s->cancelling;
-    pthread_mutex_unlock(&s->mutex);
-    if (overtaken)
-        ps_source_cancel(s->o.source, &it->range);
-    let_go(it);
-    return rc;
-}
-
 static void ask_source(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
     const struct ps_map *m = s->o.map;
     const struct ps_extent *e = &m->extents[it->extent];
-    const struct ps_object *o = &m->objects[e->object];
     if (s->o.cache && (s->o.tier[it->extent] & PS_TIER_DISK) && !ps_cache_is_read_only(s->o.cache)) {
         struct ps_err ce = {0};
         int rc = ps_cache_reserve(&it->ticket, s->o.cache, s->o.cache_model, e->key,
@@ -166,25 +295,10 @@ static void ask_source(struct item *it)
             note_uncached(s, rc, &ce);
         }
     }
-    it->range = (struct ps_range){
-        .object = o->name,
-        .offset = e->offset,
-        .bytes = e->stored_bytes,
-        .buf = it->stored,
-        .sha256 = e->hashed ? e->key : NULL,
-        .etag = o->etag,
-        .object_bytes = o->bytes,
-        .priority = s->position[it->extent] == UINT32_MAX ? 0 : it->range.priority,
-        .done = on_range_done,
-        .user = it,
-    };
-    int rc = submit(it);
-    if (rc < 0) {
-        fail(it, rc);
-        return;
-    }
-    uint64_t zero = 0;
-    atomic_compare_exchange_strong(&s->o.stats->first_weight_request_ns, &zero, ps_now_ns());
+    uint64_t zero = 0, now_ns = ps_now_ns();
+    it->in_pieces = wants_pieces(it);
+    ask(it);
+    atomic_compare_exchange_strong(&s->o.stats->first_weight_request_ns, &zero, now_ns);
 }
 
 static void start(struct item *it)

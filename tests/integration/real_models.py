@@ -1,10 +1,16 @@
 """Trained models that others made write what their own references say, greedily and token by token.
 
 TinyStories-656K and stories260K from PENSTOCK_TEST_DATA; SmolLM2-135M-Instruct, where PENSTOCK_REAL_MODELS names a folder
-that holds it, over nginx with a quarter of it on disk. Skipped without the data."""
-# ctest-timeout: 300
+that holds it, over nginx with a quarter of it on disk. Skipped without the data.
+
+In that folder also: `exact` models (SmolLM2-135M-Instruct, random-llama-1b of tests/scripts/make_random_llama.py with any
+tokenizer) write one text for every disk and RAM budget, 1 and 2 threads, chunks of 1, 7 and all rows, straight from
+safetensors and split, over nginx: 96 runs a model."""
+# ctest-timeout: 3000
+import itertools
 import json
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -51,6 +57,33 @@ def real(t, folder):
             t.check(r.peak_folder <= s["plan"]["disk_budget_bytes"], f"{what}: the folder reached {r.peak_folder}")
 
 
+EXACT = {REAL: 16, "random-llama-1b": 6}  # tokens that each run writes
+EXACT_PROMPT = "In the beginning God created the heaven and the earth. And the earth was without form"
+
+
+def exact(t, folder, name, n):
+    """Every combination, each with a cold cache of its own, beside one plain run from the local folder."""
+    r = t.run("split", os.path.join(folder, name), t.path("split", name), "--codec", "lz4", "--quiet", seconds=600)
+    t.equal(r.rc, 0, f"{name}: split {r}")
+    bases = {"safetensors": t.nginx(folder).url, "pre-split": t.nginx(t.path("split")).url}
+    args = ("-p", EXACT_PROMPT, "-n", n, "--temp", "0", "--ignore-eos")
+    want = t.run("run", os.path.join(folder, name), *args, seconds=600)
+    t.check(want.rc == 0 and want.text, f"{name}: {want}")
+    runs = 0
+    for layout, disk, ram, threads, rows in itertools.product(bases, ("0", "25%", "50%", "100%"), ("min", None), (1, 2), (1, 7, 512)):
+        cache = t.path("exact")
+        got = t.run("run", f"{bases[layout]}/{name}", *args, "-t", threads, "-ub", rows, cache=cache, disk=disk, ram=ram, seconds=600)
+        what = f"{name} {layout} --disk {disk} --ram {ram} -t {threads} -ub {rows}"
+        t.equal((got.rc, got.text), (0, want.text), what)
+        if got.rc == 0:
+            plan = got.stats["plan"]
+            t.check(plan["disk_bytes"] == 0 if disk == "0" else plan["disk_bytes"] > 0, f"{what}: {plan['disk_bytes']} bytes planned on disk")
+        shutil.rmtree(cache, ignore_errors=True)
+        runs += 1
+    t.note(f"{name}: {runs} runs wrote {want.text[:60]!r}")
+    shutil.rmtree(t.path("split"), ignore_errors=True)
+
+
 def main():
     have = [n for n in SMALL if os.path.exists(os.path.join(peer.TEST_DATA, "models", n, "reference_greedy.json"))]
     folder = os.environ.get("PENSTOCK_REAL_MODELS", "")
@@ -62,6 +95,9 @@ def main():
             small(t, name)
         if has_real:
             real(t, folder)
+            for name, n in EXACT.items():
+                if os.path.isdir(os.path.join(folder, name)):
+                    exact(t, folder, name, n)
         else:
             t.note(f"{REAL} left out: PENSTOCK_REAL_MODELS names no folder that holds it")
 

@@ -69,9 +69,15 @@ class Reply:
         self.headers["Location"] = location
 
 
+SO_MAX_PACING_RATE = 47  # Linux: the kernel spaces the segments of a connection, whatever the queueing discipline
+
+
 class Server:
-    def __init__(self, root, scenario=None):
-        self.root, self.scenario = root, scenario
+    """pace: bytes per second that each connection gets, from its first byte on (nginx's limit_rate lets the first second
+    of every reply through)."""
+
+    def __init__(self, root, scenario=None, pace=None):
+        self.root, self.scenario, self.pace = root, scenario, pace
         self.lock = threading.Lock()
         self.log, self.counts, self.cache = [], {}, {}
         self.stopped = threading.Event()
@@ -123,6 +129,8 @@ class Server:
 
     def _serve(self, connection):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.pace:
+            connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(self.pace))
         connection.settimeout(30)
         try:
             with connection, connection.makefile("rb") as f:

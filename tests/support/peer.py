@@ -110,10 +110,10 @@ def stop(process, seconds=5):
 class Request:
     """One line of nginx's log. first and last: the byte range asked for, inclusive; None: the whole object. began: when
     its first byte was read, on time.time()'s clock, to a millisecond."""
-    __slots__ = ("began", "ended", "method", "path", "first", "last", "status", "bytes", "connection")
+    __slots__ = ("began", "ended", "method", "path", "first", "last", "status", "bytes", "connection", "protocol")
 
     def __init__(self, line):
-        ended, took, self.connection, self.method, self.path, rng, status, body = line.rstrip("\n").split("\t")
+        ended, took, self.connection, self.method, self.path, rng, status, body, self.protocol = line.rstrip("\n").split("\t")
         self.ended = float(ended)
         self.began = self.ended - float(took)
         self.status, self.bytes = int(status), int(body)
@@ -181,9 +181,10 @@ class Coverage:
 class Nginx:
     """nginx over a folder, without forking: one process, one log line a request. rate: limit_rate, bytes per second
     of each response (nginx lets a response's first second's worth through at once, so it must be well below the size of
-    a range to be felt). extra: lines for the server block, in nginx's own syntax."""
+    a range to be felt). extra: lines for the server block, in nginx's own syntax. tls: (certificate, key) of a second
+    port, https with HTTP/2, at tls_url."""
 
-    def __init__(self, prefix, root, rate=None, extra="", program=None):
+    def __init__(self, prefix, root, rate=None, extra="", program=None, tls=None):
         self.prefix, self.root = prefix, os.path.abspath(root)
         self.log_path = os.path.join(prefix, "access.log")
         self.program = program or find_nginx()
@@ -191,7 +192,12 @@ class Nginx:
         for attempt in range(5):  # a free port may be taken between the choice and the start
             self.port = free_port()
             self.url = f"http://127.0.0.1:{self.port}"
-            self._write_config(rate, extra)
+            more = extra
+            if tls:
+                port = free_port()
+                self.tls_url = f"https://127.0.0.1:{port}"
+                more += f" listen 127.0.0.1:{port} ssl http2; ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};"
+            self._write_config(rate, more)
             self.process = spawn([self.program, "-p", prefix, "-c", os.path.join(prefix, "nginx.conf"),
                                   "-e", os.path.join(prefix, "error.log")], stderr=subprocess.DEVNULL)
             if wait_for_port(self.port, self.process):
@@ -209,7 +215,7 @@ pid {self.prefix}/nginx.pid;
 events {{ worker_connections 512; }}
 http {{
 {temps}
-log_format ranges '$msec\\t$request_time\\t$connection\\t$request_method\\t$uri\\t$http_range\\t$status\\t$body_bytes_sent';
+log_format ranges '$msec\\t$request_time\\t$connection\\t$request_method\\t$uri\\t$http_range\\t$status\\t$body_bytes_sent\\t$server_protocol';
 access_log {self.log_path} ranges;
 keepalive_requests 1000000;
 keepalive_timeout 60s;
@@ -251,6 +257,10 @@ server {{
         indexes) are left out."""
         return Coverage((r.path, r.first, r.last) for r in self.requests()
                         if r.method == "GET" and r.path.endswith(suffix) and r.status == 206 and r.first >= after)
+
+    def protocols(self):
+        """HTTP versions of the requests since the last call."""
+        return {r.protocol for r in self.requests()}
 
     def stop(self):
         stop(self.process)

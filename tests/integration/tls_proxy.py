@@ -1,0 +1,160 @@
+"""https, HTTP/2 and proxies: the same text as from a folder, and errors that say what to do.
+
+nginx with a certificate of a CA of our own: SSL_CERT_FILE decides; another name, an expired or an unknown certificate is
+refused with status 3. --http h1 and h2 are what nginx saw. http_proxy carries plain requests whole, https_proxy by CONNECT;
+no_proxy goes around them; a proxy that is not there is named; credentials of a proxy are never printed."""
+# ctest-timeout: 300
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import badhttp  # noqa: E402
+import peer  # noqa: E402
+
+ARGS = ("-p", "And it came to pass", "-n", "8", "--temp", "0", "--ignore-eos")
+SECRET = "s3cretword"
+
+
+def openssl(*args):
+    subprocess.run(["openssl", *map(str, args)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def certificate(t, name, host, ca=None, days=2):
+    """A key and a certificate for `host`, signed by itself or by `ca`."""
+    key, crt, ext = t.path(name + ".key"), t.path(name + ".crt"), t.path(name + ".ext")
+    with open(ext, "w") as f:
+        f.write(f"subjectAltName={host}\n" if ca else "basicConstraints=critical,CA:TRUE\n")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-subj", f"/CN=penstock test {name}", "-out", t.path(name + ".csr"))
+    sign = ["-CA", t.path(ca + ".crt"), "-CAkey", t.path(ca + ".key"), "-CAcreateserial"] if ca else ["-signkey", key]
+    openssl("x509", "-req", "-in", t.path(name + ".csr"), "-out", crt, "-days", days, "-extfile", ext, *sign)
+    return crt, key
+
+
+class Proxy:
+    """An HTTP proxy: forwards whole requests, tunnels CONNECT. seen: [(method, target, its Proxy-Authorization)]."""
+
+    def __init__(self):
+        self.seen, self.lock = [], threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self):
+        self.listener.close()
+
+    def take(self):
+        with self.lock:
+            seen, self.seen = self.seen, []
+        return seen
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        try:
+            with client:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    more = client.recv(65536)
+                    if not more:
+                        return
+                    head += more
+                head, rest = head.split(b"\r\n\r\n", 1)
+                method, target, _ = head.split(b"\r\n")[0].decode().split()
+                secret = re.search(rb"(?im)^proxy-authorization: *(.*?)\r?$", head)
+                with self.lock:
+                    self.seen.append((method, target, secret and secret[1].decode()))
+                if method == "CONNECT":
+                    host, port = target.rsplit(":", 1)
+                    with socket.create_connection((host, int(port)), 10) as server:
+                        client.sendall(b"HTTP/1.1 200 go on\r\n\r\n")
+                        self._pump(client, server)
+                    return
+                m = re.fullmatch(r"http://([^/:]+):(\d+)(/.*)", target)
+                # one request a connection: this is a proxy for a test
+                lines = [f"{method} {m[3]} HTTP/1.1".encode()] + [
+                    x for x in head.split(b"\r\n")[1:] if not x.lower().startswith((b"proxy-", b"connection:"))]
+                with socket.create_connection((m[1], int(m[2])), 10) as server:
+                    server.sendall(b"\r\n".join(lines) + b"\r\nConnection: close\r\n\r\n" + rest)
+                    self._pump(client, server)
+        except (OSError, ValueError, TypeError):
+            pass  # one of the two went away
+
+    @staticmethod
+    def _pump(a, b):
+        while True:
+            readable, _, _ = select.select([a, b], [], [], 30)
+            if not readable:
+                return
+            for s in readable:
+                data = s.recv(1 << 18)
+                if not data:
+                    return
+                (b if s is a else a).sendall(data)
+
+
+def run(t, address, env=None, *args):
+    return t.run("run", address, *ARGS, *args, disk="0", ram="min", env=env)
+
+
+def check_tls(t, want, web, url, ca):
+    trusted = {"SSL_CERT_FILE": ca}
+    for version in ("auto", "h1", "h2"):
+        web.protocols()
+        r = run(t, url + "/kjv", trusted, "--http", version)
+        t.equal((r.rc, r.text), (0, want), f"https, --http {version}: {r}")
+        seen = web.protocols()
+        t.equal(seen, {"HTTP/2.0"} if version == "h2" else {"HTTP/1.1"}, f"--http {version}: what nginx saw")
+    r = run(t, url + "/kjv")
+    badhttp.check_failed(t, r, 3, ("certificate", "SSL_CERT_FILE"), what="an unknown CA")
+    r = run(t, url.replace("127.0.0.1", "localhost") + "/kjv", trusted)
+    badhttp.check_failed(t, r, 3, ("certificate",), what="a certificate for another name")
+    r = run(t, url.replace("https", "http") + "/kjv", trusted)
+    badhttp.check_failed(t, r, (3, 4), (), what="http to a port of https")
+
+
+def check_proxies(t, want, http_url, https_url, ca):
+    proxy = Proxy()
+    t.servers.append(proxy)
+    env = {"http_proxy": f"http://127.0.0.1:{proxy.port}", "https_proxy": f"http://user:{SECRET}@127.0.0.1:{proxy.port}", "SSL_CERT_FILE": ca}
+    r = run(t, http_url + "/kjv", env)
+    t.equal((r.rc, r.text), (0, want), f"through http_proxy: {r}")
+    seen = proxy.take()
+    t.check(seen and all(m == "GET" and x.startswith("http://") for m, x, _ in seen), f"whole requests through http_proxy: {seen[:2]}")
+    r = run(t, https_url + "/kjv", {**env, "PENSTOCK_LOG": "trace"})
+    t.equal((r.rc, r.text), (0, want), f"through https_proxy: {r.rc}")
+    seen = proxy.take()
+    t.check(seen and all(m == "CONNECT" for m, _, _ in seen), f"tunnels through https_proxy: {seen[:2]}")
+    t.check(any(a and a.startswith("Basic ") for _, _, a in seen), f"the proxy gets its credentials: {seen[:2]}")
+    t.check(SECRET not in r.err, "a proxy's password is never printed")
+    r = run(t, http_url + "/kjv", {**env, "no_proxy": "127.0.0.1"})
+    t.equal((r.rc, r.text, proxy.take()), (0, want, []), f"around the proxy by no_proxy: {r}")
+    gone = peer.free_port()
+    r = run(t, http_url + "/kjv", {"http_proxy": f"http://user:{SECRET}@127.0.0.1:{gone}"})
+    badhttp.check_failed(t, r, 3, ("proxy|127.0.0.1",), what="a proxy that is not there")
+    t.check(SECRET not in r.err, "nor when it is not there")
+
+
+def main():
+    with peer.Test() as t:
+        peer.copy_model(peer.KJV, t.path("m", "kjv"))
+        want = run(t, t.path("m", "kjv")).text
+        t.check(want, "a text from the folder")
+        ca, _ = certificate(t, "ca", None)
+        crt, key = certificate(t, "server", "IP:127.0.0.1", ca="ca")
+        web = t.nginx(t.path("m"), tls=(crt, key))
+        check_tls(t, want, web, web.tls_url, ca)
+        check_proxies(t, want, web.url, web.tls_url, ca)
+
+
+main()
