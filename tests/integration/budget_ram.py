@@ -107,6 +107,13 @@ def chunks(t, web):
         runs.append(r)
     t.equal([r.text for r in runs], [runs[0].text] * len(runs), "one text")
     t.equal({r.stats.get("sweeps") for r in runs}, {4}, "a prompt costs one sweep")
+    got = []  # here the number of rows is known beforehand, so that the least has to work in the smallest chunks
+    for ram in ("min", None):
+        r = t.run("logits", model, "--tokens", ",".join(str(7 * i % 3000) for i in range(203)), "--out", t.path("logits"), ram=ram, disk="0",
+                  cache=t.path("cache"))
+        t.equal(r.rc, 0, f"logits --ram {ram}: {r}")
+        got.append(peer.floats(t.path("logits")))
+    t.check(got[0] == got[1] and len(got[0]) == 203 * 3072, "logits in chunks of 16 rows, to the bit")
     r = t.run("run", model, *args, cache=t.path("cache"), ram=own - 1, disk="0")
     t.equal(r.rc, 5, f"less than the least: {r}")
 

@@ -275,6 +275,40 @@ static void test_budget_of_all(void **state)
     }
 }
 
+/* With the least RAM a prompt is worked on in small chunks: the same logits to the bit. */
+static void test_small_chunks(void **state)
+{
+    (void)state;
+    enum { ROWS = 40 };
+    const uint32_t ubatch[] = {0, 0, 1, 7, 16, 39, 512};
+    float *want = NULL;
+    for (size_t i = 0; i < sizeof ubatch / sizeof ubatch[0]; i++) {
+        char folder[4096], model[4200];
+        struct ps_engine *e = NULL;
+        float *got;
+        models_folder(folder);
+        snprintf(model, sizeof model, "%s/kjv", folder);
+        struct ps_engine_options o = {.struct_size = sizeof o,
+                                      .model = model,
+                                      .without_tokenizer = 1,
+                                      .threads = 2,
+                                      .ctx_size = ROWS,
+                                      .headers_only = 1,
+                                      .ubatch = ubatch[i],
+                                      .ram = i ? "min" : NULL};
+        assert_int_equal(ps_engine_open(&e, &o, NULL), 0);
+        assert_int_equal(logits(e, ROWS, &got), 0);
+        if (!want)
+            want = got;
+        else
+            assert_memory_equal(got, want, sizeof *got * ROWS * 3072);
+        if (got != want)
+            free(got);
+        ps_engine_close(e);
+    }
+    free(want);
+}
+
 /* What was planned for a session that then found no memory is no burden to the next. */
 static void test_failed_session_is_forgotten(void **state)
 {
@@ -377,11 +411,9 @@ static void test_warm_between(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_sessions),
-        cmocka_unit_test(test_logits_and_probes_between),
-        cmocka_unit_test(test_too_much),
-        cmocka_unit_test(test_budget_of_all),
-        cmocka_unit_test(test_failed_session_is_forgotten),
+        cmocka_unit_test(test_two_sessions), cmocka_unit_test(test_logits_and_probes_between),
+        cmocka_unit_test(test_too_much),     cmocka_unit_test(test_budget_of_all),
+        cmocka_unit_test(test_small_chunks), cmocka_unit_test(test_failed_session_is_forgotten),
         cmocka_unit_test(test_warm_between),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
