@@ -13,7 +13,9 @@ int ps_pool_new(struct ps_pool **out, unsigned threads, void (*on_thread_start)(
                 void *user, struct ps_err *err);
 void ps_pool_free(struct ps_pool *p);
 unsigned ps_pool_threads(const struct ps_pool *p);
-/* Calls fn(user, index, threads) on every thread, index 0..threads-1, and returns when all have returned. */
+/* Calls fn(user, index, threads) once for each index 0..threads-1 and returns when all have returned. Each thread takes
+ * its own index first, and that of a thread which has not come (another process has its CPU) when its own is done: what
+ * belongs to an index (scratch memory) is used by one thread at a time. */
 void ps_pool_run(struct ps_pool *p, void (*fn)(void *user, unsigned index, unsigned threads),
                  void *user);
 /* Dynamic form: fn(user, i) for i in [0, n), handed out in order in chunks of `grain`. */

@@ -29,6 +29,7 @@ enum ps_dtype {
     PS_NF4B64 = 18,
     PS_MXFP4 = 19,
 };
+#define PS_DTYPE_LAST PS_MXFP4
 /* Bytes of one element; 0 for an unknown value and for the types of blocks. */
 size_t ps_dtype_bytes(enum ps_dtype t);
 /* safetensors spelling ("BF16", "F8_E4M3"), "?" if unknown. */

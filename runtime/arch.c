@@ -270,6 +270,14 @@ out:
     return rc;
 }
 
+uint64_t ps_arch_positions(const struct ps_arch *a)
+{
+    double stretched =
+        a->rope.kind == PS_ROPE_YARN ? a->rope.factor * a->rope.original_max_position : 0;
+    return stretched > a->max_position && stretched < UINT32_MAX ? (uint64_t)stretched
+                                                                 : a->max_position;
+}
+
 void ps_arch_free(struct ps_arch *a)
 {
     if (!a)

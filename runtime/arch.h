@@ -43,6 +43,9 @@ struct ps_arch {
  * PS_EDATA names a malformed or absurd member. Free with ps_arch_free. */
 int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, struct ps_err *err);
 void ps_arch_free(struct ps_arch *a);
+/* Positions that the model was made for. Yarn is configured on top of a shorter length, which max_position_embeddings
+ * often still names. */
+uint64_t ps_arch_positions(const struct ps_arch *a);
 
 /* inv_freq for a rope configuration: out[rot_dim/2]; *scale receives the factor for cos and sin. Method: transformers'
  * modeling_rope_utils (default, linear, llama3, yarn), in float32 where it is float32 there. */

@@ -8,23 +8,37 @@
 
 static const char *const ORIGIN = "forward";
 
-uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T)
+struct row_part {
+    float **p;
+    uint64_t width; /* 0: none */
+};
+
+/* One behind the other from base + at on: where the last one ends. */
+static uint64_t carve_parts(const struct row_part *parts, size_t n, uint8_t *base, uint64_t at,
+                            uint64_t T)
 {
-    uint64_t at = 0, q_dim = (uint64_t)a->n_heads * a->head_dim,
-             kv_dim = (uint64_t)a->n_kv_heads * a->head_dim;
-    const struct {
-        float **p;
-        uint64_t width;
-    } parts[] = {
-        {&r->x, a->hidden}, {&r->xn, a->hidden}, {&r->q, q_dim},       {&r->k, kv_dim},
-        {&r->v, kv_dim},    {&r->att, q_dim},    {&r->gate, a->inter}, {&r->up, a->inter},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (base)
-            *parts[i].p = (float *)(void *)(base + at);
-        at += ps_device_align(T * parts[i].width * sizeof(float) + 64);
+            *parts[i].p = parts[i].width ? (float *)(void *)(base + at) : NULL;
+        at += parts[i].width ? ps_device_align(T * parts[i].width * sizeof(float) + 64) : 0;
     }
     return at;
+}
+
+uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T,
+                       bool without_up)
+{
+    uint64_t q_dim = (uint64_t)a->n_heads * a->head_dim,
+             kv_dim = (uint64_t)a->n_kv_heads * a->head_dim;
+    const struct row_part always[] = {{&r->x, a->hidden}, {&r->xn, a->hidden}};
+    const struct row_part attention[] = {{&r->q, q_dim},
+                                         {&r->k, kv_dim},
+                                         {&r->v, kv_dim},
+                                         {&r->att, q_dim}};
+    const struct row_part mlp[] = {{&r->gate, a->inter}, {&r->up, without_up ? 0 : a->inter}};
+    uint64_t at = carve_parts(always, 2, base, 0, T);
+    uint64_t one = carve_parts(attention, 4, base, at, T), other = carve_parts(mlp, 2, base, at, T);
+    return one > other ? one : other;
 }
 
 uint32_t ps_arch_widest(const struct ps_arch *a)

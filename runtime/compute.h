@@ -31,6 +31,14 @@ struct ps_compute_progress {
     bool telling; /* this sweep */
 };
 
+/* How the rows of a prompt pass through a layer: never changes a result. Small: what a kernel call needs beside
+ * the rows themselves (packed inputs, the second half of a gated product) is there for one chunk of rows alone and
+ * is made anew for every panel. */
+struct ps_chunks {
+    uint32_t rows;
+    bool small;
+};
+
 struct ps_compute_options {
     const struct ps_arch *arch;
     const struct ps_weights *weights;
@@ -38,6 +46,7 @@ struct ps_compute_options {
     struct ps_sweep *sweep;
     uint32_t max_rows;   /* most T of a sweep */
     uint32_t ubatch;     /* rows of one kernel call, 1 .. max_rows */
+    bool small;          /* least memory: see struct ps_chunks */
     uint32_t logit_rows; /* most rows of logits: 1 or max_rows */
     uint32_t ctx;        /* positions of the KV cache */
     bool host_gathers;   /* embedding rows are taken on the CPU, also for layers of a device */
@@ -51,7 +60,7 @@ struct ps_rows {
     float *xn; /* [T][hidden] normed */
     float *q, *k, *v;
     float *att;       /* [T][n_heads * head_dim] */
-    float *gate, *up; /* [T][inter] */
+    float *gate, *up; /* [T][inter]; up NULL: see `gated` */
 };
 
 struct ps_compute {
@@ -83,6 +92,9 @@ struct ps_compute_ops {
     int (*attention)(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err);
     /* rows.gate = silu(rows.gate) * rows.up */
     int (*swiglu)(struct ps_compute *c, struct ps_err *err);
+    /* rows.gate = silu(rows.gate) * (in[n][hidden] . up^T) without rows.up, where that is NULL: panel by panel */
+    int (*gated)(struct ps_compute *c, uint32_t tensor, const float *in, size_t n,
+                 struct ps_err *err);
     /* out[n][vocab] on the host = in[n][hidden] . head^T; waits until it is there */
     int (*logits)(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err);
     /* rows.x where the first layers are computed on the host (host_x, its alone) and the rest on a device (put_x, its
@@ -92,8 +104,10 @@ struct ps_compute_ops {
 };
 
 /* Lays the rows out from `base` on, which may be NULL, and returns the bytes that they take, each buffer 256-byte
- * aligned with room for a vector load past its end. */
-uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T);
+ * aligned with room for a vector load past its end. What attention needs and what the MLP needs are never there at once
+ * and share their place. */
+uint64_t ps_rows_carve(struct ps_rows *r, uint8_t *base, const struct ps_arch *a, uint64_t T,
+                       bool without_up);
 /* The widest input of any matrix of the model. */
 uint32_t ps_arch_widest(const struct ps_arch *a);
 /* The attention of a layer over `kv`, but for q, out, pos, T and scratch. */
@@ -101,9 +115,9 @@ struct ps_attn ps_compute_attn(const struct ps_compute *c, const struct ps_kv *k
 int ps_compute_interrupted(const struct ps_compute *c, struct ps_err *err); /* PS_EINTERRUPTED or 0 */
 void ps_compute_tell(struct ps_compute *c, uint64_t weight_bytes);
 
-/* On the CPU. Takes from the scheduler directly. */
-uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b,
-                               uint32_t max_rows, uint32_t ubatch, unsigned threads);
+/* On the CPU. Takes from the scheduler directly. Bytes: of arch, weights, map, max_rows, ubatch and small. */
+uint64_t ps_compute_host_bytes(const struct ps_compute_options *o, const struct ps_backend *b,
+                               unsigned threads);
 int ps_compute_host_new(struct ps_compute **out, const struct ps_compute_options *o,
                         const struct ps_backend *backend, struct ps_pool *pool, struct ps_err *err);
 #endif

@@ -13,15 +13,25 @@ static const char *const ORIGIN = "device";
  * large GPU only with more (H100, sweeps of 1024 rows: see SPEED.md). Who asks for fewer gets fewer. */
 #define LAUNCH_ROWS    1024u
 #define UBATCH_DEFAULT 512u
+/* The host queues a layer when the one so many before it is done: an interrupt, or an error, waits for what is
+ * queued. Nothing is lost by that. The device has a whole layer before it while the host is woken, and a layer
+ * takes the device longer than waking takes, or the host had queued no two ahead anyway; and copies are queued as
+ * far as there are slots, well beyond the last layer that is (vram.h), so that the bus does not notice. */
+#define LAYERS_AHEAD (PS_COMPUTE_MARKS - 1)
+/* Logits of a tied head that are looked at together. */
+#define SCORES 4096u
 /* Packed rows come in tiles: many launches of a row each would take several times the memory that was planned. */
 #define ROWS_ROUND_TO 8u
 
 struct device {
     struct ps_compute c;
     struct ps_device_place at;
-    uint32_t mark;  /* our own: behind the logits */
+    uint32_t mark;  /* our own: behind the logits; the LAYERS_AHEAD that follow: behind layers */
     uint8_t *bytes; /* on the device; carved below */
     float *cos, *sin, *vec, *scratch, *logits;
+    uint8_t *kept;             /* rows of a tied head, as `stash` says; NULL: none */
+    struct ps_row_stash stash; /* its rows and scores; the bytes are in `kept` */
+    float *host_scores;        /* [SCORES] */
     uint32_t *pos;
     uint8_t *packed;
     size_t packed_bytes;
@@ -57,28 +67,32 @@ static int told(int rc, struct ps_err *err)
 static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d,
                              const struct ps_arch *a, uint32_t rows, uint32_t ubatch)
 {
-    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
-    for (size_t i = 0; i < sizeof TYPES / sizeof TYPES[0]; i++) {
+    for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        uint64_t n = full * ps_device_align(api->act_bytes(d, TYPES[i], ubatch, k));
-        n += rest ? ps_device_align(api->act_bytes(d, TYPES[i], rest, k)) : 0;
+        if (!ps_weights_takes(t) || !api->multiplies(d, t))
+            continue;
+        uint64_t n = full * ps_device_align(api->act_bytes(d, t, ubatch, k));
+        n += rest ? ps_device_align(api->act_bytes(d, t, rest, k)) : 0;
         most = n > most ? n : most;
     }
     return most;
 }
 
-struct sizes {
-    uint32_t rows, ubatch, logit_rows, ctx;
-};
+static bool is_tied(const struct ps_compute_options *o)
+{
+    return o->weights->embed == o->weights->head;
+}
 
 /* Lays the device memory out; with base == NULL only counts. */
 static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_api *api,
-                      struct ps_device *d, const struct ps_arch *a, const struct sizes *z)
+                      struct ps_device *d, const struct ps_compute_options *o)
 {
-    uint64_t T = z->rows, at = ps_rows_carve(&v->c.rows, base, a, T);
-    v->packed_bytes = packed_bytes(api, d, a, z->rows, z->ubatch);
+    const struct ps_arch *a = o->arch;
+    uint64_t T = o->max_rows, at = ps_rows_carve(&v->c.rows, base, a, T, false);
+    uint64_t row_bytes = is_tied(o) ? o->map->tensors[o->weights->head].row_bytes : 0;
+    v->packed_bytes = packed_bytes(api, d, a, o->max_rows, o->ubatch);
     const struct {
         void **p;
         uint64_t bytes;
@@ -87,10 +101,11 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
         {(void **)&v->sin, T * a->rot_dim * 2},
         {(void **)&v->vec, ps_arch_widest(a) * 4ull},
         {(void **)&v->scratch,
-         api->attn_bytes(d, z->ubatch, a->n_heads, a->head_dim, z->ctx ? z->ctx - 1 : 0)},
+         api->attn_bytes(d, o->ubatch, a->n_heads, a->head_dim, o->ctx ? o->ctx - 1 : 0)},
         {(void **)&v->pos, T * 4},
         {(void **)&v->packed, v->packed_bytes},
-        {(void **)&v->logits, (uint64_t)z->logit_rows * a->vocab * 4},
+        {(void **)&v->logits, (uint64_t)o->logit_rows * a->vocab * 4},
+        {(void **)&v->kept, PS_STASH_ROWS * row_bytes},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (base)
@@ -101,12 +116,10 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
 }
 
 uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d,
-                                 const struct ps_arch *a, uint32_t max_rows, uint32_t ubatch,
-                                 uint32_t logit_rows, uint32_t ctx)
+                                 const struct ps_compute_options *o)
 {
     struct device none;
-    const struct sizes z = {max_rows, ubatch, logit_rows, ctx};
-    return carve(&none, NULL, api, d, a, &z);
+    return carve(&none, NULL, api, d, o);
 }
 
 uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows)
@@ -118,7 +131,8 @@ uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows)
 
 uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows)
 {
-    return (uint64_t)max_rows * (a->hidden * sizeof(float) + a->rot_dim * sizeof(float) + 12);
+    return (uint64_t)max_rows * (a->hidden * sizeof(float) + a->rot_dim * sizeof(float) + 12) +
+           SCORES * sizeof(float);
 }
 
 uint64_t ps_kv_table_bytes(uint32_t n_layers, uint32_t positions)
@@ -215,16 +229,38 @@ struct product {
     bool add;
     size_t n_chunks;
     struct ps_matrix panels[MERGE];
+    bool passing[MERGE]; /* of a tied head: gone before the next token's embedding is taken from it */
     size_t n_panels;
 };
 
-static int multiply(struct device *v, struct product *p)
+static int multiply(struct device *v, const struct product *p)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && p->n_panels && i < p->n_chunks; i++)
         rc = v->at.api->matmul(v->at.device, &v->chunks[i], p->panels, p->n_panels,
                                p->out + i * v->c.o.ubatch * p->ldc, p->ldc, p->add);
-    p->n_panels = 0;
+    return rc;
+}
+
+/* Scores of the panel's rows, and a copy of those that are among the best so far, before the panel is gone. */
+static int keep_best(struct device *v, const struct ps_matrix *panel, const float *logits)
+{
+    const struct ps_device_api *api = v->at.api;
+    int rc = 0;
+    for (size_t r = 0, n; rc == 0 && r < panel->n_rows; r += n) {
+        n = panel->n_rows - r < SCORES ? panel->n_rows - r : SCORES;
+        rc = api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_scores,
+                           logits + panel->row0 + r, n * sizeof *logits);
+        for (size_t i = 0; rc == 0 && i < n; i++)
+            ps_row_stash_place(&v->stash, (uint32_t)(panel->row0 + r + i), v->host_scores[i]);
+    }
+    for (uint32_t i = 0; rc == 0 && i < v->stash.n; i++) {
+        size_t row = v->stash.row[i] - panel->row0; /* of an earlier panel: beyond the end */
+        if (row < panel->n_rows)
+            rc = api->copy_within(v->at.device, PS_STREAM_COMPUTE, v->kept + i * panel->row_stride,
+                                  (const uint8_t *)panel->data + row * panel->row_stride,
+                                  panel->row_stride);
+    }
     return rc;
 }
 
@@ -232,6 +268,10 @@ static int multiply(struct device *v, struct product *p)
 static int launch(struct device *v, struct product *p)
 {
     int rc = multiply(v, p);
+    for (size_t i = 0; rc == 0 && i < p->n_panels; i++)
+        if (p->passing[i])
+            rc = keep_best(v, &p->panels[i], p->out);
+    p->n_panels = 0;
     return rc < 0 ? rc : ps_vram_release(v->at.vram);
 }
 
@@ -244,13 +284,17 @@ static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in,
                         .ldc = ldc,
                         .add = add,
                         .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
+    bool keep_rows = tensor == c->o.weights->embed && n == 1; /* a tied head */
     int rc = told(pack(v, in, n, t->cols, t->dtype), err);
+    if (keep_rows)
+        ps_row_stash_clear(&v->stash);
     for (uint32_t i = 0; rc == 0 && i < t->n_extents; i++) {
         const struct ps_extent *e = &c->o.map->extents[t->first_extent + i];
         const void *rows;
         if ((rc = ps_compute_interrupted(c, err)) < 0 ||
             (rc = ps_vram_next(v->at.vram, t->first_extent + i, &rows, err)) < 0)
             return rc;
+        p.passing[p.n_panels] = keep_rows && !ps_sweep_stays(c->o.sweep, t->first_extent + i);
         p.panels[p.n_panels++] = (struct ps_matrix){.type = t->dtype,
                                                     .K = t->cols,
                                                     .data = rows,
@@ -311,6 +355,18 @@ static const struct ps_extent *extent_of_row(const struct ps_compute *c, uint32_
     return &c->o.map->extents[*index];
 }
 
+/* Where a row of the embedding lies in device memory, or NULL. */
+static const uint8_t *row_here(const struct device *v, uint32_t id)
+{
+    const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
+    uint32_t x, kept = ps_row_stash_index(&v->stash, id);
+    if (kept < PS_STASH_ROWS)
+        return v->kept + kept * t->row_bytes;
+    const struct ps_extent *e = extent_of_row(&v->c, id, &x);
+    const uint8_t *at = ps_vram_resident(v->at.vram, x);
+    return at ? at + (id - e->row0) * t->row_bytes : NULL;
+}
+
 /* Rows that lie in device memory are widened there; returns how many others host_ids and host_rows list. */
 static int gather_resident(struct device *v, const uint32_t *ids, size_t *n_others)
 {
@@ -318,12 +374,9 @@ static int gather_resident(struct device *v, const uint32_t *ids, size_t *n_othe
     size_t hidden = v->c.o.arch->hidden, n = 0;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < v->T; i++) {
-        uint32_t x;
-        const struct ps_extent *e = extent_of_row(&v->c, ids[i], &x);
-        const uint8_t *at = ps_vram_resident(v->at.vram, x);
+        const uint8_t *at = row_here(v, ids[i]);
         if (at) {
-            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden,
-                                   at + (ids[i] - e->row0) * t->row_bytes, t->dtype, hidden);
+            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden, at, t->dtype, hidden);
             continue;
         }
         v->host_ids[n] = ids[i];
@@ -395,12 +448,25 @@ static int device_kv_put(struct ps_compute *c, struct ps_kv *kv, uint32_t layer,
     return told(v->at.api->kv_store(v->at.device, &pages, v->pos, v->T, c->rows.k, c->rows.v), err);
 }
 
+/* Waits for the layer that was queued LAYERS_AHEAD ago. */
+static int await_layer(struct device *v, uint32_t layer, struct ps_err *err)
+{
+    int rc = v->at.api->await(v->at.device, v->mark + 1 + layer % LAYERS_AHEAD, err);
+    return rc < 0 ? rc : ps_compute_interrupted(&v->c, err);
+}
+
+static int mark_layer(struct device *v, uint32_t layer, struct ps_err *err)
+{
+    return told(v->at.api->mark(v->at.device, PS_STREAM_COMPUTE, v->mark + 1 + layer % LAYERS_AHEAD),
+                err);
+}
+
 static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t layer, struct ps_err *err)
 {
     struct device *v = (struct device *)c;
     struct ps_attn attn = ps_compute_attn(c, kv, layer);
     size_t q_dim = attn.q_ld;
-    int rc = 0;
+    int rc = await_layer(v, layer, err);
     attn.k_pages = tables_of(kv, layer, false);
     attn.v_pages = tables_of(kv, layer, true);
     attn.scratch = v->scratch;
@@ -415,7 +481,7 @@ static int device_attention(struct ps_compute *c, struct ps_kv *kv, uint32_t lay
             rc = ps_compute_interrupted(c, err);
     }
     stale(v);
-    return rc;
+    return rc < 0 ? rc : mark_layer(v, layer, err);
 }
 
 static int device_swiglu(struct ps_compute *c, struct ps_err *err)
@@ -442,8 +508,8 @@ static size_t best_ids(uint32_t best[PS_STASH_ROWS], const float *logits, uint32
     return n;
 }
 
-/* A tied head that lies here while the CPU takes the embedding rows: it gets those that the next token is most likely
- * among, or it would have to read an extent again for every token. */
+/* A tied head that lies here, or has passed, while the CPU takes the embedding rows: it gets those that the next
+ * token is most likely among, or it would have to read an extent again for every token. */
 static int keep_rows(struct device *v, const float *logits, struct ps_err *err)
 {
     const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
@@ -452,13 +518,10 @@ static int keep_rows(struct device *v, const float *logits, struct ps_err *err)
     int rc = 0;
     ps_sweep_stash_clear(v->c.o.sweep);
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        uint32_t x;
-        const struct ps_extent *e = extent_of_row(&v->c, best[i], &x);
-        const uint8_t *at = ps_vram_resident(v->at.vram, x);
+        const uint8_t *at = row_here(v, best[i]);
         if (!at)
             continue;
-        rc = v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_x,
-                                 at + (best[i] - e->row0) * t->row_bytes, t->row_bytes);
+        rc = v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_x, at, t->row_bytes);
         if (rc == 0)
             ps_sweep_stash_offer(v->c.o.sweep, best[i], logits[best[i]], (const uint8_t *)v->host_x);
     }
@@ -483,7 +546,7 @@ static int device_logits(struct ps_compute *c, const float *in, size_t n, float 
         rc = told(v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, out, v->logits,
                                       n * vocab * sizeof *out),
                   err);
-    if (rc == 0 && n == 1 && c->o.host_gathers && c->o.weights->embed == c->o.weights->head)
+    if (rc == 0 && n == 1 && c->o.host_gathers && is_tied(&c->o))
         rc = keep_rows(v, out, err);
     return rc;
 }
@@ -521,6 +584,7 @@ static void device_free(struct ps_compute *c)
     ps_free(v->host_x);
     ps_free(v->host_ids);
     ps_free(v->host_rows);
+    ps_free(v->host_scores);
     ps_free(v->chunks);
     ps_free(v);
 }
@@ -549,9 +613,10 @@ static bool alloc_host(struct device *v)
     v->host_x = ps_calloc(T * v->c.o.arch->hidden, sizeof *v->host_x);
     v->host_ids = ps_calloc(T, sizeof *v->host_ids);
     v->host_rows = ps_calloc(T, sizeof *v->host_rows);
+    v->host_scores = ps_calloc(SCORES, sizeof *v->host_scores);
     v->chunks = ps_calloc(v->n_chunks, sizeof *v->chunks);
-    return v->host_pos && v->host_cos && v->host_sin && v->host_x && v->host_ids && v->host_rows &&
-           v->chunks;
+    return v->host_scores && v->host_pos && v->host_cos && v->host_sin && v->host_x &&
+           v->host_ids && v->host_rows && v->chunks;
 }
 
 int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_options *o,
@@ -560,7 +625,6 @@ int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_optio
     struct device *v = ps_calloc(1, sizeof *v);
     if (!v)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    const struct sizes z = {o->max_rows, o->ubatch, o->logit_rows, o->ctx};
     v->c.ops = &DEVICE;
     v->c.o = *o;
     v->at = *place;
@@ -569,14 +633,14 @@ int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_optio
     void *bytes = NULL;
     int rc = alloc_host(v) ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0)
-        rc = place->api->alloc(place->device, &bytes,
-                               carve(v, NULL, place->api, place->device, o->arch, &z), err);
+        rc = place->api->alloc(place->device, &bytes, carve(v, NULL, place->api, place->device, o),
+                               err);
     v->bytes = bytes;
     if (rc < 0) {
         device_free(&v->c);
         return rc;
     }
-    carve(v, v->bytes, place->api, place->device, o->arch, &z);
+    carve(v, v->bytes, place->api, place->device, o);
     *out = &v->c;
     return 0;
 }

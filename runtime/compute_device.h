@@ -14,16 +14,17 @@ struct ps_device_place {
     const struct ps_device_api *api; /* NULL: no device */
     struct ps_device *device;
     struct ps_vram *vram;
-    uint32_t mark; /* free for the compute */
+    uint32_t mark; /* from here on PS_COMPUTE_MARKS are free for the compute */
 };
+#define PS_COMPUTE_MARKS 3u
 
 /* Rows of one launch where `ubatch` were asked for (0: nothing was): a GPU wants more at once than a CPU. Never changes
  * a result. */
 uint32_t ps_compute_device_ubatch(uint32_t ubatch, uint32_t max_rows);
-/* Device bytes that ps_compute_device_new allocates. Asks the device for the sizes of its packed forms. */
+/* Device bytes that ps_compute_device_new allocates: of arch, weights, map, max_rows, ubatch, logit_rows and ctx.
+ * Asks the device for the sizes of its packed forms. */
 uint64_t ps_compute_device_bytes(const struct ps_device_api *api, struct ps_device *d,
-                                 const struct ps_arch *a, uint32_t max_rows, uint32_t ubatch,
-                                 uint32_t logit_rows, uint32_t ctx);
+                                 const struct ps_compute_options *o);
 /* Host bytes of its staging. */
 uint64_t ps_compute_device_host_bytes(const struct ps_arch *a, uint32_t max_rows);
 int ps_compute_device_new(struct ps_compute **out, const struct ps_compute_options *o,

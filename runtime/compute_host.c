@@ -20,9 +20,10 @@ struct host {
     uint32_t *pos;
     uint8_t *packed;
     size_t packed_bytes;
+    float *up;             /* [ubatch][rows of a panel]: where rows.up is not */
     struct ps_act *chunks; /* prepared activations, ubatch rows each */
     uint32_t n_chunks;
-    /* what `packed` holds now */
+    /* what `packed` holds now, if that is all rows of it */
     const float *packed_of;
     enum ps_dtype packed_for;
 };
@@ -32,27 +33,47 @@ static uint64_t align64(uint64_t n)
     return (n + 63) / 64 * 64;
 }
 
-/* Largest packed form of any input of this model, all chunks together. */
+/* Largest packed form of any input of this model: of `rows` rows, ubatch at a time. */
 static uint64_t packed_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t rows,
                              uint32_t ubatch)
 {
-    static const enum ps_dtype TYPES[] = {PS_F32, PS_F16, PS_BF16};
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
-    for (size_t i = 0; i < 3; i++) {
+    for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        uint64_t n = full * align64(b->act_bytes(TYPES[i], ubatch, k));
-        n += rest ? align64(b->act_bytes(TYPES[i], rest, k)) : 0;
+        if (!ps_weights_takes(t) || !b->multiplies(t))
+            continue;
+        uint64_t n = full * align64(b->act_bytes(t, ubatch, k));
+        n += rest ? align64(b->act_bytes(t, rest, k)) : 0;
         most = n > most ? n : most;
     }
     return most + 64;
 }
 
-/* Lays the buffers out; with base == NULL only counts. */
-static uint64_t carve(struct host *h, uint8_t *base, const struct ps_arch *a,
-                      const struct ps_backend *b, uint32_t rows, uint32_t ubatch, unsigned threads)
+/* Most rows of a panel of an up matrix; 0: its products have to lie whole, because a bias follows them. */
+static uint32_t gated_rows(const struct ps_compute_options *o)
 {
-    uint64_t T = rows, at = ps_rows_carve(&h->c.rows, base, a, T);
+    uint32_t most = 0;
+    for (uint32_t l = 0; l < o->weights->n_layers; l++) {
+        const struct ps_tensor *t = &o->map->tensors[o->weights->layer[l][PS_W_UP]];
+        if (o->weights->layer[l][PS_W_UP_BIAS] != PS_NO_TENSOR)
+            return 0;
+        for (uint32_t i = 0; i < t->n_extents; i++) {
+            uint32_t n = o->map->extents[t->first_extent + i].n_rows;
+            most = n > most ? n : most;
+        }
+    }
+    return most;
+}
+
+/* Lays the buffers out; with base == NULL only counts. */
+static uint64_t carve(struct host *h, uint8_t *base, const struct ps_compute_options *o,
+                      const struct ps_backend *b, unsigned threads)
+{
+    const struct ps_arch *a = o->arch;
+    uint32_t up_rows = o->small ? gated_rows(o) : 0;
+    uint64_t T = o->max_rows, at = ps_rows_carve(&h->c.rows, base, a, T, up_rows > 0);
+    h->packed_bytes = packed_bytes(a, b, o->small ? o->ubatch : o->max_rows, o->ubatch);
     const struct {
         void **p;
         uint64_t bytes;
@@ -62,7 +83,8 @@ static uint64_t carve(struct host *h, uint8_t *base, const struct ps_arch *a,
         {(void **)&h->vec, ps_arch_widest(a) * 4ull},
         {(void **)&h->scratch, ps_attn_scratch_floats(threads, a->head_dim) * 4ull},
         {(void **)&h->pos, T * 4},
-        {(void **)&h->packed, packed_bytes(a, b, rows, ubatch)},
+        {(void **)&h->packed, h->packed_bytes},
+        {(void **)&h->up, (uint64_t)o->ubatch * up_rows * 4},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (base)
@@ -72,31 +94,92 @@ static uint64_t carve(struct host *h, uint8_t *base, const struct ps_arch *a,
     return at;
 }
 
-uint64_t ps_compute_host_bytes(const struct ps_arch *a, const struct ps_backend *b,
-                               uint32_t max_rows, uint32_t ubatch, unsigned threads)
+/* Chunks that are there at once. */
+static uint32_t n_chunks(const struct ps_compute_options *o)
 {
-    struct host none;
-    return carve(&none, NULL, a, b, max_rows, ubatch, threads);
+    return o->small ? 1 : (o->max_rows + o->ubatch - 1) / o->ubatch;
 }
 
-/* Prepares in[n][K] for weights of this type, unless that is what lies there already (q, k and v share one input). */
-static void pack(struct host *h, const float *in, size_t n, size_t K, enum ps_dtype weights)
+uint64_t ps_compute_host_bytes(const struct ps_compute_options *o, const struct ps_backend *b,
+                               unsigned threads)
 {
-    if (h->packed_of == in && h->packed_for == weights)
+    struct host none;
+    return carve(&none, NULL, o, b, threads) + (uint64_t)n_chunks(o) * sizeof(struct ps_act);
+}
+
+/* One input, and its product with one matrix. */
+struct product {
+    const float *in;
+    size_t n, K;
+    float *out;
+    size_t ldc;
+    bool add, gated; /* gated: out = silu(out) * product */
+};
+
+static size_t chunk_rows(const struct host *h, const struct product *p, size_t k)
+{
+    size_t left = p->n - k * h->c.o.ubatch;
+    return left < h->c.o.ubatch ? left : h->c.o.ubatch;
+}
+
+/* Returns the bytes of its packed form. */
+static size_t pack_chunk(struct host *h, struct ps_act *act, const struct product *p,
+                         enum ps_dtype weights, size_t k, uint8_t *at)
+{
+    size_t rows = chunk_rows(h, p, k);
+    *act = (struct ps_act){.a = p->in + k * h->c.o.ubatch * p->K,
+                           .T = rows,
+                           .K = p->K,
+                           .lda = p->K,
+                           .weights = weights,
+                           .packed = at};
+    size_t bytes = align64(h->backend->act_bytes(weights, rows, p->K));
+    PS_ASSERT((size_t)(at - h->packed) + bytes <= h->packed_bytes);
+    h->backend->act_pack(h->pool, act);
+    return bytes;
+}
+
+static bool packs_all(const struct host *h, const struct product *p)
+{
+    return !h->c.o.small || p->n <= h->c.o.ubatch;
+}
+
+/* Prepares all of the input for weights of this type, unless that is what lies there already (q, k and v share one
+ * input). Where there is no room for all, each panel packs its chunks anew. */
+static void pack(struct host *h, const struct product *p, enum ps_dtype weights)
+{
+    if (!packs_all(h, p)) {
+        h->packed_of = NULL;
         return;
-    uint8_t *p = h->packed;
-    uint32_t u = h->c.o.ubatch;
-    for (size_t t = 0, i = 0; t < n; t += u, i++) {
-        size_t rows = n - t < u ? n - t : u;
-        struct ps_act *act = &h->chunks[i];
-        *act = (struct ps_act){
-            .a = in + t * K, .T = rows, .K = K, .lda = K, .weights = weights, .packed = p};
-        p += align64(h->backend->act_bytes(weights, rows, K));
-        h->backend->act_pack(h->pool, act);
     }
-    PS_ASSERT((size_t)(p - h->packed) <= h->packed_bytes);
-    h->packed_of = in;
+    if (h->packed_of == p->in && h->packed_for == weights)
+        return;
+    uint8_t *at = h->packed;
+    for (size_t k = 0; k * h->c.o.ubatch < p->n; k++)
+        at += pack_chunk(h, &h->chunks[k], p, weights, k, at);
+    h->packed_of = p->in;
     h->packed_for = weights;
+}
+
+/* All rows with one panel. */
+static void multiply(struct host *h, const struct product *p, const struct ps_matrix *w)
+{
+    bool anew = !packs_all(h, p);
+    for (size_t k = 0; k * h->c.o.ubatch < p->n; k++) {
+        float *out = p->out + k * h->c.o.ubatch * p->ldc;
+        struct ps_act *act = &h->chunks[anew ? 0 : k];
+        if (anew)
+            pack_chunk(h, act, p, w->type, k, h->packed);
+        if (!p->gated) {
+            h->backend->matmul(h->pool, act, w, out, p->ldc, p->add);
+            continue;
+        }
+        struct ps_matrix alone = *w;
+        alone.row0 = 0;
+        h->backend->matmul(h->pool, act, &alone, h->up, w->n_rows, false);
+        h->backend->swiglu(h->pool, out + w->row0, p->ldc, out + w->row0, p->ldc, h->up, w->n_rows,
+                           chunk_rows(h, p, k), w->n_rows);
+    }
 }
 
 /* An input buffer got new contents. */
@@ -113,39 +196,44 @@ static void stash_rows(struct host *h, const struct ps_panel *p, size_t row_byte
                              logits[p->extent->row0 + r], p->data + r * row_bytes);
 }
 
-static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
-                       size_t ldc, bool add, struct ps_err *err)
+static int each_panel(struct host *h, uint32_t tensor, const struct product *p, struct ps_err *err)
 {
-    struct host *h = (struct host *)c;
+    struct ps_compute *c = &h->c;
     const struct ps_tensor *t = &c->o.map->tensors[tensor];
-    pack(h, in, n, t->cols, t->dtype);
-    size_t n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch;
-    bool keep_rows = tensor == c->o.weights->embed && n == 1; /* a tied head */
+    bool keep_rows = tensor == c->o.weights->embed && p->n == 1; /* a tied head */
+    pack(h, p, t->dtype);
     if (keep_rows)
         ps_sweep_stash_clear(c->o.sweep);
     for (uint32_t i = 0; i < t->n_extents; i++) {
-        struct ps_panel p;
-        int rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &p, err);
+        struct ps_panel panel;
+        int rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &panel, err);
         if (rc < 0)
             return rc;
         if ((rc = ps_compute_interrupted(c, err)) < 0) { /* a long prompt spends seconds on one panel */
-            ps_sweep_release(c->o.sweep, &p);
+            ps_sweep_release(c->o.sweep, &panel);
             return rc;
         }
         struct ps_matrix w = {.type = t->dtype,
                               .K = t->cols,
-                              .data = p.data,
+                              .data = panel.data,
                               .row_stride = t->row_bytes,
-                              .n_rows = p.extent->n_rows,
-                              .row0 = p.extent->row0};
-        for (size_t k = 0; k < n_chunks; k++)
-            h->backend->matmul(h->pool, &h->chunks[k], &w, out + k * c->o.ubatch * ldc, ldc, add);
+                              .n_rows = panel.extent->n_rows,
+                              .row0 = panel.extent->row0};
+        multiply(h, p, &w);
         if (keep_rows)
-            stash_rows(h, &p, t->row_bytes, out);
-        ps_compute_tell(c, p.extent->stored_bytes);
-        ps_sweep_release(c->o.sweep, &p);
+            stash_rows(h, &panel, t->row_bytes, p->out);
+        ps_compute_tell(c, panel.extent->stored_bytes);
+        ps_sweep_release(c->o.sweep, &panel);
     }
     return 0;
+}
+
+static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,
+                       size_t ldc, bool add, struct ps_err *err)
+{
+    const struct product p = {
+        .in = in, .n = n, .K = c->o.map->tensors[tensor].cols, .out = out, .ldc = ldc, .add = add};
+    return each_panel((struct host *)c, tensor, &p, err);
 }
 
 /* A norm weight or bias as float32 in h->vec. */
@@ -254,6 +342,21 @@ static int host_swiglu(struct ps_compute *c, struct ps_err *err)
     return 0;
 }
 
+static int host_gated(struct ps_compute *c, uint32_t tensor, const float *in, size_t n,
+                      struct ps_err *err)
+{
+    struct host *h = (struct host *)c;
+    const struct product p = {.in = in,
+                              .n = n,
+                              .K = c->o.map->tensors[tensor].cols,
+                              .out = c->rows.gate,
+                              .ldc = c->o.arch->inter,
+                              .gated = true};
+    int rc = each_panel(h, tensor, &p, err);
+    stale(h);
+    return rc;
+}
+
 static int host_logits(struct ps_compute *c, const float *in, size_t n, float *out, struct ps_err *err)
 {
     return host_matrix(c, c->o.weights->head, in, n, out, c->o.arch->vocab, false, err);
@@ -284,6 +387,7 @@ static const struct ps_compute_ops HOST = {
     .kv_put = host_kv_put,
     .attention = host_attention,
     .swiglu = host_swiglu,
+    .gated = host_gated,
     .logits = host_logits,
     .host_x = host_x,
 };
@@ -299,9 +403,9 @@ int ps_compute_host_new(struct ps_compute **out, const struct ps_compute_options
     h->c.o = *o;
     h->backend = backend;
     h->pool = pool;
-    h->total_bytes = carve(h, NULL, o->arch, backend, o->max_rows, o->ubatch, threads);
+    h->total_bytes = carve(h, NULL, o, backend, threads);
     h->bytes = ps_alloc_pages(h->total_bytes, 4096);
-    h->n_chunks = (o->max_rows + o->ubatch - 1) / o->ubatch;
+    h->n_chunks = n_chunks(o);
     h->chunks = ps_calloc(h->n_chunks, sizeof *h->chunks);
     if (!h->bytes || !h->chunks) {
         host_free(&h->c);
@@ -309,8 +413,7 @@ int ps_compute_host_new(struct ps_compute **out, const struct ps_compute_options
                           "no memory for the activations of %u rows: use a shorter prompt",
                           o->max_rows);
     }
-    carve(h, h->bytes, o->arch, backend, o->max_rows, o->ubatch, threads);
-    h->packed_bytes = packed_bytes(o->arch, backend, o->max_rows, o->ubatch);
+    carve(h, h->bytes, o, backend, threads);
     *out = &h->c;
     return 0;
 }

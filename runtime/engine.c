@@ -179,7 +179,10 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
         (rc = ps_engine_budgets(e, err)) < 0)
         return rc;
     uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
-    rc = ps_engine_plan(e, ctx, e->o.max_rows ? e->o.max_rows : ctx, err);
+    e->estimate = (struct ps_need){.ctx = ctx,
+                                   .rows = e->o.max_rows ? e->o.max_rows : ctx,
+                                   .ubatch = e->o.ubatch};
+    rc = ps_engine_replan(e, err);
     if (rc == 0 && !e->o.headers_only) {
         rc = ps_engine_start_sweep(e, err);
         if (rc == 0)

@@ -20,7 +20,8 @@
 
 /* Figures that outlive a run, kept beside the cache: what the links of this machine gave. 0 = never measured. */
 struct ps_probes {
-    double link_bytes_s, disk_bytes_s, ram_bytes_s, flops;
+    double link_bytes_s, disk_bytes_s;
+    double ram_bytes_s;               /* decoded bytes through the CPU's arithmetic */
     double bus_bytes_s, vram_bytes_s; /* of the device */
     uint64_t wall_s;                  /* when the oldest of them was taken */
 };
@@ -31,6 +32,21 @@ struct ps_run_facts { /* of the last generate call */
     uint64_t vram_bytes; /* device memory that opening and this session have taken, as its driver counts */
     uint64_t stall_ns_at_first; /* of the wait for weights, what lay before the first token */
     struct ps_err error;
+};
+
+/* What one session takes beside the weights: engine_reserve.c. */
+struct ps_need {
+    uint32_t ctx, rows; /* positions of its KV cache; most rows of a sweep. ctx 0: nothing at all */
+    uint32_t ubatch;    /* rows of a kernel call that were asked for; 0: the plan chooses */
+    bool all_logits;    /* of every row, not of the last alone */
+    uint64_t caller_bytes; /* what the caller holds for us and --ram has to cover: the logits of all positions */
+    struct ps_chunks chunks;           /* on the CPU, as the budget allows */
+    uint64_t host_bytes, device_bytes; /* of all this */
+    struct ps_need *next;
+};
+
+struct ps_reserved {
+    uint64_t host_bytes, device_bytes;
 };
 
 /* The device, if layers are computed on one: engine_device.c. */
@@ -68,14 +84,16 @@ struct ps_engine {
     uint32_t cache_model;
     uint64_t disk_budget_bytes;
     uint64_t ram_budget_bytes;
+    uint64_t ram_free_bytes; /* when the model was opened: later, what we have taken ourselves is missing */
     uint64_t vram_budget_bytes;
 
     struct ps_plan plan; /* tier indexed like plan_extents */
     uint8_t *tier;       /* [map->n_extents] */
-    bool all_logits;     /* a session will ask for the logits of every row */
-    uint64_t caller_bytes; /* what the caller holds for us and --ram has to cover: the logits of all positions */
     bool planned;
-    uint32_t planned_ctx, planned_rows;
+    uint32_t planned_step;       /* of ps_engine_need_step: how small the plan's chunks are */
+    struct ps_reserved reserved; /* what the plan leaves for sessions */
+    struct ps_need *needs;       /* of those that live */
+    struct ps_need estimate;     /* of the first one, before it comes */
     struct ps_sweep *sweep;
     uint64_t sweeps_stopped; /* schedulers closed so far: what was built on one of them is void */
 
@@ -95,22 +113,39 @@ int ps_engine_error(struct ps_error *out, int rc, const struct ps_err *err);
 
 /* engine_plan.c */
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err); /* parses sizes, opens the cache */
-int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows,
-                   struct ps_err *err); /* fills plan and tier */
+/* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the
+ * scheduler is stopped then. PS_EBUDGET, and nothing has changed, if that does not fit. */
+int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
+                   struct ps_err *err);
 void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w);
 /* Opens the scheduler, and the device's ring behind it, for the present plan. */
 int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err);
+/* The scheduler alone, which fills the disk. */
+int ps_engine_start_fetching(struct ps_engine *e, struct ps_err *err);
 void ps_engine_stop_sweep(struct ps_engine *e);
+/* engine_reserve.c */
+/* The step-th way to meet a need, each with less memory than the one before: sets chunks and bytes. False: none. */
+bool ps_engine_need_step(const struct ps_engine *e, struct ps_need *n, uint32_t step);
+/* Makes room for `wanted` in the place of what `held` stands for (nothing at first): before its memory is allocated.
+ * *held is then counted until it is given up; the scheduler runs. After an error it is as it was. */
+int ps_engine_reserve(struct ps_engine *e, struct ps_need *held, const struct ps_need *wanted,
+                      struct ps_err *err);
+void ps_engine_unreserve(struct ps_engine *e, struct ps_need *held); /* it may be unknown */
+/* A plan for what lives, or for the first session. */
+int ps_engine_replan(struct ps_engine *e, struct ps_err *err);
 /* engine_device.c */
 int ps_engine_open_device(struct ps_engine *e, struct ps_err *err);
 void ps_engine_close_device(struct ps_engine *e);
 /* RAM keeps it as stored, and so it crosses the bus. */
 bool ps_engine_stays_coded(const struct ps_engine *e, const struct ps_extent *x);
 bool ps_engine_on_device(const struct ps_engine *e, uint32_t position); /* in the order of use */
-/* The device's part of the planner's input; its extents are marked already. */
-int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx,
-                          uint32_t rows, struct ps_err *err);
-uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows);
+/* The device's part of the planner's input, `bytes` of its memory being taken by sessions; its extents are marked
+ * already. */
+int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint64_t bytes,
+                          struct ps_err *err);
+/* Of a need: device memory, and host memory for the device's sake. */
+uint64_t ps_engine_device_bytes(const struct ps_engine *e, const struct ps_need *n);
+uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, const struct ps_need *n);
 int ps_engine_start_pins(struct ps_engine *e, struct ps_sweep_options *so, struct ps_err *err);
 int ps_engine_start_vram(struct ps_engine *e, struct ps_err *err);
 uint64_t ps_engine_device_taken(const struct ps_engine *e); /* bytes of its memory since it was opened */

@@ -11,11 +11,13 @@ static const char *const ORIGIN = "device";
 #define MIB 1024ull * 1024
 /* Left free on the device where nothing was said: its driver and its desktop take memory too. */
 #define VRAM_MARGIN_BYTES (256 * MIB)
-/* Ring, residents, activations, KV, page tables: a driver gives each of them whole large pages. */
-#define N_ALLOCATIONS        5
-#define ALLOCATION_ROUNDS_TO (2 * MIB)
-#define VRAM_SLOTS_WANT      24u
-#define VRAM_SLOTS_MOST      32u
+/* Ring and residents; of each session activations, KV and page tables: a driver gives each of them whole large
+ * pages. */
+#define N_ALLOCATIONS         2
+#define N_SESSION_ALLOCATIONS 3
+#define ALLOCATION_ROUNDS_TO  (2 * MIB)
+#define VRAM_SLOTS_WANT       24u
+#define VRAM_SLOTS_MOST       32u
 
 /* "cuda" or "cuda:1" to kind and index. */
 static int parse_device(const char *text, char *kind, size_t cap, uint32_t *index, struct ps_err *err)
@@ -63,7 +65,7 @@ static uint32_t first_position(const struct ps_engine *e, uint32_t layer)
 int ps_engine_open_device(struct ps_engine *e, struct ps_err *err)
 {
     const char *text = e->o.device && *e->o.device ? e->o.device : "cpu";
-    struct ps_device_options o = {.n_marks = ps_vram_marks(VRAM_SLOTS_MOST) + 1};
+    struct ps_device_options o = {.n_marks = ps_vram_marks(VRAM_SLOTS_MOST) + PS_COMPUTE_MARKS};
     char kind[32];
     int rc = ps_size_parse(&e->vram, e->o.vram, "--vram", err);
     if (rc == 0)
@@ -119,17 +121,26 @@ bool ps_engine_stays_coded(const struct ps_engine *e, const struct ps_extent *x)
 
 /* ---- budget ---- */
 
-static uint64_t fixed_vram(const struct ps_engine *e, uint32_t ctx, uint32_t rows)
+uint64_t ps_engine_device_bytes(const struct ps_engine *e, const struct ps_need *n)
 {
     const struct ps_arch *a = e->arch;
-    uint32_t layers = a->n_layers - e->gpu.first_layer;
-    uint64_t n =
-        ps_compute_device_bytes(e->gpu.api, e->gpu.device, a, rows,
-                                ps_compute_device_ubatch(0, rows), e->all_logits ? rows : 1, ctx);
-    n += e->o.no_kv_offload
-             ? 0
-             : ps_kv_bytes(layers, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
-    return n + ps_kv_table_bytes(a->n_layers, ctx) + N_ALLOCATIONS * ALLOCATION_ROUNDS_TO;
+    if (!e->gpu.api)
+        return 0;
+    const struct ps_compute_options o = {
+        .arch = a,
+        .weights = e->weights,
+        .map = e->files.map,
+        .max_rows = n->rows,
+        .ubatch = ps_compute_device_ubatch(n->ubatch, n->rows),
+        .logit_rows = n->all_logits ? n->rows : 1,
+        .ctx = n->ctx,
+    };
+    uint64_t bytes = ps_compute_device_bytes(e->gpu.api, e->gpu.device, &o);
+    bytes += e->o.no_kv_offload ? 0
+                                : ps_kv_bytes(a->n_layers - e->gpu.first_layer, a->n_kv_heads,
+                                              a->head_dim, n->ctx, e->k_type, e->v_type);
+    return bytes + ps_kv_table_bytes(a->n_layers, n->ctx) +
+           N_SESSION_ALLOCATIONS * ALLOCATION_ROUNDS_TO;
 }
 
 static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_input *in, uint64_t least)
@@ -154,13 +165,13 @@ static uint64_t vram_budget(const struct ps_engine *e, const struct ps_plan_inpu
     return all < left ? all : left;
 }
 
-int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_t ctx,
-                          uint32_t rows, struct ps_err *err)
+int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint64_t bytes,
+                          struct ps_err *err)
 {
     if (!e->gpu.api)
         return 0;
     in->has_device = true;
-    in->vram_fixed_bytes = fixed_vram(e, ctx, rows);
+    in->vram_fixed_bytes = bytes + N_ALLOCATIONS * ALLOCATION_ROUNDS_TO;
     in->vram_slot_bytes = ps_vram_slot_bytes(e->files.map, device_codecs(e));
     in->vram_slots_min = PS_VRAM_SLOTS_MIN;
     in->vram_slots_want = VRAM_SLOTS_WANT;
@@ -170,7 +181,7 @@ int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_
     ps_plan_deinit(&probe);
     if (rc < 0 && rc != PS_EBUDGET)
         return ps_err_set(err, rc, ORIGIN, "out of memory: planning");
-    in->vram_bytes = e->vram_budget_bytes = vram_budget(e, in, least);
+    in->vram_bytes = vram_budget(e, in, least);
     if (e->vram.kind != PS_SIZE_BYTES && least > e->gpu.info.free_bytes)
         return ps_err_set(err, PS_EBUDGET, ORIGIN,
                           "the device has %llu bytes free: the least that works here is %llu: make "
@@ -179,15 +190,15 @@ int ps_engine_plan_device(struct ps_engine *e, struct ps_plan_input *in, uint32_
     return 0;
 }
 
-uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows)
+uint64_t ps_engine_device_host_bytes(const struct ps_engine *e, const struct ps_need *n)
 {
     const struct ps_arch *a = e->arch;
     if (!e->gpu.api)
         return 0;
     uint64_t kv = e->o.no_kv_offload ? ps_kv_bytes(a->n_layers - e->gpu.first_layer, a->n_kv_heads,
-                                                   a->head_dim, ctx, e->k_type, e->v_type)
+                                                   a->head_dim, n->ctx, e->k_type, e->v_type)
                                      : 0;
-    return e->gpu.info.host_bytes + ps_compute_device_host_bytes(a, rows) + kv;
+    return ps_compute_device_host_bytes(a, n->rows) + kv;
 }
 
 /* ---- ring ---- */

@@ -97,22 +97,14 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
 
 /* ---- the planner's input ---- */
 
-static uint64_t fixed_bytes(const struct ps_engine *e, uint32_t ctx, uint32_t rows)
+/* What is there whatever the sessions need. */
+static uint64_t fixed_bytes(const struct ps_engine *e)
 {
-    const struct ps_arch *a = e->arch;
     uint64_t connections = e->o.connections ? e->o.connections : 8;
-    uint64_t n =
-        ps_kv_bytes(e->gpu.first_layer, a->n_kv_heads, a->head_dim, ctx, e->k_type, e->v_type);
-    n += e->gpu.first_layer ? ps_compute_host_bytes(a, e->backend, rows, ps_forward_ubatch(0, rows),
-                                                    ps_pool_threads(e->pool))
-                            : 0;
-    n += ps_engine_device_host_bytes(e, ctx, rows);
-    n += (uint64_t)a->vocab * (sizeof(float) + 16); /* logits, sampler */
-    n += e->o.without_tokenizer ? 0 : (uint64_t)a->vocab * TOKEN_BYTES;
-    n += e->caller_bytes;
+    uint64_t n = e->o.without_tokenizer ? 0 : (uint64_t)e->arch->vocab * TOKEN_BYTES;
     n += (uint64_t)e->files.map->n_extents * EXTENT_TABLE_BYTES;
     n += e->source->local ? 0 : connections * NET_BUFFER_BYTES;
-    return n;
+    return n + (e->gpu.api ? e->gpu.info.host_bytes : 0);
 }
 
 static bool is_vector(const struct ps_map *m, uint32_t extent)
@@ -156,22 +148,23 @@ static struct ps_plan_rates rates_of(const struct ps_engine *e)
                                   .ram = p->ram_bytes_s,
                                   .bus = p->bus_bytes_s,
                                   .vram = p->vram_bytes_s,
-                                  .flops = p->flops,
                                   .age_s = p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
 }
 
 /* --ram as bytes. The default is what helps, at most 80 % of what is free; a percentage is of the model's stored
- * bytes, on top of what has to be there in any case. */
-static uint64_t ram_budget(const struct ps_engine *e, const struct ps_plan_input *in, uint64_t least)
+ * bytes, on top of what has to be there in any case. least: without hurry, in the smallest chunks; roomy: in chunks as
+ * large as they are useful. */
+static uint64_t ram_budget(const struct ps_engine *e, const struct ps_plan_input *in,
+                           uint64_t least, uint64_t roomy)
 {
-    uint64_t all = least + (uint64_t)(in->ring_slots_want - in->ring_slots_min) * in->slot_bytes * 4;
+    uint64_t all = roomy + (uint64_t)(in->ring_slots_want - in->ring_slots_min) * in->slot_bytes * 4;
     for (uint32_t i = 0; i < in->n_extents; i++)
         all += in->extents[i].raw_bytes + 4096;
-    uint64_t free80 = ps_host_free_memory_bytes() / 5 * 4;
+    uint64_t free80 = e->ram_free_bytes / 5 * 4;
     switch (e->ram.kind) {
     case PS_SIZE_BYTES: return e->ram.bytes;
     case PS_SIZE_PERCENT:
-        return least + (uint64_t)(e->ram.percent / 100 * (double)e->files.map->raw_bytes);
+        return roomy + (uint64_t)(e->ram.percent / 100 * (double)e->files.map->raw_bytes);
     case PS_SIZE_MIN: return least;
     case PS_SIZE_ALL:
     case PS_SIZE_DEFAULT: break;
@@ -205,13 +198,58 @@ static uint32_t ring_want(uint64_t slot_bytes)
     return n < 16 ? 16 : n > 96 ? 96 : (uint32_t)n;
 }
 
-int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_err *err)
+/* Chooses the budget and, within it, the largest chunks for `wanted`. in->fixed_bytes comes without those. */
+static int choose_chunks(struct ps_engine *e, struct ps_plan_input *in, struct ps_need *wanted,
+                         uint64_t *least, uint32_t *step, struct ps_err *err)
+{
+    struct ps_plan probe; /* the least comes out of a plan without a budget */
+    int rc = ps_plan_make(&probe, in, NULL);
+    uint64_t without = probe.ram_min_bytes, roomy = 0;
+    ps_plan_deinit(&probe);
+    if (rc < 0 && rc != PS_EBUDGET)
+        return ps_err_set(err, rc, ORIGIN, "out of memory: planning");
+    for (uint32_t i = 0; ps_engine_need_step(e, wanted, i); i++) {
+        *least = without + wanted->host_bytes;
+        roomy = i == 0 ? *least : roomy;
+    }
+    in->ram_bytes = ram_budget(e, in, *least, roomy);
+    for (*step = 0; ps_engine_need_step(e, wanted, *step); ++*step)
+        if (without + wanted->host_bytes <= in->ram_bytes || wanted->host_bytes == *least - without)
+            break;
+    in->fixed_bytes += wanted->host_bytes;
+    return 0;
+}
+
+static int make_plan(struct ps_plan *out, struct ps_engine *e, struct ps_plan_input *in,
+                     const struct ps_reserved *beside, struct ps_need *wanted, uint32_t *step,
+                     struct ps_err *err)
+{
+    uint64_t least = 0;
+    in->fixed_bytes = fixed_bytes(e) + beside->host_bytes;
+    ps_engine_need_step(e, wanted,
+                        0); /* chunks are the CPU's alone: this is what the device is asked for */
+    int rc = ps_engine_plan_device(e, in, beside->device_bytes + wanted->device_bytes, err);
+    if (rc == 0)
+        rc = choose_chunks(e, in, wanted, &least, step, err);
+    if (rc == 0)
+        rc = ps_plan_make(out, in, err);
+    if (rc == 0)
+        out->ram_min_bytes = least;
+    return rc;
+}
+
+int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
+                   struct ps_err *err)
 {
     const struct ps_map *m = e->files.map;
     struct ps_plan_extent *list = ps_calloc((size_t)m->n_extents + 1, sizeof *list);
     uint32_t *which = ps_calloc((size_t)m->n_extents + 1, sizeof *which);
+    struct ps_plan plan = {0};
+    uint32_t step = 0;
     if (!e->tier)
         e->tier = ps_calloc((size_t)m->n_extents + 1, 1);
+    if (!e->ram_free_bytes)
+        e->ram_free_bytes = ps_host_free_memory_bytes();
     int rc = 0;
     if (!list || !which || !e->tier) {
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", m->n_extents);
@@ -222,7 +260,6 @@ int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_e
         .n_extents = list_extents(e, list, which),
         .local = e->source->local,
         .disk_bytes = e->cache ? ps_cache_usable_bytes(e->cache, m->n_extents) : 0,
-        .fixed_bytes = fixed_bytes(e, ctx, rows),
         .slot_bytes = ps_sweep_slot_bytes(m),
         .ring_slots_min = RING_MIN,
         .gather_bytes = GATHER_SLOTS * ps_sweep_gather_slot_bytes(m, e->weights->embed),
@@ -230,36 +267,28 @@ int ps_engine_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_e
         .rates = rates_of(e),
     };
     in.ring_slots_want = ring_want(in.slot_bytes);
+    if ((rc = make_plan(&plan, e, &in, beside, wanted, &step, err)) < 0)
+        goto out;
+    ps_engine_stop_sweep(e); /* it borrows the plan */
     ps_plan_deinit(&e->plan);
-    if ((rc = ps_engine_plan_device(e, &in, ctx, rows, err)) < 0)
-        goto out;
-    struct ps_plan probe; /* the least comes out of a plan without a budget */
-    rc = ps_plan_make(&probe, &in, NULL);
-    uint64_t least = probe.ram_min_bytes;
-    ps_plan_deinit(&probe);
-    if (rc < 0 && rc != PS_EBUDGET) {
-        ps_err_set(err, rc, ORIGIN, "out of memory: planning");
-        goto out;
-    }
-    in.ram_bytes = e->ram_budget_bytes = ram_budget(e, &in, least);
-    rc = ps_plan_make(&e->plan, &in, err);
-    if (rc == 0)
-        rc = publish_plan(e, which, in.n_extents, err);
+    e->plan = plan;
+    plan = (struct ps_plan){0};
+    e->ram_budget_bytes = in.ram_bytes;
+    e->vram_budget_bytes = in.vram_bytes;
+    e->planned_step = step;
+    e->reserved = (struct ps_reserved){beside->host_bytes + wanted->host_bytes,
+                                       beside->device_bytes + wanted->device_bytes};
+    rc = publish_plan(e, which, in.n_extents, err);
     e->planned = rc == 0;
-    if (rc == 0) { /* what does not fit must not be asked for by the next session too */
-        e->planned_ctx = ctx;
-        e->planned_rows = rows;
-    }
 out:
+    ps_plan_deinit(&plan);
     ps_free(list);
     ps_free(which);
     return rc;
 }
 
-int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
+static int open_sweep(struct ps_engine *e, bool for_device, struct ps_err *err)
 {
-    if (e->sweep)
-        return 0;
     struct ps_sweep_options so = {
         .map = e->files.map,
         .source = e->source,
@@ -274,14 +303,24 @@ int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
         .stats = &e->stats,
         .interrupt = &e->interrupt,
     };
-    int rc = ps_engine_start_pins(e, &so, err);
+    int rc = for_device ? ps_engine_start_pins(e, &so, err) : 0;
     if (rc == 0)
         rc = ps_sweep_open(&e->sweep, &so, err);
-    if (rc == 0)
+    if (rc == 0 && for_device)
         rc = ps_engine_start_vram(e, err);
     if (rc < 0)
         ps_engine_stop_sweep(e);
     return rc;
+}
+
+int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err)
+{
+    return e->sweep ? 0 : open_sweep(e, e->gpu.api != NULL, err);
+}
+
+int ps_engine_start_fetching(struct ps_engine *e, struct ps_err *err)
+{
+    return open_sweep(e, false, err);
 }
 
 void ps_engine_stop_sweep(struct ps_engine *e)

@@ -96,7 +96,7 @@ static double seen_ram_rate(const struct ps_engine *e)
     double decode_s =
         e->run.decode_s - (double)(ps_stat_get(&e->stats.stall_ns) - e->run.stall_ns_at_first) / 1e9;
     return e->run.tokens_generated > 4 && decode_s > LEARN_MIN_S
-               ? (double)e->plan.bytes_per_sweep * (double)(e->run.tokens_generated - 1) / decode_s
+               ? (double)e->plan.host_bytes_per_sweep * (double)(e->run.tokens_generated - 1) / decode_s
                : 0;
 }
 
@@ -197,7 +197,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
         ps_probes_save(&e->probes, e->cache_dir);
     if (rc == 0)
-        rc = ps_engine_plan(e, e->planned_ctx, e->planned_rows, &err);
+        rc = ps_engine_replan(e, &err);
     if (rc < 0)
         return ps_engine_error(error, rc, &err);
     ps_strbuf_init(&b, 1u << 20);

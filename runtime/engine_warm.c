@@ -69,7 +69,7 @@ static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
         e->tier[i] &= (uint8_t) ~(PS_TIER_RAM | PS_TIER_VRAM);
     e->planned = false;                     /* a session plans anew */
     int rc = ps_cache_flush(e->cache, err); /* what is written already is then found */
-    return rc < 0 ? rc : ps_engine_start_sweep(e, err);
+    return rc < 0 ? rc : ps_engine_start_fetching(e, err);
 }
 
 /* Fetches what is missing; *list is made anew. */

@@ -12,10 +12,18 @@ struct ps_forward {
     struct ps_compute_progress progress;
 };
 
-uint32_t ps_forward_ubatch(uint32_t ubatch, uint32_t max_rows)
+/* The default of -ub, and the fewest rows that are still worth a kernel call: a panel is then read from memory once for
+ * so many. */
+#define UBATCH_DEFAULT 512u
+#define UBATCH_LEAST   16u
+
+bool ps_forward_chunks(struct ps_chunks *out, uint32_t ubatch, uint32_t max_rows, uint32_t step)
 {
-    uint32_t u = ubatch ? ubatch : 512;
-    return u < max_rows ? u : max_rows;
+    uint32_t u = ubatch ? ubatch : UBATCH_DEFAULT;
+    if (step >= 2 && (ubatch || step > 31 || (u >>= step - 1) < UBATCH_LEAST))
+        return false;
+    *out = (struct ps_chunks){.rows = u < max_rows ? u : max_rows, .small = step > 0};
+    return true;
 }
 
 static bool all_on_host(const struct ps_forward_options *o)
@@ -44,7 +52,8 @@ int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, 
         .map = o->map,
         .sweep = o->sweep,
         .max_rows = o->max_rows,
-        .ubatch = ps_forward_ubatch(o->ubatch, o->max_rows),
+        .ubatch = o->chunks.rows < o->max_rows ? o->chunks.rows : o->max_rows,
+        .small = o->chunks.small,
         .logit_rows = o->all_logits ? o->max_rows : 1,
         .ctx = o->ctx,
         .host_gathers = some_on_host(o),
@@ -119,9 +128,13 @@ static int mlp(struct ps_compute *c, const uint32_t *w, size_t T, struct ps_err 
     const struct ps_rows *r = &c->rows;
     int rc;
     if ((rc = c->ops->norm(c, w[PS_W_MLP_NORM], r->xn, r->x, T, a->hidden, err)) < 0 ||
-        (rc = linear(c, w, PS_W_GATE, r->xn, T, r->gate, a->inter, false, err)) < 0 ||
-        (rc = linear(c, w, PS_W_UP, r->xn, T, r->up, a->inter, false, err)) < 0 ||
-        (rc = c->ops->swiglu(c, err)) < 0)
+        (rc = linear(c, w, PS_W_GATE, r->xn, T, r->gate, a->inter, false, err)) < 0)
+        return rc;
+    if (!r->up)
+        rc = c->ops->gated(c, w[PS_W_UP], r->xn, T, err);
+    else if ((rc = linear(c, w, PS_W_UP, r->xn, T, r->up, a->inter, false, err)) == 0)
+        rc = c->ops->swiglu(c, err);
+    if (rc < 0)
         return rc;
     return linear(c, w, PS_W_DOWN, r->gate, T, r->x, a->hidden, true, err);
 }

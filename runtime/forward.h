@@ -28,7 +28,8 @@ struct ps_forward_options {
     struct ps_device_place device; /* api NULL: all on the CPU */
     uint32_t device_layer;         /* the first layer that the device computes */
     uint32_t max_rows;             /* most T of a call */
-    uint32_t ubatch;               /* rows per kernel call; 0: 512, on a device more */
+    struct ps_chunks chunks;       /* on the CPU */
+    uint32_t ubatch;               /* rows per kernel call on a device; 0: its own choice */
     uint32_t ctx;                  /* positions of the KV cache */
     bool all_logits;               /* a call may ask for the logits of every row */
     const atomic_int *interrupt;
@@ -37,8 +38,10 @@ struct ps_forward_options {
     void (*progress)(void *user, uint64_t done, uint64_t total);
     void *progress_user;
 };
-/* Rows of one kernel call on the CPU: what was asked for (0 = 512), at most max_rows. */
-uint32_t ps_forward_ubatch(uint32_t ubatch, uint32_t max_rows);
+/* Ways to work on max_rows rows on the CPU, each taking less memory than the one before: `step` counts from 0. Where
+ * `ubatch` rows at once were asked for it stays with those; else (0) they are 512 and fewer. False: there is no such
+ * step. */
+bool ps_forward_chunks(struct ps_chunks *out, uint32_t ubatch, uint32_t max_rows, uint32_t step);
 int ps_forward_new(struct ps_forward **out, const struct ps_forward_options *o, struct ps_err *err);
 void ps_forward_free(struct ps_forward *f);
 

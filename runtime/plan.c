@@ -139,6 +139,7 @@ static void count_sweep(struct ps_plan *p, const struct ps_plan_input *in)
         if (!e->swept)
             continue;
         p->bytes_per_sweep += e->stored_bytes;
+        *(e->device ? &p->device_bytes_per_sweep : &p->host_bytes_per_sweep) += e->raw_bytes;
         if (p->tier[i] & PS_TIER_VRAM)
             continue;
         if (e->device)
@@ -153,25 +154,18 @@ static void count_sweep(struct ps_plan *p, const struct ps_plan_input *in)
 }
 
 /* The tiers are pipelined, so the slowest alone decides. RAM carries every byte that the CPU computes with, VRAM every
- * byte that the device does. */
+ * byte that the device does: decoded ones, where link and disk carry them as stored. A token is one row, which memory
+ * binds and never arithmetic. */
 static void predict(struct ps_plan *p, const struct ps_plan_input *in)
 {
     const struct ps_plan_rates *r = &in->rates;
-    uint64_t on_device = 0;
-    for (uint32_t i = 0; i < in->n_extents; i++)
-        if (in->extents[i].swept && in->extents[i].device)
-            on_device += in->extents[i].raw_bytes;
     const struct {
         const char *name;
         uint64_t bytes;
         double rate;
     } links[] = {
-        {"ram",
-         on_device
-             ? p->bytes_per_sweep - (on_device < p->bytes_per_sweep ? on_device : p->bytes_per_sweep)
-             : p->bytes_per_sweep,
-         r->ram},
-        {"vram", on_device, r->vram},
+        {"ram", p->host_bytes_per_sweep, r->ram},
+        {"vram", p->device_bytes_per_sweep, r->vram},
         {"bus", p->bytes_bus_per_sweep, r->bus},
         {"disk", p->bytes_disk_per_sweep, r->disk},
         {"link", p->bytes_net_per_sweep + (p->bytes_net_per_sweep ? in->gather_bytes_per_sweep : 0),

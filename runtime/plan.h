@@ -28,7 +28,6 @@ struct ps_plan_extent {
 struct ps_plan_rates { /* bytes per second, 0 = unknown */
     double link, disk, ram;
     double bus, vram; /* into device memory; device memory through its arithmetic */
-    double flops;     /* multiply-adds x 2 per second for many rows */
     double age_s;     /* of the oldest figure */
 };
 
@@ -62,10 +61,11 @@ struct ps_plan {
     uint32_t ring_slots;
     uint64_t vram_min_bytes, vram_fixed_bytes, vram_weight_bytes; /* as those of RAM */
     uint32_t vram_slots;
-    uint64_t bytes_per_sweep;                           /* stored bytes used by one sweep */
-    uint64_t bytes_net_per_sweep, bytes_disk_per_sweep; /* steady state */
-    uint64_t bytes_bus_per_sweep;                       /* into device memory, as they cross */
-    double predicted_s_per_token;                       /* < 0: unknown (no probes) */
+    uint64_t bytes_per_sweep;                              /* stored bytes used by one sweep */
+    uint64_t bytes_net_per_sweep, bytes_disk_per_sweep;    /* steady state */
+    uint64_t bytes_bus_per_sweep;                          /* into device memory, as they cross */
+    uint64_t host_bytes_per_sweep, device_bytes_per_sweep; /* decoded: what each computes with */
+    double predicted_s_per_token;                          /* < 0: unknown (no probes) */
     const char *binds; /* "link", "disk", "ram", "bus", "vram", "unknown" */
 };
 

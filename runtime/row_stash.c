@@ -33,22 +33,35 @@ static void find_worst(struct ps_row_stash *s)
             s->worst = i;
 }
 
-void ps_row_stash_offer(struct ps_row_stash *s, uint32_t row, float score, const uint8_t *data)
+uint32_t ps_row_stash_place(struct ps_row_stash *s, uint32_t row, float score)
 {
-    if (!s->bytes || (s->n == PS_STASH_ROWS && !(score > s->score[s->worst])))
-        return;
+    if (s->n == PS_STASH_ROWS && !(score > s->score[s->worst]))
+        return PS_STASH_ROWS;
     uint32_t at = s->n < PS_STASH_ROWS ? s->n++ : s->worst;
     s->row[at] = row;
     s->score[at] = score;
-    memcpy(s->bytes + at * s->row_bytes, data, s->row_bytes);
     if (s->n == PS_STASH_ROWS)
         find_worst(s);
+    return at;
+}
+
+uint32_t ps_row_stash_index(const struct ps_row_stash *s, uint32_t row)
+{
+    uint32_t i = 0;
+    while (i < s->n && s->row[i] != row)
+        i++;
+    return i < s->n ? i : PS_STASH_ROWS;
+}
+
+void ps_row_stash_offer(struct ps_row_stash *s, uint32_t row, float score, const uint8_t *data)
+{
+    uint32_t at = s->bytes ? ps_row_stash_place(s, row, score) : PS_STASH_ROWS;
+    if (at < PS_STASH_ROWS)
+        memcpy(s->bytes + at * s->row_bytes, data, s->row_bytes);
 }
 
 const uint8_t *ps_row_stash_find(const struct ps_row_stash *s, uint32_t row)
 {
-    for (uint32_t i = 0; s->bytes && i < s->n; i++)
-        if (s->row[i] == row)
-            return s->bytes + i * s->row_bytes;
-    return NULL;
+    uint32_t at = s->bytes ? ps_row_stash_index(s, row) : PS_STASH_ROWS;
+    return at < PS_STASH_ROWS ? s->bytes + at * s->row_bytes : NULL;
 }

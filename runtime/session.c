@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 
@@ -13,48 +14,47 @@ static const char *const ORIGIN = "session";
 
 struct ps_session {
     struct ps_engine *e;
-    uint32_t ctx, ubatch;
+    struct ps_need need; /* what the plan counts us with */
+    uint32_t ctx;
     struct ps_kv kv;
     struct ps_forward *forward;
     uint32_t forward_rows;
     uint64_t forward_of; /* e->sweeps_stopped when it was made: another session may have had all planned anew */
     uint32_t *history; /* [ctx] ids so far */
     uint32_t length;
+    bool told_far;
     float *logits; /* [vocab] */
 };
 
-/* The plan was made for an estimate; what is really needed may be more. What lies in RAM is then planned anew, and
- * the disk keeps what it has. */
-static int fit_plan(struct ps_engine *e, uint32_t ctx, uint32_t rows, struct ps_err *err)
+static int alloc_session(struct ps_session *s, struct ps_err *err)
 {
-    int rc = 0;
-    if (ctx > e->planned_ctx || rows > e->planned_rows || !e->planned) {
-        ps_engine_stop_sweep(e);
-        rc = ps_engine_plan(e, ctx > e->planned_ctx ? ctx : e->planned_ctx,
-                            rows > e->planned_rows ? rows : e->planned_rows, err);
-    }
-    return rc < 0 ? rc : ps_engine_start_sweep(e, err);
-}
-
-static int session_init(struct ps_session *s, struct ps_engine *e, uint32_t ctx, uint32_t ubatch,
-                        struct ps_err *err)
-{
+    struct ps_engine *e = s->e;
     const struct ps_arch *a = e->arch;
-    s->e = e;
-    s->ctx = ctx;
-    s->ubatch = ubatch;
-    int rc = fit_plan(e, ctx, 1, err);
-    if (rc == 0)
-        rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, ctx, e->gpu.first_layer,
-                        e->k_type, e->v_type, err);
     struct ps_device_place place = ps_engine_place(e);
+    int rc = ps_kv_init(&s->kv, a->n_layers, a->n_kv_heads, a->head_dim, s->ctx, e->gpu.first_layer,
+                        e->k_type, e->v_type, err);
     if (rc == 0 && place.api)
         rc = ps_kv_put_away(&s->kv, &place, e->o.no_kv_offload != 0, err);
     if (rc < 0)
         return rc;
-    s->history = ps_calloc((size_t)ctx + 1, sizeof *s->history);
+    s->history = ps_calloc((size_t)s->ctx + 1, sizeof *s->history);
     s->logits = ps_calloc(a->vocab, sizeof *s->logits);
     return s->history && s->logits ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+/* Room in the plan first, then memory. A plan whose memory can't be had is not to be believed by those who come
+ * next. */
+static int session_init(struct ps_session *s, struct ps_engine *e, const struct ps_need *wanted,
+                        struct ps_err *err)
+{
+    s->e = e;
+    s->ctx = wanted->ctx;
+    int rc = ps_engine_reserve(e, &s->need, wanted, err);
+    if (rc < 0)
+        return rc;
+    rc = alloc_session(s, err);
+    e->planned = e->planned && rc == 0;
+    return rc;
 }
 
 static void session_deinit(struct ps_session *s)
@@ -64,17 +64,22 @@ static void session_deinit(struct ps_session *s)
     ps_kv_deinit(&s->kv);
     ps_free(s->history);
     ps_free(s->logits);
+    if (s->e)
+        ps_engine_unreserve(s->e, &s->need);
 }
 
 int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps_session_options *o,
                    struct ps_error *error)
 {
     struct ps_err err = {0};
-    uint32_t ctx = o && o->ctx_size ? o->ctx_size : e->planned_ctx;
+    struct ps_need wanted = e->estimate; /* its rows: no session knows them before its first prompt */
+    wanted.ctx = o && o->ctx_size ? o->ctx_size : wanted.ctx;
+    wanted.rows = wanted.rows < wanted.ctx ? wanted.rows : wanted.ctx;
+    wanted.ubatch = o && o->ubatch ? o->ubatch : wanted.ubatch;
     struct ps_session *s = ps_calloc(1, sizeof *s);
     if (!s)
         return ps_engine_error(error, PS_ENOMEM, NULL);
-    int rc = session_init(s, e, ctx, o ? o->ubatch : 0, &err);
+    int rc = session_init(s, e, &wanted, &err);
     if (rc < 0) {
         ps_session_free(s);
         return ps_engine_error(error, rc, &err);
@@ -104,7 +109,9 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         return 0;
     ps_forward_free(s->forward);
     s->forward = NULL;
-    int rc = fit_plan(e, s->ctx, rows, err);
+    struct ps_need wanted = s->need;
+    wanted.rows = rows > wanted.rows ? rows : wanted.rows;
+    int rc = ps_engine_reserve(e, &s->need, &wanted, err);
     if (rc < 0)
         return rc;
     struct ps_forward_options fo = {
@@ -117,16 +124,19 @@ static int need_forward(struct ps_session *s, uint32_t rows, struct ps_err *err)
         .device = ps_engine_place(e),
         .device_layer = e->gpu.first_layer,
         .max_rows = rows,
-        .ubatch = s->ubatch,
+        .chunks = s->need.chunks,
+        .ubatch = s->need.ubatch,
         .ctx = s->ctx,
-        .all_logits = e->all_logits,
+        .all_logits = s->need.all_logits,
         .interrupt = &e->interrupt,
         .progress = e->o.progress ? on_prefill : NULL,
         .progress_user = e,
     };
     s->forward_rows = rows;
     s->forward_of = e->sweeps_stopped;
-    return ps_forward_new(&s->forward, &fo, err);
+    rc = ps_forward_new(&s->forward, &fo, err);
+    e->planned = e->planned && rc == 0;
+    return rc;
 }
 
 static int sweep(struct ps_session *s, const uint32_t *ids, size_t n, float *logits, bool all,
@@ -254,6 +264,22 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, 
     return 0;
 }
 
+/* A rotary embedding goes on for ever, and so do transformers and llama.cpp, which warn: the text is what suffers. */
+static void warn_if_far(struct ps_session *s, uint64_t n_prompt, uint64_t n_predict)
+{
+    uint64_t made_for = ps_arch_positions(s->e->arch), end = s->length + n_prompt;
+    end += n_predict ? n_predict - 1 : 0; /* the last one is written, not read */
+    end = end < s->ctx ? end : s->ctx;
+    if (end <= made_for || s->told_far)
+        return;
+    s->told_far = true;
+    ps_log(PS_LOG_WARN, ORIGIN,
+           "the model was made for %llu positions and this may take %llu: what it says beyond them "
+           "may "
+           "make no sense: use a shorter prompt or a smaller -n",
+           (unsigned long long)made_for, (unsigned long long)end);
+}
+
 /* Sweeps still possible after this one: the look-ahead wraps into them. */
 static uint64_t sweeps_left(const struct ps_session *s, const struct ps_generate_options *o,
                             uint64_t made, size_t pending)
@@ -337,6 +363,8 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     if (rc == 0)
         rc = check_prompt(s, prompt, n_prompt, &err);
     if (rc == 0)
+        warn_if_far(s, n_prompt, o.n_predict);
+    if (rc == 0)
         rc = need_forward(s, (uint32_t)n_prompt, &err);
     if (rc == 0)
         rc = check_public_traffic(s, &o, &err);
@@ -363,29 +391,25 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     *vocab = e->arch->vocab;
     if (!out)
         return 0;
-    uint64_t caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float), before = e->caller_bytes;
-    bool all_before = e->all_logits;
     int rc = 0;
-    if (caller_bytes > e->caller_bytes) { /* plan anew, with the result in the budget */
-        e->caller_bytes = caller_bytes;
-        e->all_logits = true;
-        e->planned = false;
-    }
-    if (n == 0 || out_count / e->arch->vocab < n)
+    const struct ps_need wanted = {.ctx = (uint32_t)n,
+                                   .rows = (uint32_t)n,
+                                   .ubatch = e->estimate.ubatch,
+                                   .all_logits = true,
+                                   .caller_bytes = (uint64_t)n * e->arch->vocab * sizeof(float)};
+    if (n == 0 || n > UINT32_MAX || out_count / e->arch->vocab < n)
         rc = ps_err_set(&err, PS_EUSAGE, ORIGIN, "logits: no token ids, or the output is too small");
     if (rc == 0)
-        rc = session_init(&s, e, (uint32_t)n, 0, &err);
+        rc = session_init(&s, e, &wanted, &err);
     if (rc == 0)
         rc = check_prompt(&s, ids, n, &err);
+    if (rc == 0)
+        warn_if_far(&s, n, 0);
     if (rc == 0)
         rc = need_forward(&s, (uint32_t)n, &err);
     if (rc == 0) {
         ps_sweep_allow(e->sweep, 1);
         rc = sweep(&s, ids, n, out, true, &err);
-    }
-    if (rc < 0) { /* what did not fit is no burden to the next call */
-        e->caller_bytes = before;
-        e->all_logits = all_before;
     }
     session_deinit(&s);
     return ps_engine_error(error, rc, &err);

@@ -525,6 +525,11 @@ void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p)
     *p = (struct ps_panel){0};
 }
 
+bool ps_sweep_stays(const struct ps_sweep *s, uint32_t extent)
+{
+    return s->o.tier[extent] & (PS_TIER_RAM | PS_TIER_VRAM);
+}
+
 void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent)
 {
     PS_ASSERT(s->o.tier[extent] & PS_TIER_VRAM);

@@ -74,6 +74,8 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
 void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p);
 /* Would ps_sweep_next return at once? */
 bool ps_sweep_ready(struct ps_sweep *s);
+/* The plan keeps it in memory, here or with the consumer: rows gathered from it cost no read. */
+bool ps_sweep_stays(const struct ps_sweep *s, uint32_t extent);
 /* The consumer keeps a copy of this extent (planned in VRAM) itself: it is never read again. */
 void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent);
 /* The ring, whole: for whoever wants it page-locked. */

@@ -49,6 +49,11 @@ static uint64_t dim_of(const struct ps_arch *a, enum dim d)
     return 0;
 }
 
+bool ps_weights_takes(enum ps_dtype t)
+{
+    return t == PS_F32 || t == PS_F16 || t == PS_BF16;
+}
+
 static int check_tensor(const struct ps_map *m, uint32_t i, uint64_t rows, uint64_t cols,
                         struct ps_err *err)
 {
@@ -59,7 +64,7 @@ static int check_tensor(const struct ps_map *m, uint32_t i, uint64_t rows, uint6
             ORIGIN, "tensor %s is %llu x %llu but config.json says %llu x %llu: the files do not belong together",
             t->name, (unsigned long long)t->rows, (unsigned long long)t->cols,
             (unsigned long long)rows, (unsigned long long)cols);
-    if (t->dtype != PS_F32 && t->dtype != PS_F16 && t->dtype != PS_BF16)
+    if (!ps_weights_takes(t->dtype))
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                           "tensor %s has type %s: this build runs F32, F16 and BF16", t->name,
                           ps_dtype_name(t->dtype));

@@ -2,6 +2,7 @@
  * against the descriptor. Immutable. */
 #ifndef PS_RUNTIME_WEIGHTS_H
 #define PS_RUNTIME_WEIGHTS_H
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/err.h"
 #include "proto/map.h"
@@ -39,6 +40,8 @@ struct ps_weights {
     uint32_t n_layers;
     uint32_t (*layer)[PS_W_ROLES]; /* PS_NO_TENSOR where the model has none */
 };
+/* The element types that a model's tensors may have: what buffers are sized for. */
+bool ps_weights_takes(enum ps_dtype t);
 /* PS_EDATA names a missing tensor or a wrong shape; PS_EUNSUPPORTED an element type other than f32, f16, bf16. */
 int ps_weights_bind(struct ps_weights **out, const struct ps_map *map, const struct ps_arch *arch,
                     struct ps_err *err);

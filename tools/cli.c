@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/size.h"
 #include "tools/interrupt.h"
 #include "tools/pretty.h"
@@ -34,8 +35,14 @@ static const char *device_of(const struct ps_opts *o, const struct ps_size *vram
     bool none = vram->kind == PS_SIZE_DEFAULT || (vram->kind == PS_SIZE_BYTES && vram->bytes == 0) ||
                 (vram->kind == PS_SIZE_PERCENT && vram->percent <= 0);
 
-    if (o->gpu_layers == 0)
+    if (o->gpu_layers == 0) {
+        if (!none || (o->device && strcmp(o->device, "cpu") != 0))
+            ps_log(PS_LOG_WARN, "cli",
+                   "-ngl 0: every layer is computed on the CPU: %s is not used: leave -ngl out or "
+                   "give a number of layers",
+                   o->device && strcmp(o->device, "cpu") != 0 ? "--device" : "--vram");
         return "cpu";
+    }
     if (o->device)
         return o->device;
     return !none || o->gpu_layers > 0 ? "cuda" : "cpu";
@@ -64,6 +71,7 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->kv_type_k = o->cache_type_k;
     e->kv_type_v = o->cache_type_v;
     e->ctx_size = (uint32_t)o->ctx_size;
+    e->ubatch = (uint32_t)o->ubatch_size;
     e->direct_io = strcmp(o->direct_io, "on") == 0 ? 1 : strcmp(o->direct_io, "off") == 0 ? 2 : 0;
     e->progress = ps_progress_update;
     e->device = device_of(o, &vram);

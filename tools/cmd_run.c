@@ -85,7 +85,7 @@ static int open_engine(struct run *r, struct ps_err *err)
 
 static int make_session(struct run *r, struct ps_err *err)
 {
-    struct ps_session_options so = {.struct_size = sizeof so, .ubatch = (uint32_t)r->o->ubatch_size};
+    struct ps_session_options so = {.struct_size = sizeof so};
     struct ps_error error = {0};
     uint32_t flags = r->o->no_bos ? 2 : 3;
 

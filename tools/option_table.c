@@ -108,8 +108,10 @@ static const struct ps_opt_spec options[] = {
     {"no-kv-offload", NULL, "nkvo", NULL, "Keep the KV cache of the GPU's layers in host memory",
      NULL, NULL, PS_OPT_FLAG, PS_GROUP_COMPUTE, ENGINE, AT(no_kv_offload), 0, 0},
     {"ubatch-size", NULL, "ub", "N",
-     "Rows of a prompt worked on at once inside a layer; never changes text or bytes", "512", NULL,
-     PS_OPT_INT, PS_GROUP_COMPUTE, RUN | PLAN, AT(ubatch_size), 1, 1 << 20},
+     "Rows of a prompt worked on at once inside a layer; fewer take less memory; never changes "
+     "text "
+     "or bytes (default: 512, as many fewer as a small --ram demands)",
+     NULL, NULL, PS_OPT_INT, PS_GROUP_COMPUTE, RUN | PLAN, AT(ubatch_size), 1, 1 << 20},
     {"cache-type-k", NULL, "ctk", "TYPE", "Type of the K cache (default: f16; f32 in `logits`)",
      NULL, "f32|f16|bf16", PS_OPT_CHOICE, PS_GROUP_COMPUTE, ENGINE, AT(cache_type_k), 0, 0},
     {"cache-type-v", NULL, "ctv", "TYPE", "Type of the V cache (default: f16; f32 in `logits`)",

@@ -52,7 +52,7 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm 
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o dev -l device -x -d 'Where layers are computed: cpu, cuda, or cuda:1 for the second GPU'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o ngl -l gpu-layers -x -d 'Compute only the last N layers on the GPU, those before on the CPU; 0 is none (default: all, with --device cuda)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o nkvo -l no-kv-offload -d 'Keep the KV cache of the GPU\'s layers in host memory'
-complete -c penstock -n '__fish_seen_subcommand_from run plan' -o ub -l ubatch-size -x -d 'Rows of a prompt worked on at once inside a layer; never changes text or bytes'
+complete -c penstock -n '__fish_seen_subcommand_from run plan' -o ub -l ubatch-size -x -d 'Rows of a prompt worked on at once inside a layer; fewer take less memory; never changes text or bytes (default: 512, as many fewer as a small --ram demands)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o ctk -l cache-type-k -x -a 'f32 f16 bf16' -d 'Type of the K cache (default: f16; f32 in `logits`)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o ctv -l cache-type-v -x -a 'f32 f16 bf16' -d 'Type of the V cache (default: f16; f32 in `logits`)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -l direct-io -x -a 'auto on off' -d 'Local folders: read past the page cache'

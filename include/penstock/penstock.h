@@ -54,7 +54,10 @@ struct ps_engine_options {
     uint32_t ctx_size;  /* positions to plan for: 0 = 256 */
     uint32_t max_rows;  /* most rows in one sweep (prompt length) to plan for: 0 = ctx_size */
     uint32_t direct_io; /* local folders: 0 = decide by size, 1 = O_DIRECT, 2 = page cache */
-    uint32_t reserved[7];
+    /* Rows worked on at once inside a layer, to plan for and for sessions that name none; 0 = 512, fewer where `ram` is
+     * small, and on a device 1024. Never changes the text. */
+    uint32_t ubatch;
+    uint32_t reserved[6];
     /* Called from the opening or generating thread a few times a second while something takes long. Nullable.
      * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
@@ -113,7 +116,7 @@ int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_o
 struct ps_session_options {
     uint32_t struct_size;
     uint32_t ctx_size; /* positions reserved up front: prompt + generated */
-    uint32_t ubatch; /* rows worked on at once inside a layer; 0 = 512, on a device 1024; never changes the text */
+    uint32_t ubatch;   /* as the engine's; 0 = the same */
     uint32_t reserved[5];
 };
 int ps_session_new(struct ps_session **out, struct ps_engine *engine,

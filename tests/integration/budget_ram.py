@@ -78,6 +78,46 @@ def many_logits(t):
         within(t, r, 64 * peer.MIB, "400 x 128256 logits --ram 64M")
 
 
+def chunks(t, web):
+    """-ub lowers the least, and where --ram is small fewer rows are taken by themselves: the same text, the same bytes."""
+    model, args = web.url + "/small", ("-f", t.path("long"), "-n", "4", "--temp", "0", "--ignore-eos")
+    with open(t.path("long"), "w") as f:
+        f.write(" ".join([PROMPT] * 60))
+
+    def named(*more):
+        r = t.run("run", model, *args, *more, cache=t.path("cache"), ram="300K", disk="0")
+        return max((int(n) for n in re.findall(r"\d+", r.err)), default=0)
+
+    def planned(*more):
+        r = t.run("plan", model, *args[:4], *more, "--json", cache=t.path("cache"), disk="0")
+        return r.json["ram_min_bytes"] if r.rc == 0 else 0
+
+    leasts = [named("-ub", n) for n in (512, 128, 32, 8, 1)]
+    own = named()
+    without_vocabulary = own - planned()
+    t.equal([planned("-ub", n) for n in (512, 128, 32, 8, 1)], [n - without_vocabulary for n in leasts], "plan falls as the least does")
+    t.note(f"{args}: least --ram with -ub 512, 128, 32, 8, 1: {leasts}, without -ub {own}")
+    t.check(all(a > b for a, b in zip(leasts, leasts[1:])), f"a smaller -ub lowers the least: {leasts}")
+    t.check(leasts[3] < own < leasts[2], f"the least without -ub {own} is that of 16 rows: {leasts}")
+    runs = []
+    for more, ram in (((), None), ((), own), (("-ub", "8"), leasts[3]), (("-ub", "1"), leasts[4]), (("-ub", "512"), leasts[0]), ((), leasts[1])):
+        r = t.run("run", model, *args, *more, cache=t.path("cache"), ram=ram, disk="0", watch=True)
+        if ram:
+            within(t, r, ram, f"{more} --ram {ram}")
+        runs.append(r)
+    t.equal([r.text for r in runs], [runs[0].text] * len(runs), "one text")
+    t.equal({r.stats.get("sweeps") for r in runs}, {4}, "a prompt costs one sweep")
+    got = []  # here the number of rows is known beforehand, so that the least has to work in the smallest chunks
+    for ram in ("min", None):
+        r = t.run("logits", model, "--tokens", ",".join(str(7 * i % 3000) for i in range(203)), "--out", t.path("logits"), ram=ram, disk="0",
+                  cache=t.path("cache"))
+        t.equal(r.rc, 0, f"logits --ram {ram}: {r}")
+        got.append(peer.floats(t.path("logits")))
+    t.check(got[0] == got[1] and len(got[0]) == 203 * 3072, "logits in chunks of 16 rows, to the bit")
+    r = t.run("run", model, *args, cache=t.path("cache"), ram=own - 1, disk="0")
+    t.equal(r.rc, 5, f"less than the least: {r}")
+
+
 def main():
     with peer.Test() as t:
         web = t.nginx(t.path("."))
@@ -90,6 +130,7 @@ def main():
             run(t, web.url + "/small", "small", ram, disk="25%")
             run(t, web.url + "/middle", "middle", ram, disk="25%")
             run(t, t.path("middle"), "middle, local", ram)
+        chunks(t, web)
         large(t, web)
         many_logits(t)
 

@@ -165,7 +165,19 @@ def test_interrupt(work):
     check((head + out).endswith(b"\n"), "the text so far stays")
     s = json.load(open(stats))
     check(s["exit"] == 130 and s["tokens_generated"] > 0 and s["error"], f"stats of an interrupted run: {s.get('error')}")
-    check(err.count(b"penstock: ") == 1, f"one line of error: {err}")
+    warned = err.count(b"penstock: warn: session: ")
+    check(warned == 1 and b" 512 positions" in err, f"100000 tokens are more than the model was made for: {err}")
+    check(err.count(b"penstock: ") == 1 + warned, f"one line of error: {err}")
+
+
+def test_too_far():
+    """Beyond the positions that the model was made for, as llama.cpp does: it runs, and says so once."""
+    long, ids = " ".join(["word"] * 700), ",".join(["5"] * 520)
+    for args, far in ((("run", MODEL, "-p", "Once", "-n", "520"), True), (("run", MODEL, "-p", "Once", "-n", "300"), False),
+                      (("run", MODEL, "-p", long, "-n", "1"), True), (("logits", MODEL, "--tokens", ids, "--out", os.devnull), True),
+                      (("logits", MODEL, "--tokens", ids[:99], "--out", os.devnull), False)):
+        err = penstock(*args, "-q").stderr
+        check(err.count(b"512 positions") == far and err.count(b"penstock: ") == far, f"{args[0]} {args[2:][:30]}: {err}")
 
 
 def test_interrupt_early(work):
@@ -227,6 +239,7 @@ def main():
         test_tokens(work)
         test_facts(work)
         test_pipes(work)
+        test_too_far()
         test_interrupt(work)
         test_interrupt_early(work)
         test_http(work, text)

@@ -12,7 +12,10 @@ alone."""
 import itertools
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import peer  # noqa: E402
@@ -93,6 +96,55 @@ def check_layers(t, bases):
     t.check(net[1] == net[0], f"-ngl 3, tied: {net[1] - net[0]} bytes fetched by 21 more tokens")
     r = on_fake(t, bases["hf-local"], "--temp", "0", "-ngl", 0)
     t.check(r.rc == 0 and "device" not in r.stats["plan"], f"-ngl 0 is the CPU: {r}")
+    t.check("-ngl 0" in r.err and "--device" in r.err and r.err.count("\n") == 1, f"-ngl 0 wins, and that is said: {r}")
+    r = t.run("run", bases["hf-local"], "-p", PROMPT, "-n", 1, "--device", "cpu", "-ngl", 0)
+    t.check(r.rc == 0 and not r.err, f"no contradiction, no word: {r}")
+
+
+def check_warm(t, bases):
+    """What goes to the disk needs nothing of a device."""
+    if os.path.exists(t.path("trace")):
+        os.unlink(t.path("trace"))
+    r = t.run("warm", bases["lz4"], "--json", "--quiet", "--device", "fake", "--vram", "50%", cache=t.path("cache", "warm"), disk="100%", env=fake_env(t))
+    t.check(r.rc == 0 and r.json["complete"], f"warm: {r}")
+    trace = check_trace(t, "warm")
+    t.equal((trace["peak_bytes"], trace["n_pins"]), (0, 0), "warm: device memory and pins")
+
+
+def check_tied(t, bases):
+    """A tied head that streams: the next token's embedding row is kept as its panel passes, so that a sweep takes what the
+    plan says and not an extent more. All layers on the device, and two of three."""
+    for layout, args in itertools.product(("hf", "lz4"), ((), ("-ngl", 2))):
+        runs = [on_fake(t, bases[layout], "--temp", "0", "-n", n, "--vram", "min", *args, ram="min", disk="0", cache=t.path("cache", "tied-net"))
+                for n in (3, 15)]
+        if not t.equal([r.rc for r in runs], [0, 0], f"tied {layout} {args}: {runs}"):
+            continue
+        check_trace(t, f"tied {layout} {args}", runs[1].stats["plan"]["vram_budget_bytes"])
+        extra, want = runs[1].stats["bytes_net"] - runs[0].stats["bytes_net"], runs[0].stats["plan"]["bytes_net_per_sweep"]
+        t.check(extra == 12 * want > 0, f"tied {layout} {args}: {extra} bytes by 12 more sweeps, the plan says {want} each")
+        t.equal(runs[1].text, t.run("run", bases[layout], "-p", PROMPT, "-n", 15, "--ignore-eos", "--temp", "0",
+                                    cache=t.path("cache", "tied-net"), disk="0", env={**fake_env(t), "PENSTOCK_BACKEND": "ref"}).text, "tied: the text")
+
+
+def check_interrupt(t):
+    """The host queues about two layers ahead of a slow device, so that is what an interrupt waits for. Sixteen layers, all of
+    them on the device: nothing but the kernels takes time."""
+    layers, op_s = 16, 0.02
+    peer.random_llama(t.path("deep"), seed=3, dtype="bf16", hidden=64, layers=layers, inter=96, heads=2, kv_heads=1)
+    r = on_fake(t, t.path("deep"), "--temp", "0", "-n", 2, config="op=300")
+    t.equal(r.rc, 0, f"runs: {r}")
+    trace = check_trace(t, "sixteen layers")
+    each = trace["calls"] / 2 / layers
+    t.check(trace["most_waiting"] <= 3 * each, f"{trace['most_waiting']} operations queued ahead, a layer has {each:.0f}")
+    args = [os.environ["PENSTOCK"], "run", t.path("deep"), "-p", PROMPT, "-n", "4", "--device", "fake", "--quiet", "--cache", t.path("cache", "deep")]
+    p = subprocess.Popen(args, env={**os.environ, **fake_env(t, f"op={op_s * 1e6:.0f}")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.5)  # long after it has queued what it will
+    begin = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    took, sweep = time.monotonic() - begin, layers * each * op_s
+    t.note(f"interrupted after {took:.2f} s; a sweep takes {sweep:.1f} s, two layers {2 * each * op_s:.2f} s")
+    t.check(p.returncode == 130 and took < 3 * each * op_s + 0.5, f"interrupted after {took:.2f} s of {sweep:.1f}: {p.returncode} {err}")
 
 
 def check_too_small(t, bases):
@@ -170,7 +222,10 @@ def main():
 
         check_budgets(t, "kjv", bases("kjv"), ("--temp", "0"))
         check_budgets(t, "tied", bases("tied"), ("--temp", "0.8", "-s", "7"))
+        check_tied(t, bases("tied"))
         check_layers(t, bases("kjv"))
+        check_warm(t, bases("kjv"))
+        check_interrupt(t)
         check_too_small(t, bases("kjv"))
         check_faults(t, bases("kjv"))
         for name in sorted(os.listdir(FIXTURES)):

@@ -91,6 +91,7 @@ struct ps_device {
     int failed;
     char failed_text[PS_ERR_TEXT_MAX / 2];
     struct fake_device_trace trace;
+    uint64_t waiting;       /* operations queued and not done */
     uint64_t busy_since_ns; /* of the present combination of busy streams */
 };
 
@@ -340,6 +341,9 @@ static int queue_locked(struct ps_device *d, enum ps_stream s, struct fake_comma
     st->ring[c->seq % RING] = *c;
     add_records(d, s, c, t, n);
     model_locked(d, s, c);
+    d->waiting += c->op > FAKE_WAIT_MARK;
+    if (d->waiting > d->trace.most_waiting)
+        d->trace.most_waiting = d->waiting;
     pthread_cond_broadcast(&d->changed);
     return 0;
 }
@@ -421,6 +425,7 @@ static void run_next_locked(struct ps_device *d, struct stream *st)
     if (is_copy(c->op))
         ps_free(c->u.copy.staged);
     st->done++;
+    d->waiting -= c->op > FAKE_WAIT_MARK;
     if (++d->executed == d->cfg.lost)
         fail_locked(d, PS_EFAIL, "the device was lost (as configured)");
     pthread_cond_broadcast(&d->changed);
@@ -990,9 +995,9 @@ static void write_trace(struct ps_device *d)
     fprintf(f, " \"copies_in\": %llu, \"copy_in_bytes\": %llu, \"copies_out\": %llu, \"copy_out_bytes\": %llu,\n",
             (unsigned long long)t->copies_in, (unsigned long long)t->copy_in_bytes,
             (unsigned long long)t->copies_out, (unsigned long long)t->copy_out_bytes);
-    fprintf(f, " \"pageable_copies\": %llu, \"calls\": %llu, \"races\": %llu,\n",
+    fprintf(f, " \"pageable_copies\": %llu, \"calls\": %llu, \"most_waiting\": %llu, \"races\": %llu,\n",
             (unsigned long long)t->pageable_copies, (unsigned long long)t->calls,
-            (unsigned long long)t->races);
+            (unsigned long long)t->most_waiting, (unsigned long long)t->races);
     fprintf(f, " \"copy_busy_ms\": %.3f, \"compute_busy_ms\": %.3f, \"both_busy_ms\": %.3f,\n",
             t->copy_busy_ms, t->compute_busy_ms, t->both_busy_ms);
     fprintf(f, " \"model_copy_ms\": %.3f, \"model_compute_ms\": %.3f, \"model_run_ms\": %.3f,\n",

@@ -35,7 +35,8 @@ struct fake_device_trace {
     uint64_t pinned_bytes, n_pins;   /* now; pins ever */
     uint64_t copies_in, copy_in_bytes, copies_out, copy_out_bytes;
     uint64_t pageable_copies; /* of them, from or to memory that is not pinned: each of these blocks or stages */
-    uint64_t calls; /* queued operations other than copies and marks */
+    uint64_t calls;        /* queued operations other than copies and marks */
+    uint64_t most_waiting; /* most of them that were queued and not done at once */
     uint64_t races;
     double copy_busy_ms, compute_busy_ms, both_busy_ms;
     /* The same on an idle machine with a host that takes no time: computed from the order of calls, the marks and

@@ -162,6 +162,34 @@ static void test_prediction_names_what_binds(void **state)
     ps_plan_deinit(&p);
 }
 
+static struct ps_plan_input device_input(uint64_t disk, uint64_t ram, uint64_t vram);
+
+/* The CPU and the device compute with decoded bytes, whatever their size on the way: 1000 extents of 1 MiB, stored
+ * in half of that, the last 400 of them on the device. */
+static void test_prediction_of_compressed(void **state)
+{
+    (void)state;
+    struct ps_plan_input in = device_input(0, 2000ull * BYTES, 2000ull * BYTES);
+    struct ps_plan p;
+    for (int i = 0; i < N; i++) {
+        extents[i].stored_bytes = BYTES / 2;
+        extents[i].device = i >= 600;
+    }
+    in.rates = (struct ps_plan_rates){.ram = 1e9, .vram = 1e12};
+    assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
+    assert_int_equal(p.bytes_per_sweep, 500ull * BYTES);
+    assert_int_equal(p.host_bytes_per_sweep, 600ull * BYTES);
+    assert_int_equal(p.device_bytes_per_sweep, 400ull * BYTES);
+    assert_string_equal(p.binds, "ram");
+    double off = p.predicted_s_per_token - 600.0 * BYTES / 1e9;
+    assert_true(off < 1e-9 && off > -1e-9);
+    ps_plan_deinit(&p);
+    in.rates = (struct ps_plan_rates){.ram = 1e12, .vram = 1e9};
+    assert_int_equal(ps_plan_make(&p, &in, NULL), 0);
+    assert_string_equal(p.binds, "vram");
+    ps_plan_deinit(&p);
+}
+
 static void test_local_source_has_no_disk_tier(void **state)
 {
     (void)state;
@@ -299,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_too_small_names_the_least),
         cmocka_unit_test(test_vectors_and_gathered_rows),
         cmocka_unit_test(test_prediction_names_what_binds),
+        cmocka_unit_test(test_prediction_of_compressed),
         cmocka_unit_test(test_local_source_has_no_disk_tier),
         cmocka_unit_test(test_three_tiers),
         cmocka_unit_test(test_larger_vram_keeps_what_was_there),

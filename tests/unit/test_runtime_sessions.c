@@ -13,7 +13,7 @@
 #include "penstock/penstock.h"
 #include "tests/support/test.h"
 
-enum { MOST = 64 };
+enum { MOST = 64, MOST_ROWS = 1024 };
 static const char *const DEVICES[] = {"cpu", "fake"};
 
 static char trace_path[64];
@@ -53,22 +53,26 @@ static struct ps_engine *open_engine(const char *device, const char *ram, const 
     return open_model(model, NULL, device, ram, vram);
 }
 
-/* The fake writes down what a device did when it is closed. */
-static void close_engine(struct ps_engine *e, const char *device)
+/* The fake writes down what a device did when it is closed. Returns the most memory that was taken of it. */
+static uint64_t close_engine(struct ps_engine *e, const char *device)
 {
     char *text = NULL;
     size_t n;
     ps_engine_close(e);
     if (strcmp(device, "fake") != 0)
-        return;
+        return 0;
     assert_int_equal(ps_file_read(&text, &n, trace_path, 65536, NULL), 0);
     static const char *const NONE[] = {"\"live_bytes\": 0,", "\"live_allocs\": 0,",
                                        "\"pinned_bytes\": 0,", "\"races\": 0,"};
     for (size_t i = 0; i < sizeof NONE / sizeof NONE[0]; i++)
         if (!strstr(text, NONE[i]))
             fail_msg("not %s: %s", NONE[i], text);
+    const char *peak = strstr(text, "\"peak_bytes\": ");
+    assert_non_null(peak);
+    uint64_t most = strtoull(peak + strlen("\"peak_bytes\": "), NULL, 10);
     ps_free(text);
     unlink(trace_path);
+    return most;
 }
 
 static struct ps_session *new_session(struct ps_engine *e, uint32_t ctx)
@@ -109,8 +113,9 @@ static void generate(struct ids *t, struct ps_session *s, size_t n)
 
 static int logits(struct ps_engine *e, size_t n, float **out)
 {
-    uint32_t ids[MOST], vocab;
+    uint32_t ids[MOST_ROWS], vocab;
     struct ps_error err = {0};
+    assert_true(n <= MOST_ROWS);
     for (size_t i = 0; i < n; i++)
         ids[i] = (uint32_t)(3 + i);
     ps_engine_logits(e, ids, n, NULL, 0, &vocab, &err);
@@ -213,6 +218,134 @@ static void test_too_much(void **state)
     }
 }
 
+/* As many sessions as the budgets hold; the next is refused, and told what would do. */
+static size_t fill(struct ps_session **list, size_t most, struct ps_engine *e, uint32_t ctx)
+{
+    struct ps_session_options o = {.struct_size = sizeof o, .ctx_size = ctx};
+    struct ps_error err = {0};
+    size_t n = 0;
+    while (n < most && ps_session_new(&list[n], e, &o, &err) == 0)
+        n++;
+    assert_true(n < most);
+    assert_int_equal(err.exit_status, 5);
+    if (!strstr(err.text, "the least that works here is "))
+        fail_msg("no least in: %s", err.text);
+    return n;
+}
+
+/* All that live together stay within --ram and --vram, whatever comes: a session, a longer prompt, logits. */
+static void test_budget_of_all(void **state)
+{
+    (void)state;
+    const uint64_t budget = 32u << 20, apart = 1u << 20; /* arch, map, threads: no part of a plan */
+    for (size_t i = 0; i < sizeof DEVICES / sizeof DEVICES[0]; i++) {
+        struct ps_session *list[16];
+        struct ids want = {0}, got[16] = {0};
+        struct ps_engine *e = open_engine(DEVICES[i], NULL, "50%");
+        list[0] = new_session(e, 2048);
+        generate(&want, list[0], 20);
+        generate(&want, list[0], 3);
+        ps_session_free(list[0]);
+        close_engine(e, DEVICES[i]);
+        e = open_engine(DEVICES[i], "32M", "32M");
+        size_t n = fill(list, 16, e, 2048);
+        assert_true(n >= 2);
+        for (size_t k = 0; k < n; k++)
+            generate(&got[k], list[k], 20);
+        int rc = logits(e, 600, NULL); /* 7 MB of results beside what they take */
+        assert_true(rc == 0 || rc == PS_EBUDGET);
+        assert_true(ps_alloc_live_bytes() <= budget + apart);
+        ps_session_free(list[0]);
+        ps_session_free(list[1]);
+        assert_int_equal(logits(e, 40, NULL), 0);
+        list[0] = new_session(e, 2048);
+        got[0].n = 0;
+        generate(&got[0], list[0], 20);
+        generate(&got[0], list[0], 3);
+        assert_memory_equal(&got[0], &want, sizeof want);
+        for (size_t k = 2; k < n; k++) {
+            generate(&got[k], list[k], 3);
+            assert_memory_equal(&got[k], &want, sizeof want);
+        }
+        assert_true(ps_alloc_live_bytes() <= budget + apart);
+        for (size_t k = 0; k < n; k++)
+            if (k != 1)
+                ps_session_free(list[k]);
+        assert_true(close_engine(e, DEVICES[i]) <= budget);
+    }
+}
+
+/* With the least RAM a prompt is worked on in small chunks: the same logits to the bit. */
+static void test_small_chunks(void **state)
+{
+    (void)state;
+    enum { ROWS = 40 };
+    const uint32_t ubatch[] = {0, 0, 1, 7, 16, 39, 512};
+    float *want = NULL;
+    for (size_t i = 0; i < sizeof ubatch / sizeof ubatch[0]; i++) {
+        char folder[4096], model[4200];
+        struct ps_engine *e = NULL;
+        float *got;
+        models_folder(folder);
+        snprintf(model, sizeof model, "%s/kjv", folder);
+        struct ps_engine_options o = {.struct_size = sizeof o,
+                                      .model = model,
+                                      .without_tokenizer = 1,
+                                      .threads = 2,
+                                      .ctx_size = ROWS,
+                                      .headers_only = 1,
+                                      .ubatch = ubatch[i],
+                                      .ram = i ? "min" : NULL};
+        assert_int_equal(ps_engine_open(&e, &o, NULL), 0);
+        assert_int_equal(logits(e, ROWS, &got), 0);
+        if (!want)
+            want = got;
+        else
+            assert_memory_equal(got, want, sizeof *got * ROWS * 3072);
+        if (got != want)
+            free(got);
+        ps_engine_close(e);
+    }
+    free(want);
+}
+
+/* What was planned for a session that then found no memory is no burden to the next. */
+static void test_failed_session_is_forgotten(void **state)
+{
+    (void)state;
+    struct ids want, unused, got = {0};
+    struct ps_session *s = NULL;
+    struct ps_session_options o = {.struct_size = sizeof o, .ctx_size = 4096};
+    struct ps_error err = {0};
+    char *before, *after;
+    alone(&want, &unused, "fake");
+    struct ps_engine *e = open_engine("fake", NULL, "24M");
+    ps_session_free(new_session(e, 32));
+    before = ps_engine_plan_json(e);
+    int64_t nth = 1;
+    for (; nth < 200; nth++) {
+        ps_alloc_fail_at(nth);
+        int rc = ps_session_new(&s, e, &o, &err);
+        ps_alloc_fail_at(0);
+        if (rc == 0)
+            break;
+        s = new_session(e, 32);
+        after = ps_engine_plan_json(e);
+        assert_string_equal(after, before);
+        ps_string_free(after);
+        ps_session_free(s);
+    }
+    assert_true(nth > 10 && nth < 200);
+    ps_session_free(s);
+    s = new_session(e, 32);
+    generate(&got, s, 4);
+    generate(&got, s, 3);
+    assert_memory_equal(&got, &want, sizeof got);
+    ps_session_free(s);
+    ps_string_free(before);
+    close_engine(e, "fake");
+}
+
 /* `penstock share` of the models: its address. */
 static pid_t share(char address[128])
 {
@@ -278,9 +411,9 @@ static void test_warm_between(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_sessions),
-        cmocka_unit_test(test_logits_and_probes_between),
-        cmocka_unit_test(test_too_much),
+        cmocka_unit_test(test_two_sessions), cmocka_unit_test(test_logits_and_probes_between),
+        cmocka_unit_test(test_too_much),     cmocka_unit_test(test_budget_of_all),
+        cmocka_unit_test(test_small_chunks), cmocka_unit_test(test_failed_session_is_forgotten),
         cmocka_unit_test(test_warm_between),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
