@@ -1,7 +1,9 @@
 /* SHA-256 and hex: extents and small files come in, their identities go out. CRC32C is in crc32c.c. */
 #include "base/hash.h"
 
+#include <limits.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <pthread.h>
 #include <stdbool.h>
 
@@ -99,6 +101,16 @@ void ps_sha256_once(const void *data, size_t bytes, uint8_t out[PS_SHA256_BYTES]
     start(ctx);
     PS_ASSERT(EVP_DigestUpdate(ctx, data, bytes) == 1);
     finish(ctx, out);
+}
+
+int ps_hmac_sha256(const void *key, size_t key_bytes, const void *data, size_t bytes,
+                   uint8_t out[PS_SHA256_BYTES])
+{
+    unsigned n = 0;
+    if (key_bytes > INT_MAX)
+        return PS_EDATA;
+    pthread_once(&fetch_once, fetch);
+    return sha256 && HMAC(sha256, key, (int)key_bytes, data, bytes, out, &n) ? 0 : PS_ENOMEM;
 }
 
 void ps_hex_encode(const uint8_t *bytes, size_t n, char *out)

@@ -16,6 +16,10 @@ void ps_sha256_free(struct ps_sha256 *h);
 /* One shot; uses a per-thread context, so it allocates only on a thread's first call. */
 void ps_sha256_once(const void *data, size_t bytes, uint8_t out[PS_SHA256_BYTES]);
 
+/* HMAC-SHA256 (RFC 2104). 0 or PS_ENOMEM. */
+int ps_hmac_sha256(const void *key, size_t key_bytes, const void *data, size_t bytes,
+                   uint8_t out[PS_SHA256_BYTES]);
+
 /* CRC32C (Castagnoli) of data, continuing from `crc` (0 to start): crc32c("123456789") == 0xe3069283. */
 uint32_t ps_crc32c(uint32_t crc, const void *data, size_t bytes);
 /* The same by tables alone: what a processor without the instruction runs, and what the tests compare with. */

@@ -316,12 +316,15 @@ static void detect(void)
         features.fma = c & bit_FMA;
         features.f16c = c & bit_F16C;
         features.avx2 = b1 & bit_AVX2;
+        features.popcnt = c & bit_POPCNT;
+        features.bmi2 = b1 & bit_BMI2;
     }
     if ((os & ZMM) == ZMM) {
         features.avx512f = b1 & bit_AVX512F;
         features.avx512bw = b1 & bit_AVX512BW;
         features.avx512vl = b1 & bit_AVX512VL;
         features.avx512_vbmi = c1 & (1u << 1);
+        features.avx512_vbmi2 = c1 & (1u << 6);
         features.avx512_vnni = c1 & (1u << 11);
     }
     /* The kernel hands tiles only to a process that asked with arch_prctl(ARCH_REQ_XCOMP_PERM): the AMX backend

@@ -12,8 +12,8 @@ uint64_t ps_host_rss_bytes(void);      /* resident now (VmRSS) */
 uint64_t ps_host_rss_peak_bytes(void); /* VmHWM */
 unsigned ps_host_cpus(void);           /* usable CPUs: affinity and cgroup quota */
 struct ps_cpu_features {
-    bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512_bf16, avx512_vbmi, avx512_vnni,
-        amx_tile, amx_bf16, amx_int8;
+    bool popcnt, avx2, fma, f16c, bmi2, avx512f, avx512bw, avx512vl, avx512_bf16, avx512_vbmi,
+        avx512_vbmi2, avx512_vnni, amx_tile, amx_bf16, amx_int8;
     bool neon;
 };
 const struct ps_cpu_features *ps_host_cpu(void); /* computed once; OS support (XCR0) already checked */

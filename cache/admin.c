@@ -11,6 +11,7 @@
 #define EVICT_CHUNK 4096u /* records sorted by slot at a time */
 #define LAYERS_MAX  32768u
 #define PREFIX_MIN  4u /* shortest prefix of a model id that is looked up */
+#define REPAIRS_MAX 3  /* passes of a repairing check: dropping one record may show another wrong */
 
 /* ---- models ---- */
 
@@ -594,12 +595,20 @@ int ps_cache_verify(struct ps_cache *c, bool deep, bool repair,
     v.buf = ps_alloc_pages(PS_CACHE_EXTENT_MAX, PS_CACHE_GRAIN);
     if (!v.buf)
         return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "verify: out of memory");
-    rc = each_record(c, verify_record, &v, err);
-    flag_hashed(&v);
+    uint64_t all_bad = 0, first_checked = 0;
+    for (int i = 0; rc == 0 && i < (repair ? REPAIRS_MAX : 1); i++) {
+        v.checked = v.bad = v.done_bytes = 0;
+        rc = each_record(c, verify_record, &v, err);
+        flag_hashed(&v);
+        first_checked = i == 0 ? v.checked : first_checked;
+        all_bad += v.bad;
+        if (v.bad == 0)
+            break;
+    }
     ps_free_pages(v.buf, PS_CACHE_EXTENT_MAX);
     if (rc == 0) {
-        *checked = v.checked;
-        *bad = v.bad;
+        *checked = first_checked;
+        *bad = all_bad;
     }
     return rc;
 }

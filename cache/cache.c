@@ -117,6 +117,11 @@ bool ps_cache_is_read_only(const struct ps_cache *c)
     return c->read_only;
 }
 
+bool ps_cache_was_rebuilt(const struct ps_cache *c)
+{
+    return c->rebuilt;
+}
+
 uint64_t ps_cache_allocated_bytes(struct ps_cache *c)
 {
     return ps_cache_measure(c);

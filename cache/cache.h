@@ -28,10 +28,11 @@ struct ps_cache_options {
     bool must_exist;         /* do not create: PS_ENOTFOUND */
     struct ps_stats *stats;  /* nullable */
 };
-/* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget.
- * PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EBUDGET: budget below the least that an
- * index needs (*least_bytes nullable). A directory that can't be written is opened read-only when it holds a
- * cache, else PS_EIO. */
+/* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget; a damaged
+ * index is emptied, with one warning. PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EBUDGET:
+ * budget below the least that an index needs (*least_bytes nullable). PS_EUSAGE: the directory is neither empty nor a
+ * cache of ours; nothing was changed in it. PS_EDATA: damaged, and opened read-only or in use by others. A directory
+ * that can't be written is opened read-only when it holds a cache, else PS_EIO. */
 int ps_cache_open(struct ps_cache **out, const char *dir, const struct ps_cache_options *options,
                   uint64_t *least_bytes, struct ps_err *err);
 void ps_cache_close(struct ps_cache *c); /* publishes what is pending */
@@ -39,6 +40,8 @@ void ps_cache_close(struct ps_cache *c); /* publishes what is pending */
  * PS_EBUDGET while another process uses it. The cache must not be open in this process. */
 int ps_cache_clear(const char *dir, struct ps_err *err);
 bool ps_cache_is_read_only(const struct ps_cache *c);
+/* Opening met a damaged index and began with an empty one (a warning was logged). */
+bool ps_cache_was_rebuilt(const struct ps_cache *c);
 
 /* The share of the budget that extents may take, given how many there will be: budget - index growth - fixed files
  * - bytes held by pins of other models. Slots are padded to 4 KiB. Pure arithmetic on the current state, for the

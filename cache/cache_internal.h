@@ -68,6 +68,7 @@ struct ps_cache {
     int dir_fd, lock_fd;
     bool read_only;
     bool unlocked; /* read-only, and no lock can be taken */
+    bool rebuilt;  /* opening found damage and began with nothing */
     struct ps_stats *stats;
     struct ps_slabs *slabs;
     struct ps_claims *claims; /* NULL when read-only */

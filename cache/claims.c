@@ -188,6 +188,17 @@ static uint32_t stored_claims(int fd)
     return h.n_claims;
 }
 
+bool ps_claims_is_table(int dir_fd)
+{
+    uint64_t magic = 0;
+    const int fd = openat(dir_fd, TABLE_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    const bool yes =
+        fd >= 0 && pread(fd, &magic, sizeof magic, 0) == (ssize_t)sizeof magic && magic == MAGIC;
+    if (fd >= 0)
+        close(fd);
+    return yes;
+}
+
 /* A table left by an older boot or a crash may still be mapped by a forked child of the dead: a new file, not
  * the old one wiped. Allocated whole, so that a full disk is an error here and not SIGBUS later. */
 static int make_file(int dir_fd, uint32_t n_claims, struct ps_err *err)

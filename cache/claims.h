@@ -72,6 +72,9 @@ struct ps_claims;
 bool ps_claims_any_process(int lock_fd);
 bool ps_claims_any_reader(int lock_fd);
 
+/* Whether `dir_fd`/claims begins as a claims table does: one of the marks of a folder of ours. */
+bool ps_claims_is_table(int dir_fd);
+
 /* Maps `dir_fd`/claims. With `fresh` the file is made anew for n claims (the caller knows that nobody has it
  * open), else it must exist: PS_EDATA when it is not a table, PS_ENOTFOUND when missing, PS_ENOSPC, PS_EIO.
  * Blocks only on a disk. */

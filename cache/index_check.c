@@ -1,209 +1,258 @@
-/* Structural check of an LMDB file. In: its bytes; out: whether every offset in it stays inside. */
+/* Verdicts on index files. In: bytes; out: whether they are an index of ours in which everything agrees. */
 #include "cache/index_check.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "base/alloc.h"
+#include "base/hash.h"
+#include "cache/index_pages.h"
+#include "cache/index_rows.h"
 
-#define ORIGIN     "cache"
-#define PAGE       4096u
-#define PAGE_HEAD  16u
-#define NODE_HEAD  8u
-#define META_MAGIC 0xBEEFC0DEu
-#define DEPTH_MAX  16
-#define NO_PAGE    UINT64_MAX
+#define ORIGIN    "cache"
+#define SUM_CHUNK (256u << 10) /* stays in the L2 cache between the read and the sum */
 
-enum { P_BRANCH = 1, P_LEAF = 2, P_OVERFLOW = 4, P_META = 8 };
-enum { F_BIGDATA = 1, F_SUBDATA = 2, F_DUPDATA = 4 };
+/* ---- counting again ---- */
 
-/* Offsets inside the meta page's payload and its table descriptors. */
-enum {
-    META_VERSION = 4,
-    META_DBS = 24,
-    META_LAST_PAGE = 120,
-    META_TXNID = 128,
-    DB_BYTES = 48,
-    DB_DEPTH = 6,
-    DB_ROOT = 40
+/* A bitmap row of the file, and the one that the records make. */
+struct row {
+    uint32_t key;
+    const uint8_t *stored;
 };
 
-struct walk {
-    const uint8_t *bytes;
-    uint64_t pages;   /* last page + 1 */
-    uint64_t visited; /* more than pages: a loop */
-    bool free_list;   /* the tree being walked is LMDB's own */
+struct sums {
+    uint64_t n, bytes, padded_bytes;
 };
 
-static uint64_t u16_at(const uint8_t *p)
-{
-    return (uint64_t)p[0] | (uint64_t)p[1] << 8;
-}
+struct recount {
+    struct ps_index_meta meta;
+    int meta_code;    /* PS_ENOTFOUND until its row was met */
+    bool models_good; /* judged once the format is known: their rows come first */
+    uint64_t n_extents;
+    struct {
+        uint64_t bytes;
+        uint32_t used, high;
+    } classes[PS_CACHE_CLASSES];
+    struct sums recorded[PS_INDEX_MODELS_MAX], counted[PS_INDEX_MODELS_MAX];
+    uint8_t known[PS_INDEX_MODELS_MAX / 8]; /* models that have a row */
+    struct row *rows;                       /* by key */
+    uint8_t *found;                         /* bitmap i of the records at i * PS_ROWS_SLOTS_BYTES */
+    size_t n_rows, cap_rows;
+    size_t first_row[PS_CACHE_CLASSES];
+};
 
-static uint64_t u64_at(const uint8_t *p)
+static bool note_model(struct recount *rc, const struct ps_pages_record *r)
 {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static uint32_t u32_at(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static bool walk_tree(struct walk *w, uint64_t page, int levels);
-
-/* Page `at` if it exists and calls itself so. */
-static const uint8_t *page_at(struct walk *w, uint64_t at)
-{
-    if (at < 2 || at >= w->pages || ++w->visited > w->pages)
-        return NULL;
-    const uint8_t *p = w->bytes + at * PAGE;
-    return u64_at(p) == at ? p : NULL;
-}
-
-/* Data that did not fit its page lies in consecutive pages. */
-static const uint8_t *overflow_data(struct walk *w, const uint8_t *pointer, uint64_t data_bytes)
-{
-    const uint64_t at = u64_at(pointer);
-    const uint8_t *p = page_at(w, at);
-    if (!p || u16_at(p + 10) != P_OVERFLOW)
-        return NULL;
-    const uint64_t n = u32_at(p + 12);
-    if (n == 0 || n > w->pages - at || data_bytes > n * PAGE - PAGE_HEAD)
-        return NULL;
-    w->visited += n - 1;
-    return p + PAGE_HEAD;
-}
-
-/* A free list record: a count and that many page numbers, strictly falling. A wrong one would hand out pages in use. */
-static bool ids_ok(const struct walk *w, const uint8_t *data, uint64_t data_bytes)
-{
-    if (data_bytes < 8)
+    struct ps_model m;
+    uint8_t key[3];
+    if (r->key_bytes != sizeof key || ps_rows_read_model(r->data, r->data_bytes, &m) != 0)
         return false;
-    const uint64_t n = u64_at(data);
-    uint64_t above = w->pages;
-    if (n > data_bytes / 8 - 1)
+    ps_rows_model_key(m.number, key);
+    if (memcmp(key, r->key, sizeof key) != 0 || m.number >= PS_INDEX_MODELS_MAX)
         return false;
-    for (uint64_t i = 1; i <= n; i++) {
-        const uint64_t id = u64_at(data + 8 * i);
-        if (id >= above || id < 2)
-            return false;
-        above = id;
+    rc->recorded[m.number] =
+        (struct sums){.n = m.n_extents, .bytes = m.bytes, .padded_bytes = m.padded_bytes};
+    rc->known[m.number / 8] |= (uint8_t)(1u << (m.number % 8));
+    return true;
+}
+
+static bool note_info(void *user, const struct ps_pages_record *r)
+{
+    struct recount *rc = user;
+    if (r->key_bytes == sizeof PS_ROWS_META - 1 && memcmp(r->key, PS_ROWS_META, r->key_bytes) == 0)
+        rc->meta_code = ps_rows_read_meta(r->data, r->data_bytes, &rc->meta, NULL);
+    else if (!note_model(rc, r))
+        rc->models_good = false;
+    return true;
+}
+
+static bool note_row(void *user, const struct ps_pages_record *r)
+{
+    struct recount *rc = user;
+    uint32_t key;
+    if (r->key_bytes != sizeof key || r->data_bytes != PS_ROWS_SLOTS_BYTES ||
+        rc->n_rows == rc->cap_rows)
+        return false;
+    memcpy(&key, r->key, sizeof key);
+    const uint32_t cls = key >> 24;
+    if (cls >= PS_CACHE_CLASSES)
+        return false;
+    if (rc->n_rows == 0 || rc->rows[rc->n_rows - 1].key >> 24 != cls)
+        rc->first_row[cls] = rc->n_rows;
+    rc->rows[rc->n_rows++] = (struct row){.key = key, .stored = r->data};
+    return true;
+}
+
+/* Rows of a class mostly follow one another without gaps: the guess holds. */
+static size_t find_row(const struct recount *rc, int cls, uint32_t slot)
+{
+    const uint32_t key = ps_rows_bitmap_key(cls, slot);
+    const size_t guess = rc->first_row[cls] + slot / PS_ROWS_SLOTS_BITS;
+    size_t lo = 0, hi = rc->n_rows;
+    if (guess < hi && rc->rows[guess].key == key)
+        return guess;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if (rc->rows[mid].key < key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < rc->n_rows && rc->rows[lo].key == key ? lo : rc->n_rows;
+}
+
+static bool note_extent(void *user, const struct ps_pages_record *r)
+{
+    struct recount *rc = user;
+    struct ps_record rec;
+    if (r->key_bytes != PS_SHA256_BYTES || r->data_bytes != sizeof rec)
+        return false;
+    memcpy(&rec, r->data, sizeof rec);
+    if (!ps_rows_record_is_sane(&rec))
+        return false;
+    const size_t row = find_row(rc, rec.cls, rec.slot);
+    if (row == rc->n_rows)
+        return false;
+    const uint32_t i = rec.slot % PS_ROWS_SLOTS_BITS;
+    uint8_t *at = &rc->found[row * PS_ROWS_SLOTS_BYTES + i / 8];
+    const uint8_t bit = (uint8_t)(1u << (i % 8));
+    if (*at & bit) /* two extents in one slot */
+        return false;
+    *at |= bit;
+    const uint64_t padded = ps_budget_round(rec.bytes);
+    rc->n_extents++;
+    rc->classes[rec.cls].bytes += padded;
+    rc->classes[rec.cls].used++;
+    if (rc->classes[rec.cls].high <= rec.slot)
+        rc->classes[rec.cls].high = rec.slot + 1;
+    if (rec.model < PS_INDEX_MODELS_MAX) {
+        struct sums *s = &rc->counted[rec.model];
+        s->n++;
+        s->bytes += rec.bytes;
+        s->padded_bytes += padded;
     }
     return true;
 }
 
-/* A table inside the main table. What its records mean is not asked: a newer version may have other ones. */
-static bool walk_table(struct walk *w, const uint8_t *db)
+static bool counters_agree(const struct recount *rc)
 {
-    const uint64_t root = u64_at(db + DB_ROOT);
-    return root == NO_PAGE || walk_tree(w, root, (int)u16_at(db + DB_DEPTH));
-}
-
-static inline bool leaf_node_ok(struct walk *w, const uint8_t *node, uint64_t room)
-{
-    const uint64_t flags = u16_at(node + 4), key = u16_at(node + 6),
-                   data = u16_at(node) | u16_at(node + 2) << 16;
-    if (flags == 0 && !w->free_list) /* nearly all of them */
-        return key <= room && data <= room - key;
-    const uint64_t stored = flags & F_BIGDATA ? 8 : data;
-    if (key > room || stored > room - key || flags & F_DUPDATA || flags > 7)
+    if (rc->meta.n_extents != rc->n_extents)
         return false;
-    const uint8_t *value = node + NODE_HEAD + key;
-    if (flags & F_BIGDATA && !(value = overflow_data(w, value, data)))
-        return false;
-    if (w->free_list)
-        return key == 8 && ids_ok(w, value, data);
-    if (flags & F_SUBDATA)
-        return data == DB_BYTES && !(flags & F_BIGDATA) && walk_table(w, value);
+    for (int i = 0; i < PS_CACHE_CLASSES; i++)
+        if (rc->meta.classes[i].bytes != rc->classes[i].bytes ||
+            rc->meta.classes[i].used != rc->classes[i].used ||
+            rc->meta.classes[i].high < rc->classes[i].high)
+            return false;
+    for (size_t i = 0; i < rc->n_rows; i++)
+        if (memcmp(rc->rows[i].stored, rc->found + i * PS_ROWS_SLOTS_BYTES, PS_ROWS_SLOTS_BYTES) != 0)
+            return false;
+    for (size_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
+        if (rc->known[i / 8] >> (i % 8) & 1 &&
+            memcmp(&rc->recorded[i], &rc->counted[i], sizeof rc->counted[i]) != 0)
+            return false;
     return true;
 }
 
-static bool branch_node_ok(struct walk *w, const uint8_t *node, uint64_t room, int levels)
-{
-    const uint64_t child = u16_at(node) | u16_at(node + 2) << 16 | u16_at(node + 4) << 32;
-    return u16_at(node + 6) <= room && walk_tree(w, child, levels - 1);
-}
+/* ---- one file ---- */
 
-static bool walk_tree(struct walk *w, uint64_t page, int levels)
+/* Tables that this version doesn't know, or of which a newer one makes something else: their pages only. */
+static int walk_unknown(struct ps_pages *p, bool newer)
 {
-    const uint8_t *p = page_at(w, page);
-    if (!p || levels < 1 || levels > DEPTH_MAX)
-        return false;
-    const uint64_t flags = u16_at(p + 10), lower = u16_at(p + 12), upper = u16_at(p + 14);
-    if (flags != (levels > 1 ? P_BRANCH : P_LEAF) || lower < PAGE_HEAD || lower % 2 != 0 ||
-        lower > upper || upper > PAGE)
-        return false;
-    const uint64_t n = (lower - PAGE_HEAD) / 2;
-    if (n < (levels > 1 ? 2u : 1u))
-        return false;
-    for (uint64_t i = 0; i < n; i++) {
-        const uint64_t at = u16_at(p + PAGE_HEAD + 2 * i);
-        if (at < upper || at > PAGE - NODE_HEAD)
-            return false;
-        const uint64_t room = PAGE - at - NODE_HEAD;
-        if (levels > 1 ? !branch_node_ok(w, p + at, room, levels) : !leaf_node_ok(w, p + at, room))
-            return false;
+    static const char *const ours[] = {"extents", "slots", "info"};
+    for (size_t i = 0; i < p->n_tables; i++) {
+        bool known = false;
+        for (size_t j = 0; j < sizeof ours / sizeof *ours; j++)
+            known = known || ps_pages_find(p, ours[j]) == &p->tables[i];
+        const bool walked = ps_pages_find(p, "info") == &p->tables[i];
+        if ((newer ? !walked : !known) && ps_pages_walk(p, &p->tables[i], NULL, NULL) != 0)
+            return PS_EDATA;
     }
-    return true;
+    return 0;
 }
 
-static bool meta_ok(const uint8_t *page)
+static int recount_tables(struct ps_pages *p, struct recount *rc)
 {
-    const uint8_t *m = page + PAGE_HEAD;
-    return u16_at(page + 10) == P_META && u32_at(m) == META_MAGIC;
+    const struct ps_pages_table *extents = ps_pages_find(p, "extents"),
+                                *slots = ps_pages_find(p, "slots");
+    if (!extents || !slots || extents->flags != 0 || slots->flags != PS_PAGES_NUMERIC)
+        return PS_EDATA;
+    /* Each row takes a part of a page: a number that the file can't hold is damage, not a reason to allocate. */
+    if (slots->n_records > p->n_pages * 8)
+        return PS_EDATA;
+    rc->cap_rows = (size_t)slots->n_records;
+    rc->rows = ps_calloc(rc->cap_rows + 1, sizeof *rc->rows);
+    rc->found = ps_calloc(rc->cap_rows + 1, PS_ROWS_SLOTS_BYTES);
+    if (!rc->rows || !rc->found)
+        return PS_ENOMEM;
+    if (ps_pages_walk(p, slots, note_row, rc) != 0 || ps_pages_walk(p, extents, note_extent, rc) != 0)
+        return PS_EDATA;
+    return counters_agree(rc) ? 0 : PS_EDATA;
 }
 
-static bool file_ok(const uint8_t *bytes, uint64_t len)
+static int check_tables(struct ps_pages *p, struct recount *rc)
 {
-    if (len < 2 * PAGE || !meta_ok(bytes) || !meta_ok(bytes + PAGE))
-        return false;
-    /* LMDB goes on from the newer of the two. */
-    const uint8_t *m = bytes + PAGE_HEAD, *other = bytes + PAGE + PAGE_HEAD;
-    if (u64_at(other + META_TXNID) > u64_at(m + META_TXNID))
-        m = other;
-    if (u32_at(m + META_VERSION) != 1)
-        return true; /* another LMDB's: for LMDB to refuse by name */
-    const uint64_t last = u64_at(m + META_LAST_PAGE);
-    if (last < 1 || last >= len / PAGE || u32_at(m + META_DBS) != PAGE)
-        return false;
-    struct walk w = {.bytes = bytes, .pages = last + 1};
-    for (int i = 0; i < 2; i++) {
-        const uint8_t *db = m + META_DBS + i * DB_BYTES;
-        const uint64_t root = u64_at(db + DB_ROOT);
-        w.free_list = i == 0;
-        if (root != NO_PAGE && !walk_tree(&w, root, (int)u16_at(db + DB_DEPTH)))
-            return false;
-    }
-    return true;
+    const struct ps_pages_table *info = ps_pages_find(p, "info");
+    if (p->foreign || (p->n_tables == 0 && p->txnid == 0)) /* LMDB's to refuse; new, not filled yet */
+        return 0;
+    if (!info || info->flags != 0)
+        return PS_EDATA;
+    rc->meta_code = PS_ENOTFOUND;
+    rc->models_good = true;
+    if (ps_pages_walk(p, info, note_info, rc) != 0)
+        return PS_EDATA;
+    const bool newer = rc->meta_code == PS_EUNSUPPORTED;
+    if (!newer && (rc->meta_code != 0 || !rc->models_good))
+        return PS_EDATA;
+    const int others = walk_unknown(p, newer);
+    return newer ? others : others == 0 ? recount_tables(p, rc) : others;
 }
 
 int ps_index_check(const void *bytes, size_t len, struct ps_err *err)
 {
-    return file_ok(bytes, len)
-               ? 0
-               : ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: its pages don't hang together");
+    struct ps_pages p;
+    struct recount *rc = ps_calloc(1, sizeof *rc);
+    int code = rc ? ps_pages_begin(&p, bytes, len) : PS_ENOMEM;
+    if (code == 0)
+        code = check_tables(&p, rc);
+    if (rc) {
+        ps_pages_end(&p);
+        ps_free(rc->rows);
+        ps_free(rc->found);
+    }
+    ps_free(rc);
+    if (code == PS_ENOMEM)
+        return ps_err_set(err, code, ORIGIN, "index: check: out of memory");
+    return code == 0 ? 0 : ps_err_set(err, code, ORIGIN, "index: damaged: its parts don't agree");
+}
+
+/* A regular file for reading; negative code. Anything else under this name (a pipe would block) is damage. */
+static int open_regular(const char *path, struct stat *st, struct ps_err *err)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return ps_err_set(err,
+                          errno == ENOENT  ? PS_ENOTFOUND
+                          : errno == ELOOP ? PS_EDATA
+                                           : PS_EIO,
+                          ORIGIN, "index: %s", strerror(errno));
+    if (fstat(fd, st) == 0 && S_ISREG(st->st_mode))
+        return fd;
+    close(fd);
+    return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: no regular file");
 }
 
 int ps_index_check_file(const char *path, struct ps_err *err)
 {
     struct stat st;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return ps_err_set(err, errno == ENOENT ? PS_ENOTFOUND : PS_EIO, ORIGIN, "index: %s",
-                          strerror(errno));
+    const int fd = open_regular(path, &st, err);
     int rc = 0;
-    if (fstat(fd, &st) != 0)
-        rc = ps_err_set(err, PS_EIO, ORIGIN, "index: %s", strerror(errno));
-    else if (st.st_size > 0) { /* an empty file is one that LMDB will fill */
+    if (fd < 0)
+        return fd;
+    if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
         if (p == MAP_FAILED) {
             rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "index: map: %s", strerror(errno));
@@ -213,5 +262,33 @@ int ps_index_check_file(const char *path, struct ps_err *err)
         }
     }
     close(fd);
+    return rc;
+}
+
+/* Read, not mapped: a sector that can't be read is an error here and would be SIGBUS there. */
+int ps_index_sum_file(struct ps_index_sum *out, const char *path, struct ps_err *err)
+{
+    struct ps_index_sum s = {.bytes = 0};
+    struct stat st;
+    const int fd = open_regular(path, &st, err);
+    if (fd < 0)
+        return fd;
+    uint8_t *buf = ps_malloc(SUM_CHUNK);
+    int rc = buf ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "index: sum: out of memory");
+    for (ssize_t n = 1; rc == 0 && n > 0;) {
+        n = pread(fd, buf, SUM_CHUNK, (off_t)s.bytes);
+        if (n < 0 && errno == EINTR) {
+            n = 1;
+        } else if (n < 0) {
+            rc = ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: read: %s", strerror(errno));
+        } else {
+            s.crc32c = ps_crc32c(s.crc32c, buf, (size_t)n);
+            s.bytes += (uint64_t)n;
+        }
+    }
+    ps_free(buf);
+    close(fd);
+    if (rc == 0)
+        *out = s;
     return rc;
 }

@@ -11,11 +11,12 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "cache/index_rows.h"
 
 #define ORIGIN      "cache"
 #define PATH_BYTES  4096
-#define SLOTS_BITS  4096u
-#define SLOTS_BYTES (SLOTS_BITS / 8)
+#define SLOTS_BITS  PS_ROWS_SLOTS_BITS
+#define SLOTS_BYTES PS_ROWS_SLOTS_BYTES
 #define READ_POOL                                                                                  \
     6           /* ended read transactions kept for reuse: no allocation and no lock per lookup */
 #define TRIES 8 /* map growth and its like, per call */
@@ -198,44 +199,40 @@ static int open_tables(struct ps_index *ix, MDB_txn *txn, unsigned flags)
     return rc;
 }
 
-static int put_meta(struct ps_index *ix, MDB_txn *txn, const struct ps_index_meta *meta)
+static int put_meta(struct ps_index *ix, MDB_txn *txn, struct ps_index_meta *meta)
 {
-    char name[] = "meta";
-    MDB_val k = {.mv_size = 4, .mv_data = name}, v = {.mv_size = sizeof *meta};
+    char name[] = PS_ROWS_META;
+    MDB_val k = {.mv_size = sizeof name - 1, .mv_data = name}, v = {.mv_size = sizeof *meta};
+    ps_rows_seal_meta(meta);
     const int rc = mdb_put(txn, ix->info, &k, &v, MDB_RESERVE);
     if (rc == 0)
         memcpy(v.mv_data, meta, sizeof *meta);
     return rc;
 }
 
-/* Any later format keeps the name "meta" and the version in its first four bytes. */
+/* Checked each time: the budget rests on these counters. */
 static int get_meta(const struct ps_index *ix, MDB_txn *txn, struct ps_index_meta *meta,
                     struct ps_err *err)
 {
-    char name[] = "meta";
-    MDB_val k = {.mv_size = 4, .mv_data = name}, v;
+    char name[] = PS_ROWS_META;
+    MDB_val k = {.mv_size = sizeof name - 1, .mv_data = name}, v;
     uint32_t format;
     const int rc = mdb_get(txn, ix->info, &k, &v);
     if (rc != 0)
         return lmdb_error(ix, rc, "counters", err);
-    if (v.mv_size < sizeof format)
-        return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: short counters");
-    memcpy(&format, v.mv_data, sizeof format);
-    if (format > PS_INDEX_FORMAT)
+    const int code = ps_rows_read_meta(v.mv_data, v.mv_size, meta, &format);
+    if (code == PS_EUNSUPPORTED)
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                           "cache: %s: made by a newer Penstock (format %u, this one knows %u): "
                           "upgrade, or use another "
                           "--cache",
                           ix->dir, format, PS_INDEX_FORMAT);
-    if (format == 0 || v.mv_size != sizeof *meta)
-        return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: counters of format %u", format);
-    memcpy(meta, v.mv_data, sizeof *meta);
-    return 0;
+    return code == 0 ? 0 : ps_err_set(err, code, ORIGIN, "index: damaged: counters");
 }
 
 static int create_tables(struct ps_index *ix, struct ps_err *err)
 {
-    const struct ps_index_meta meta = {.format = PS_INDEX_FORMAT};
+    struct ps_index_meta meta = {.format = PS_INDEX_FORMAT};
     MDB_txn *txn;
     int rc = mdb_txn_begin(ix->env, NULL, 0, &txn);
     if (rc != 0)
@@ -473,13 +470,6 @@ int ps_index_read_meta(struct ps_index_read *r, struct ps_index_meta *meta, stru
     return get_meta(r->ix, r->txn, meta, err);
 }
 
-/* Values come from a file: nothing in them is used as an index before this. */
-static bool record_is_sane(const struct ps_record *rec)
-{
-    return rec->cls < PS_CACHE_CLASSES && rec->bytes > 0 &&
-           rec->bytes <= ps_budget_class_bytes(rec->cls);
-}
-
 static int get_record(const struct ps_index *ix, MDB_txn *txn, const uint8_t *key,
                       struct ps_record *rec, struct ps_err *err)
 {
@@ -493,7 +483,7 @@ static int get_record(const struct ps_index *ix, MDB_txn *txn, const uint8_t *ke
     if (v.mv_size != sizeof got)
         return lmdb_error(ix, MDB_CORRUPTED, "read", err);
     memcpy(&got, v.mv_data, sizeof got);
-    if (!record_is_sane(&got))
+    if (!ps_rows_record_is_sane(&got))
         return lmdb_error(ix, MDB_CORRUPTED, "read", err);
     *rec = got;
     return 0;
@@ -528,16 +518,11 @@ int ps_index_get_meta(struct ps_index *ix, struct ps_index_meta *meta, struct ps
     return code;
 }
 
-static uint32_t bitmap_key(int cls, uint32_t slot)
-{
-    return (uint32_t)cls << 24 | slot / SLOTS_BITS;
-}
-
 /* The bitmap that covers a slot, borrowed until the transaction goes on; NULL when all its slots are free. */
 static int get_bitmap(const struct ps_index *ix, MDB_txn *txn, int cls, uint32_t slot,
                       const uint8_t **bits)
 {
-    uint32_t id = bitmap_key(cls, slot);
+    uint32_t id = ps_rows_bitmap_key(cls, slot);
     MDB_val k = {.mv_size = sizeof id, .mv_data = &id}, v;
     const int rc = mdb_get(txn, ix->slots, &k, &v);
     *bits = NULL;
@@ -585,16 +570,13 @@ int ps_index_read_free_slot(struct ps_index_read *r, int cls, uint32_t from, uin
 
 static int get_model(const struct ps_index *ix, MDB_txn *txn, uint16_t number, struct ps_model *model)
 {
-    uint8_t name[3] = {'m', (uint8_t)(number >> 8), (uint8_t)number};
+    uint8_t name[3];
+    ps_rows_model_key(number, name);
     MDB_val k = {.mv_size = sizeof name, .mv_data = name}, v;
     const int rc = mdb_get(txn, ix->info, &k, &v);
     if (rc != 0)
         return rc == MDB_NOTFOUND ? PS_ENOTFOUND : PS_EDATA;
-    if (v.mv_size != sizeof *model)
-        return PS_EDATA;
-    memcpy(model, v.mv_data, sizeof *model);
-    model->label[PS_INDEX_LABEL_MAX - 1] = 0;
-    return 0;
+    return ps_rows_read_model(v.mv_data, v.mv_size, model);
 }
 
 int ps_index_read_model(struct ps_index_read *r, uint16_t number, struct ps_model *model)
@@ -625,7 +607,7 @@ int ps_index_scan(struct ps_index *ix, const uint8_t *after, struct ps_keyed_rec
             }
             memcpy(recs[got].key, k.mv_data, PS_SHA256_BYTES);
             memcpy(&recs[got].rec, v.mv_data, sizeof recs->rec);
-            if (record_is_sane(&recs[got].rec))
+            if (ps_rows_record_is_sane(&recs[got].rec))
                 got++;
         }
         mdb_cursor_close(cursor);
@@ -650,10 +632,12 @@ static int each_model(const struct ps_index *ix, MDB_txn *txn,
     rc = mdb_cursor_get(cursor, &k, &v, MDB_SET_RANGE);
     for (; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
         struct ps_model m;
-        if (k.mv_size != 3 || v.mv_size != sizeof m)
+        if (k.mv_size != 3)
             continue; /* "meta" sorts among them */
-        memcpy(&m, v.mv_data, sizeof m);
-        m.label[PS_INDEX_LABEL_MAX - 1] = 0;
+        if (ps_rows_read_model(v.mv_data, v.mv_size, &m) != 0) {
+            rc = MDB_CORRUPTED;
+            break;
+        }
         if (!fn(user, &m))
             break;
     }
@@ -716,7 +700,7 @@ static int set_slot(struct ps_index_write *w, int cls, uint32_t slot, bool used,
 {
     const uint8_t *old;
     uint8_t bits[SLOTS_BYTES] = {0};
-    uint32_t id = bitmap_key(cls, slot);
+    uint32_t id = ps_rows_bitmap_key(cls, slot);
     MDB_val k = {.mv_size = sizeof id, .mv_data = &id}, v = {.mv_size = sizeof bits, .mv_data = bits};
     int rc = get_bitmap(w->ix, w->txn, cls, slot, &old);
     if (rc != 0)
@@ -746,8 +730,9 @@ static int count_record(struct ps_index_write *w, const struct ps_record *rec, u
     else if (w->meta.classes[rec->cls].high <= rec->slot)
         w->meta.classes[rec->cls].high = rec->slot + 1;
     struct ps_model m;
-    if (get_model(w->ix, w->txn, rec->model, &m) != 0)
-        return 0; /* its row is gone: nobody asks for its sums */
+    const int code = get_model(w->ix, w->txn, rec->model, &m);
+    if (code != 0) /* its row is gone: nobody asks for its sums */
+        return code == PS_ENOTFOUND ? 0 : fail(w, MDB_CORRUPTED, "model", err);
     m.bytes += rec->bytes * sign;
     m.padded_bytes += padded * sign;
     m.n_extents += sign;
@@ -851,16 +836,20 @@ int ps_index_write_free_number(struct ps_index_write *w, uint16_t *number, struc
 int ps_index_write_put_model(struct ps_index_write *w, const struct ps_model *model,
                              struct ps_err *err)
 {
-    uint8_t name[3] = {'m', (uint8_t)(model->number >> 8), (uint8_t)model->number};
+    struct ps_model sealed = *model;
+    uint8_t name[3];
+    ps_rows_seal_model(&sealed);
+    ps_rows_model_key(model->number, name);
     MDB_val k = {.mv_size = sizeof name, .mv_data = name};
-    MDB_val v = {.mv_size = sizeof *model, .mv_data = (void *)(uintptr_t)model};
+    MDB_val v = {.mv_size = sizeof sealed, .mv_data = &sealed};
     const int rc = mdb_put(w->txn, w->ix->info, &k, &v, 0);
     return rc == 0 ? 0 : fail(w, rc, "model", err);
 }
 
 int ps_index_write_remove_model(struct ps_index_write *w, uint16_t number, struct ps_err *err)
 {
-    uint8_t name[3] = {'m', (uint8_t)(number >> 8), (uint8_t)number};
+    uint8_t name[3];
+    ps_rows_model_key(number, name);
     MDB_val k = {.mv_size = sizeof name, .mv_data = name};
     const int rc = mdb_del(w->txn, w->ix->info, &k, NULL);
     return rc == 0 || rc == MDB_NOTFOUND ? 0 : fail(w, rc, "model", err);

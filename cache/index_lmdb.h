@@ -2,7 +2,7 @@
  *
  * Three tables in one environment (`index/data.mdb`): extents (key -> ps_record), slots (one 512-byte bitmap
  * per class and 4096 slots) and info (counters, models). Every change of one is in the same transaction as the
- * others, so opening needs no scan: counters are read, never computed.
+ * others, so opening after a clean close needs no scan: counters are read, with their checksum, not computed.
  *
  * Read transactions last microseconds: records are copied out and the transaction ends before anything else
  * happens, because LMDB can't reuse a page that a reader might see (measured: 1,000 commits under one open
@@ -20,8 +20,8 @@
 #include "base/hash.h"
 #include "cache/budget.h"
 
-#define PS_INDEX_FORMAT     1u
-#define PS_INDEX_LABEL_MAX  160 /* with NUL */
+#define PS_INDEX_FORMAT     2u  /* 1: without checksums, in no release */
+#define PS_INDEX_LABEL_MAX  156 /* with NUL */
 #define PS_INDEX_MODELS_MAX 4096
 #define PS_INDEX_LOCK_BYTES 32768
 
@@ -39,9 +39,9 @@ struct ps_record { /* 24 bytes on disk, little-endian as the machines that we ru
     uint16_t reserved;
 };
 
-struct ps_index_meta {
+struct ps_index_meta { /* checksums are set and checked by index_rows.c */
     uint32_t format;
-    uint32_t reserved;
+    uint32_t format_check; /* of format alone: these two stay in their place in every format */
     uint64_t n_extents;
     uint64_t use_clock; /* counts uses of models: an LRU stamp that no wall clock can turn back */
     struct {
@@ -49,6 +49,8 @@ struct ps_index_meta {
         uint32_t used, high; /* slots in use; first slot never used */
     } classes[PS_CACHE_CLASSES];
     uint64_t committed[PS_CACHE_PROCESSES]; /* per process number: its last batch that is in here (claims.h) */
+    uint32_t check;                         /* of all before it */
+    uint32_t reserved;
 };
 
 struct ps_model {
@@ -62,6 +64,7 @@ struct ps_model {
     uint8_t pinned;
     uint8_t reserved;
     char label[PS_INDEX_LABEL_MAX];
+    uint32_t check; /* of all before it (index_rows.c) */
 };
 
 struct ps_index;
@@ -76,9 +79,9 @@ struct ps_index_options {
     bool unlocked;      /* read-only and the lock file can't be written */
     uint64_t map_bytes; /* address space; grows by itself when full */
 };
-/* Opens or creates (unless read-only) the environment in `dir`, which must exist. PS_EDATA: damaged, make it
- * anew. PS_EUNSUPPORTED: made by a newer version (named), or the PID-namespace advice. PS_ENOSPC, PS_EIO,
- * PS_ENOTFOUND. Blocks. */
+/* Opens or creates (unless read-only) the environment in `dir`, which must exist. LMDB believes its file: who is
+ * not sure of it asks index_check.h first. PS_EDATA: damaged, make it anew. PS_EUNSUPPORTED: made by a newer
+ * version (named), or the PID-namespace advice. PS_ENOSPC, PS_EIO, PS_ENOTFOUND. Blocks. */
 int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,
                   struct ps_err *err);
 void ps_index_close(struct ps_index *ix);

@@ -15,15 +15,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/alloc.h"
-#include "base/clock.h"
+#include "base/hash.h"
 #include "base/host.h"
 #include "base/log.h"
 #include "cache/cache_internal.h"
 #include "cache/index_check.h"
+#include "cache/owner.h"
 
-#define TAG_TEXT                                                                                   \
-    "Signature: 8a477f597d28d172789f06886806bc55\n# Made by Penstock: model weights that can be "  \
-    "fetched again.\n"
 #define MAP_BYTES_MIN (256ull << 20)
 #define MAP_BYTES_MAX (64ull << 30)
 /* Slabs may differ from the recorded sums by the file system's own blocks; more than this is a leak. */
@@ -42,41 +40,10 @@ static bool not_writable(int e)
     return e == EROFS || e == EACCES || e == EPERM;
 }
 
-static int write_tag(struct ps_cache *c, struct ps_err *err)
-{
-    const int fd = openat(c->dir_fd, "CACHEDIR.TAG",
-                          O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return errno == EEXIST ? 0 : sys_error(c, errno, "CACHEDIR.TAG", err);
-    const ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
-    const int e = errno;
-    close(fd);
-    return n == (ssize_t)sizeof TAG_TEXT - 1 ? 0
-                                             : sys_error(c, n < 0 ? e : ENOSPC, "CACHEDIR.TAG", err);
-}
-
 static int make_dir(struct ps_cache *c, const char *name, struct ps_err *err)
 {
     return mkdirat(c->dir_fd, name, 0700) == 0 || errno == EEXIST ? 0
                                                                   : sys_error(c, errno, name, err);
-}
-
-/* Removes a directory of ours and the plain files in it. */
-static void remove_dir(struct ps_cache *c, const char *name)
-{
-    const int fd = openat(c->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return;
-    DIR *d = fdopendir(fd);
-    if (!d) {
-        close(fd);
-        return;
-    }
-    for (struct dirent *e = readdir(d); e; e = readdir(d))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            (void)unlinkat(dirfd(d), e->d_name, 0);
-    closedir(d);
-    (void)unlinkat(c->dir_fd, name, AT_REMOVEDIR);
 }
 
 static void index_path(const struct ps_cache *c, char out[PS_CACHE_PATH_MAX + 32], const char *name)
@@ -86,9 +53,7 @@ static void index_path(const struct ps_cache *c, char out[PS_CACHE_PATH_MAX + 32
 
 static int make_layout(struct ps_cache *c, struct ps_err *err)
 {
-    int rc = write_tag(c, err);
-    if (rc == 0)
-        rc = make_dir(c, "index", err);
+    int rc = make_dir(c, "index", err);
     if (rc == 0)
         rc = make_dir(c, "slabs", err);
     return rc;
@@ -113,36 +78,37 @@ static int open_slabs(struct ps_cache *c, struct ps_err *err)
 
 /* ---- the clean mark ---- */
 
-/* What data.mdb looked like when the last process closed it: written into the lock file. If it looks the same
- * now, nobody has touched it and its pages need no walk. */
+/* The sum of data.mdb when the last process closed it, in the lock file. A file with that sum is the one that was
+ * closed, whatever its name, time or disk: it needs no walk. Any other is one that a process died over, or damage;
+ * the walk tells (index_check.h). The mark is never taken back: what it says of an older file stays true. */
 struct clean_mark {
-    uint64_t ino, size, mtime_s, mtime_ns;
+    char magic[8];
+    struct ps_index_sum sum;
+    uint32_t check; /* of all before it */
+    uint32_t reserved;
 };
 
-static bool mark_of(struct ps_cache *c, struct clean_mark *m)
+static uint32_t mark_check(const struct clean_mark *m)
 {
-    struct stat st;
-    if (fstatat(c->dir_fd, "index/data.mdb", &st, AT_SYMLINK_NOFOLLOW) != 0)
-        return false;
-    *m = (struct clean_mark){.ino = st.st_ino,
-                             .size = (uint64_t)st.st_size,
-                             .mtime_s = (uint64_t)st.st_mtim.tv_sec,
-                             .mtime_ns = (uint64_t)st.st_mtim.tv_nsec};
-    return true;
+    return ps_crc32c(0, m, offsetof(struct clean_mark, check));
 }
 
-static bool closed_cleanly(struct ps_cache *c)
+static bool read_mark(const struct ps_cache *c, struct clean_mark *m)
 {
-    struct clean_mark now, then;
-    return mark_of(c, &now) && pread(c->lock_fd, &then, sizeof then, 0) == (ssize_t)sizeof then &&
-           memcmp(&now, &then, sizeof now) == 0;
+    return c->lock_fd >= 0 && pread(c->lock_fd, m, sizeof *m, 0) == (ssize_t)sizeof *m &&
+           memcmp(m->magic, PS_OWNER_MARK_MAGIC, sizeof m->magic) == 0 && mark_check(m) == m->check;
 }
 
 static void leave_mark(struct ps_cache *c)
 {
-    struct clean_mark now;
-    if (!mark_of(c, &now) || pwrite(c->lock_fd, &now, sizeof now, 0) != (ssize_t)sizeof now)
-        (void)ftruncate(c->lock_fd, 0);
+    char path[PS_CACHE_PATH_MAX + 32];
+    struct clean_mark m = {.reserved = 0};
+    memcpy(m.magic, PS_OWNER_MARK_MAGIC, sizeof m.magic);
+    index_path(c, path, "index/data.mdb");
+    if (ps_index_sum_file(&m.sum, path, NULL) != 0)
+        return;
+    m.check = mark_check(&m);
+    (void)pwrite(c->lock_fd, &m, sizeof m, 0); /* none, or half of one: then the next opening walks */
 }
 
 /* ---- the index ---- */
@@ -157,8 +123,8 @@ static uint64_t map_bytes(uint64_t budget)
 
 static void throw_away(struct ps_cache *c)
 {
-    remove_dir(c, "index");
-    remove_dir(c, "slabs");
+    ps_owner_remove_dir(c->dir_fd, "index");
+    ps_owner_remove_dir(c->dir_fd, "slabs");
     (void)unlinkat(c->dir_fd, "claims", 0);
 }
 
@@ -172,20 +138,37 @@ static int try_index(struct ps_cache *c, uint64_t budget, struct ps_err *err)
     return ps_index_open(&c->index, path, &o, err);
 }
 
-static int check_pages(struct ps_cache *c, struct ps_err *err)
+/* Before LMDB sees the file, and only while no process can write it. */
+static int check_index(struct ps_cache *c, struct ps_err *err)
 {
     char path[PS_CACHE_PATH_MAX + 32];
-    if (closed_cleanly(c))
-        return 0;
+    struct clean_mark then;
+    struct ps_index_sum now = {.bytes = 0};
+    const bool marked = read_mark(c, &then);
     index_path(c, path, "index/data.mdb");
-    const int rc = ps_index_check_file(path, err);
-    return rc == PS_ENOTFOUND ? 0 : rc;
+    const int rc = ps_index_sum_file(&now, path, err);
+    if (rc != 0)
+        return rc == PS_ENOTFOUND ? 0 : rc;
+    if (now.bytes == 0) /* LMDB fills it, but what it held before is gone: say so */
+        return !marked ? 0 : ps_err_set(err, PS_EDATA, PS_CACHE_ORIGIN, "index: damaged: emptied");
+    if (marked && memcmp(&now, &then.sum, sizeof now) == 0)
+        return 0;
+    return ps_index_check_file(path, err);
 }
 
-/* `alone`: may repair. */
-static int open_index(struct ps_cache *c, uint64_t budget, bool alone, struct ps_err *err)
+static void start_anew(struct ps_cache *c)
 {
-    int rc = alone ? check_pages(c, err) : 0;
+    ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN, "%s: the index was damaged: starting with an empty cache",
+           c->dir);
+    throw_away(c);
+    c->rebuilt = true;
+}
+
+/* `no_process`: nobody writes; `alone`: nobody reads either, so that it may be repaired. */
+static int open_index(struct ps_cache *c, uint64_t budget, bool no_process, bool alone,
+                      struct ps_err *err)
+{
+    int rc = no_process ? check_index(c, err) : 0;
     if (rc == 0)
         rc = try_index(c, budget, err);
     if (rc != PS_EDATA)
@@ -195,9 +178,7 @@ static int open_index(struct ps_cache *c, uint64_t budget, bool alone, struct ps
             err, PS_EDATA, PS_CACHE_ORIGIN,
             "cache: %s: the index is damaged and in use: stop the other processes and start again",
             c->dir);
-    ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN, "%s: the index was damaged: starting with an empty cache",
-           c->dir);
-    throw_away(c);
+    start_anew(c);
     rc = make_layout(c, err);
     return rc == 0 ? try_index(c, budget, err) : rc;
 }
@@ -381,7 +362,7 @@ static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
         if (renameat(c->dir_fd, "index.new/data.mdb", c->dir_fd, "index/data.mdb") != 0)
             rc = sys_error(c, errno, "index.new", err);
     }
-    remove_dir(c, "index.new");
+    ps_owner_remove_dir(c->dir_fd, "index.new");
     if (!c->index) {
         const int opened = try_index(c, budget, rc == 0 ? err : NULL);
         rc = rc == 0 ? opened : rc;
@@ -422,6 +403,9 @@ static int open_lock_file(struct ps_cache *c, const struct ps_cache_options *o, 
 {
     if (o->must_exist && faccessat(c->dir_fd, "index/data.mdb", F_OK, AT_EACCESS) != 0)
         return ps_err_set(err, PS_ENOTFOUND, PS_CACHE_ORIGIN, "cache: %s holds no cache", c->dir);
+    const int rc = ps_owner_check(c->dir_fd, c->dir, !o->read_only, !o->must_exist, err);
+    if (rc != 0) /* before anything is made here */
+        return rc;
     if (!o->read_only) {
         c->lock_fd = openat(c->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (c->lock_fd >= 0)
@@ -470,7 +454,14 @@ static int open_read_only(struct ps_cache *c, struct ps_err *err)
     if (c->lock_fd >= 0)
         (void)fcntl(c->lock_fd, F_SETLK, &l); /* whoever wants to be alone sees this reader */
     c->unlocked = faccessat(c->dir_fd, "index/lock.mdb", W_OK, AT_EACCESS) != 0;
-    int rc = try_index(c, MAP_BYTES_MIN, err);
+    int rc = c->lock_fd < 0 || !ps_claims_any_process(c->lock_fd) ? check_index(c, err) : 0;
+    if (rc == 0)
+        rc = try_index(c, MAP_BYTES_MIN, err);
+    if (rc == PS_EDATA)
+        return ps_err_set(err, rc, PS_CACHE_ORIGIN,
+                          "cache: %s: the index is damaged: penstock cache verify --repair empties "
+                          "the cache, and so does the next run: it is filled again",
+                          c->dir);
     if (rc == 0)
         rc = open_slabs(c, err);
     if (rc == 0)
@@ -484,10 +475,10 @@ static int open_writable(struct ps_cache *c, const struct ps_cache_options *o, s
     const bool alone = no_process && !ps_claims_any_reader(c->lock_fd);
     struct ps_index_meta meta;
     if (alone)
-        remove_dir(c, "index.new");
+        ps_owner_remove_dir(c->dir_fd, "index.new");
     int rc = make_layout(c, err);
     if (rc == 0)
-        rc = open_index(c, o->budget_bytes, alone, err);
+        rc = open_index(c, o->budget_bytes, no_process, alone, err);
     if (rc == 0)
         rc = open_slabs(c, err);
     if (rc == 0 && no_process) /* a read-only user may have kept the last writer's unfinished word */
@@ -532,13 +523,11 @@ int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct
     if (rc == PS_EDATA && !c->read_only && c->claims == NULL && c->index &&
         !ps_claims_any_process(c->lock_fd)) {
         /* A running process had met damage that opening does not see. */
-        ps_log(PS_LOG_WARN, PS_CACHE_ORIGIN,
-               "%s: the index was damaged: starting with an empty cache", c->dir);
         ps_index_close(c->index);
         ps_slabs_close(c->slabs);
         c->index = NULL;
         c->slabs = NULL;
-        throw_away(c);
+        start_anew(c);
         rc = open_writable(c, o, err);
     }
     drop_open_lock(c);

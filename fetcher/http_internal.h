@@ -6,8 +6,10 @@
  *             ^                   |  reply check, bytes scattered into           |
  *             |                   |  the callers' buffers                        |
  *             +-- after a delay --+ (broken: only the missing tail)              |
+ *             +---- errand -------+ (no credentials or address yet, or stale)    |
  *             +------------------------- wrong hash, once -----------------------+
  *
+ * Address, headers and cures are the origin's (http_origin.h): one implementation per scheme.
  * done() is always called by a finisher, so that a slow callback never holds up a socket. The
  * lock is never held while calling libcurl's transfer functions or a callback. */
 #ifndef PS_FETCHER_HTTP_INTERNAL_H
@@ -15,17 +17,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <curl/curl.h>
+#include "fetcher/http_origin.h"
 #include "fetcher/range_heap.h"
 #include "fetcher/range_plan.h"
-#include "fetcher/reply.h"
-#include "fetcher/store.h"
-#include "fetcher/uri.h"
 
 #define PS_HTTP_MAX_CONNECTIONS 256
 #define PS_HTTP_MAX_NET_THREADS 4
 #define PS_HTTP_FINISHERS       2
 #define PS_HTTP_MAX_HOPS        5
 #define PS_HTTP_OBJECT_BUCKETS  256
+#define PS_HTTP_MAX_CURES                                                                          \
+    3 /* of one transfer or job: region, clock and credentials may each be wrong */
 
 /* Where the bytes of a blocking get or head go: the size is not known before the reply. Touched
  * by one thread at a time: the net thread until done(), then the one that waits. */
@@ -37,12 +39,13 @@ struct http_sink {
     uint64_t total;
 };
 
+enum http_errand_state { HTTP_ERRAND_NONE, HTTP_ERRAND_QUEUED, HTTP_ERRAND_RUNNING };
+
 /* One object of the source. Made at its first use, lives until close. */
 struct http_object {
     struct http_object *next; /* bucket chain, set once */
     char *name;               /* set once */
     char *where;              /* set once: printable address */
-    struct ps_uri uri;        /* set once */
     /* store lock: what the first reply said; later replies must agree */
     bool known;
     uint64_t total; /* 0: the server would not say */
@@ -51,12 +54,14 @@ struct http_object {
     char last_modified[40];
     /* store lock: where redirects led, so that they are followed once per object and not once
      * per range */
-    bool has_target, target_trusted;
-    struct ps_uri target;
-    uint64_t target_until_ns;
+    struct ps_http_place place;
+    /* store lock */
+    enum http_errand_state errand;
+    struct http_object *next_errand;
+    uint64_t renew_after_ns;
 };
 
-enum http_job_state { HTTP_WAITING, HTTP_DELAYED, HTTP_ACTIVE, HTTP_FINISHING };
+enum http_job_state { HTTP_WAITING, HTTP_DELAYED, HTTP_PREPARING, HTTP_ACTIVE, HTTP_FINISHING };
 
 /* A submitted range on its way. Owned by the store; recycled through a free list. */
 struct http_job {
@@ -64,7 +69,7 @@ struct http_job {
     struct ps_range *r;
     struct http_object *obj;
     struct http_sink *sink; /* nullable: open-ended read of get and head */
-    struct http_job *next;  /* in a transfer, the delayed list, the finish list or the free list */
+    struct http_job *next;  /* in a transfer, the delayed, preparing, finish or free list */
     /* store lock */
     enum http_job_state state;
     bool cancelled;
@@ -76,11 +81,17 @@ struct http_job {
     unsigned failures;                 /* in a row without a new byte */
     const char *last_what, *last_hint; /* the failure before */
     unsigned bad_replies;              /* replies that broke the protocol, and wrong hashes */
+    unsigned cures; /* times it went back for fresh credentials or a fresh address */
     int rc;
     struct ps_err err;
 };
 
 struct http_net;
+
+struct ps_http_headers {
+    struct curl_slist *list;
+    bool failed;
+};
 
 /* A slot for one request in flight; its easy handle is kept for the next one. Net thread only. */
 struct http_transfer {
@@ -91,10 +102,13 @@ struct http_transfer {
     struct http_object *obj;
     struct ps_uri uri; /* where this request goes: the object, or where redirects led */
     bool trusted;      /* all hops so far stayed on the origin that the credentials belong to */
-    bool from_cache;   /* started at a remembered redirect target */
-    bool plain_retry;  /* that target failed; now going through the front door again */
-    unsigned hops;
-    struct curl_slist *headers;
+    bool from_cache;   /* started at a remembered place */
+    uint64_t place_until_ns;
+    bool plain_retry; /* that place failed; now going through the front door again */
+    unsigned hops, cures;
+    unsigned target_life_s; /* of the last redirect followed */
+    struct ps_http_headers headers;
+    uint64_t ticket;   /* sign's */
     uint64_t from, to; /* asked: [from, to) */
     uint64_t pos;      /* offset of the next body byte */
     uint64_t body_to;  /* where the accepted body ends; UINT64_MAX if unstated */
@@ -102,11 +116,15 @@ struct http_transfer {
     uint64_t body_bytes, drained;
     struct ps_reply reply;
     struct ps_judgement judge;
+    /* for the origin: headers that it asked for, and the beginning of an error page */
+    char seen[PS_HTTP_ORIGIN_HEADERS][PS_HTTP_HEADER_VALUE_MAX];
+    char page[PS_HTTP_ERROR_BODY_BYTES];
+    size_t page_bytes;
     char ask_etag[PS_ETAG_MAX]; /* what the reply must carry if it carries one */
     bool ask_strong;            /* it may go into If-Match */
     char ask_modified[40];
     uint64_t ask_object_bytes;
-    bool judged, receiving, overflow, no_room, no_memory, over_budget;
+    bool judged, receiving, overflow, no_room, no_memory, no_address, over_budget;
     uint64_t started_ns, last_ns; /* begin of the request; last sign of life */
     char curl_text[CURL_ERROR_SIZE];
 };
@@ -126,7 +144,7 @@ struct http_net {
 struct http_store {
     struct ps_source base;
     struct ps_store_options opt; /* defaults filled in */
-    struct ps_uri uri;
+    struct ps_http_origin *origin;
     char *ca_file, *ca_dir;
     struct ps_stats *stats; /* opt.stats or own_stats */
     struct ps_stats own_stats;
@@ -136,6 +154,9 @@ struct http_store {
     struct ps_heap waiting;
     uint64_t waiting_bytes;
     struct http_job *delayed;
+    struct http_job *preparing; /* until an errand has run */
+    struct http_object *errand_head, **errand_tail;
+    pthread_cond_t errand_cond; /* with lock */
     struct http_job *free_jobs;
     size_t live_jobs;
     uint64_t seq;
@@ -155,6 +176,10 @@ struct http_store {
     bool finish_stop;                            /* finish_lock */
     unsigned n_finishers;
     pthread_t finishers[PS_HTTP_FINISHERS];
+
+    atomic_bool stop_errands;
+    unsigned n_errand_threads;
+    pthread_t errand_threads[PS_HTTP_ERRANDS_MAX];
 
     _Atomic unsigned receiving; /* transfers inside an accepted body */
     _Atomic uint64_t last_body_ns;
@@ -176,6 +201,13 @@ void http_finish_push(struct http_store *s, struct http_job *j, int rc, const st
 void http_finish_push_locked(struct http_store *s, struct http_job *j, int rc,
                              const struct ps_err *err);
 
+/* http_errand.c */
+int http_errand_start(struct http_store *s, struct ps_err *err);
+void http_errand_stop(struct http_store *s); /* the store is closing */
+/* May this object be asked for now? Sends for what is missing, or due for renewal. */
+bool http_ready_locked(struct http_store *s, struct http_object *o, uint64_t now_ns);
+void http_prepare_locked(struct http_store *s, struct http_job *j); /* until the errand has run */
+
 /* net_loop.c */
 int http_net_start(struct http_store *s, struct http_net *n, unsigned slots, struct ps_err *err);
 void http_net_join(struct http_net *n); /* the store is closing */
@@ -193,9 +225,13 @@ struct http_failure {
     const char *what, *hint; /* static, unless cls is PS_RETRY_FATAL */
     uint64_t retry_after_ns;
     bool deadline; /* cut off at the deadline: an earlier failure says better why */
+    bool borrowed; /* what is a whole message that does not outlive the call */
 };
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
                      uint64_t now_ns, uint64_t random);
+/* Where the next attempt begins: a remembered place, else (or with `front`) what locate says. On
+ * failure the transfer knows why. */
+void http_choose_address_locked(struct http_transfer *t, bool front, uint64_t now_ns);
 uint64_t http_random(struct http_net *n);
 
 /* http_transfer.c: one request from start to end. */

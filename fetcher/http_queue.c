@@ -141,17 +141,20 @@ static void expect_locked(struct http_transfer *t, const struct ps_range *r)
     t->ask_object_bytes = r->object_bytes ? r->object_bytes : o->total;
 }
 
-/* Straight to where redirects led last time, while that is fresh. */
-static int choose_address_locked(struct http_transfer *t, uint64_t now_ns)
+void http_choose_address_locked(struct http_transfer *t, bool front, uint64_t now_ns)
 {
-    struct http_object *o = t->obj;
-    bool cached = o->has_target && now_ns < o->target_until_ns;
+    struct http_store *s = t->net->store;
+    const struct ps_http_place *p = &t->obj->place;
+    bool cached = !front && p->known && now_ns < p->until_ns;
     ps_uri_deinit(&t->uri);
     t->hops = 0;
-    t->plain_retry = false;
     t->from_cache = cached;
-    t->trusted = !cached || o->target_trusted;
-    return ps_uri_copy(&t->uri, cached ? &o->target : &o->uri, NULL);
+    t->place_until_ns = cached ? p->until_ns : 0;
+    t->trusted = !cached || p->home;
+    int rc = cached ? ps_uri_copy(&t->uri, &p->uri, NULL)
+                    : s->origin->ops->locate(s->origin, t->obj->name, &t->uri, NULL);
+    t->no_memory = rc == PS_ENOMEM; /* begin() reports it */
+    t->no_address = rc != 0 && rc != PS_ENOMEM;
 }
 
 static void fill_transfer_locked(struct http_store *s, struct http_transfer *t,
@@ -192,6 +195,11 @@ bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now
         struct http_job *j = top_locked(s);
         uint64_t want = j->r->bytes - j->have;
         bool never;
+        if (!http_ready_locked(s, j->obj, now_ns)) {
+            pop_locked(s, j);
+            http_prepare_locked(s, j);
+            continue;
+        }
         uint64_t room = egress_room_locked(s, want, j->sink != NULL, &never);
         if (never) {
             pop_locked(s, j);
@@ -203,8 +211,9 @@ bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now
         fill_transfer_locked(s, t, j, room, now_ns);
         taken = true;
         t->net->active++;
-        if (choose_address_locked(t, now_ns) != 0)
-            t->no_memory = true; /* begin() reports it */
+        t->cures = 0;
+        t->plain_retry = false;
+        http_choose_address_locked(t, false, now_ns);
     }
     pthread_mutex_unlock(&s->lock);
     return taken;
@@ -230,7 +239,9 @@ static void describe(struct ps_err *err, const struct http_job *j, const struct 
         what = j->last_what;
         hint = j->last_hint;
     }
-    if (j->attempts <= 1)
+    if (f->borrowed && !f->deadline)
+        ps_err_set(err, f->code, ORIGIN, "%s", what);
+    else if (j->attempts <= 1)
         ps_err_set(err, f->code, ORIGIN, "%s: %s: %s", what, j->obj->where, hint);
     else
         ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s: %s", what, j->attempts,
@@ -270,7 +281,7 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         ps_log(PS_LOG_DEBUG, "fetcher", "%s: %s: again in %.2f s", f->what, j->obj->where,
                (double)out.delay_ns / 1e9);
         hold_locked(s, f, now_ns);
-        j->last_what = f->what;
+        j->last_what = f->borrowed ? NULL : f->what;
         j->last_hint = f->hint;
         j->state = HTTP_DELAYED;
         j->not_before_ns = now_ns + out.delay_ns;

@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "fetcher/http_fetch.h"
 #include "fetcher/store_impl.h"
 
 #define ORIGIN "fetcher"
@@ -57,8 +58,7 @@ static void object_free(struct http_object *o)
 {
     ps_free(o->name);
     ps_free(o->where);
-    ps_uri_deinit(&o->uri);
-    ps_uri_deinit(&o->target);
+    ps_uri_deinit(&o->place.uri);
     ps_free(o);
 }
 
@@ -68,8 +68,8 @@ static struct http_object *object_new(struct http_store *s, const char *name)
     if (!o)
         return NULL;
     o->name = ps_strdup(name);
-    if (o->name && ps_uri_copy(&o->uri, &s->uri, NULL) == 0 && ps_uri_enter(&o->uri, name, NULL) == 0)
-        o->where = ps_uri_label(&o->uri);
+    if (o->name)
+        o->where = s->origin->ops->label(s->origin, name);
     if (o->where)
         return o;
     object_free(o);
@@ -138,9 +138,8 @@ static int http_submit(struct ps_source *base, struct ps_range *r, struct ps_err
     return rc != 0 ? rc : submit_job((struct http_store *)base, r, NULL, err);
 }
 
-static void unlink_delayed_locked(struct http_store *s, const struct http_job *j)
+static void unlink_job(struct http_job **link, const struct http_job *j)
 {
-    struct http_job **link = &s->delayed;
     while (*link != j)
         link = &(*link)->next;
     *link = j->next;
@@ -152,8 +151,8 @@ static void cancel_locked(struct http_store *s, struct http_job *j)
         ps_heap_remove(&s->waiting, &j->order);
         s->waiting_bytes -= j->r->bytes - j->have;
         http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
-    } else if (j->state == HTTP_DELAYED) {
-        unlink_delayed_locked(s, j);
+    } else if (j->state == HTTP_DELAYED || j->state == HTTP_PREPARING) {
+        unlink_job(j->state == HTTP_DELAYED ? &s->delayed : &s->preparing, j);
         http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
     } else if (j->state == HTTP_ACTIVE) {
         j->cancelled = true;
@@ -284,18 +283,17 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
 
 /* The name of this version for cache keys: what the server calls it, its size, and where it
  * lies. */
-static void make_identity(struct ps_object_info *info, const char *version, const char *where)
+void ps_http_identity(char *out, size_t cap, const char *scheme, const char *version,
+                      uint64_t bytes, const char *where)
 {
-    int n = snprintf(info->identity, sizeof info->identity, "http|%s|%llu|%s", version,
-                     (unsigned long long)info->bytes, where);
-    if (n > 0 && (size_t)n < sizeof info->identity)
+    int n = snprintf(out, cap, "%s|%s|%llu|%s", scheme, version, (unsigned long long)bytes, where);
+    if (n > 0 && (size_t)n < cap)
         return;
     uint8_t hash[PS_SHA256_BYTES];
     ps_sha256_once(where, strlen(where), hash);
     char hex[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(hash, sizeof hash, hex);
-    snprintf(info->identity, sizeof info->identity, "http|%.120s|%llu|sha256:%s", version,
-             (unsigned long long)info->bytes, hex);
+    snprintf(out, cap, "%s|%.120s|%llu|sha256:%s", scheme, version, (unsigned long long)bytes, hex);
 }
 
 static void fill_info(struct http_store *s, const char *object, uint64_t bytes,
@@ -311,7 +309,14 @@ static void fill_info(struct http_store *s, const char *object, uint64_t bytes,
         if (!o->etag_weak)
             memcpy(info->etag, o->etag,
                    sizeof info->etag < sizeof o->etag ? sizeof info->etag : sizeof o->etag);
-        make_identity(info, o->etag[0] ? o->etag : o->last_modified, o->where);
+        const struct ps_http_origin_ops *ops = s->origin->ops;
+        const char *version = o->etag[0] ? o->etag : o->last_modified;
+        if (ops->identity)
+            ops->identity(s->origin, object, version, info->bytes, info->identity,
+                          sizeof info->identity);
+        else
+            ps_http_identity(info->identity, sizeof info->identity, ops->scheme, version,
+                             info->bytes, o->where);
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -445,10 +450,12 @@ static void drop_waiting_locked(struct http_store *s)
     while ((j = (struct http_job *)ps_heap_pop(&s->waiting)) != NULL)
         http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
     s->waiting_bytes = 0;
-    while ((j = s->delayed) != NULL) {
-        s->delayed = j->next;
-        http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
-    }
+    struct http_job **lists[] = {&s->delayed, &s->preparing};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        while ((j = *lists[i]) != NULL) {
+            *lists[i] = j->next;
+            http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+        }
 }
 
 static void free_everything(struct http_store *s)
@@ -465,10 +472,11 @@ static void free_everything(struct http_store *s)
         ps_free(j);
     }
     ps_heap_deinit(&s->waiting);
-    ps_uri_deinit(&s->uri);
+    s->origin->ops->free(s->origin);
     ps_free(s->ca_file);
     ps_free(s->ca_dir);
     ps_free(s->base.label);
+    pthread_cond_destroy(&s->errand_cond);
     pthread_cond_destroy(&s->finish_cond);
     pthread_mutex_destroy(&s->finish_lock);
     pthread_mutex_destroy(&s->lock);
@@ -483,6 +491,7 @@ static void http_close(struct ps_source *base)
     drop_waiting_locked(s);
     http_wake_all_locked(s);
     pthread_mutex_unlock(&s->lock);
+    http_errand_stop(s);
     for (unsigned i = 0; i < s->n_nets; i++)
         http_net_join(&s->nets[i]);
     http_finish_stop(s); /* drains what the net threads left */
@@ -501,25 +510,6 @@ static const struct ps_source_ops http_ops = {
     .local_path = NULL,
     .close = http_close,
 };
-
-static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-static CURLcode curl_ready;
-
-static void curl_start(void)
-{
-    curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
-static bool copy_env(char **out, const char *first, const char *second)
-{
-    const char *v = getenv(first);
-    if ((!v || !*v) && second)
-        v = getenv(second);
-    if (!v || !*v)
-        return true;
-    *out = ps_strdup(v);
-    return *out != NULL;
-}
 
 /* Fills in defaults. One net thread carries several GB/s; a second one only pays with many
  * connections and cores. */
@@ -542,16 +532,6 @@ static void settle_options(struct http_store *s, const struct ps_store_options *
     s->stats = o->stats ? o->stats : &s->own_stats;
 }
 
-/* The base without its last '/', so that "label/object" reads well. */
-static char *make_label(const struct ps_uri *u)
-{
-    char *label = ps_uri_label(u);
-    size_t n = label ? strlen(label) : 0;
-    if (n > 0 && label[n - 1] == '/')
-        label[n - 1] = '\0';
-    return label;
-}
-
 static int start_threads(struct http_store *s, struct ps_err *err)
 {
     sigset_t all, before;
@@ -560,6 +540,8 @@ static int start_threads(struct http_store *s, struct ps_err *err)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = http_finish_start(s, err);
+    if (rc == 0)
+        rc = http_errand_start(s, err);
     unsigned per = (s->opt.connections + s->opt.net_threads - 1) / s->opt.net_threads;
     unsigned left = s->opt.connections;
     while (rc == 0 && s->n_nets < s->opt.net_threads && left > 0) {
@@ -575,31 +557,26 @@ static int start_threads(struct http_store *s, struct ps_err *err)
     return rc;
 }
 
-int ps_http_store_open(struct ps_source **out, const char *address,
-                       const struct ps_store_options *options, struct ps_err *err)
+int ps_http_store_start(struct ps_source **out, struct ps_http_origin *origin,
+                        const struct ps_store_options *options, struct ps_err *err)
 {
-    pthread_once(&curl_once, curl_start);
-    if (curl_ready != CURLE_OK)
-        return ps_err_set(err, PS_EFAIL, ORIGIN, "libcurl does not start: check its installation");
-    struct ps_uri uri;
-    int rc = ps_uri_parse(&uri, address, err);
-    if (rc != 0)
-        return rc;
-    struct http_store *s = ps_calloc(1, sizeof *s);
+    int rc = ps_http_curl_ready(err);
+    struct http_store *s = rc == 0 ? ps_calloc(1, sizeof *s) : NULL;
     if (!s) {
-        ps_uri_deinit(&uri);
-        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+        origin->ops->free(origin);
+        return rc != 0 ? rc : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     }
-    s->uri = uri;
+    s->origin = origin;
     s->base.ops = &http_ops;
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->finish_lock, NULL);
     pthread_cond_init(&s->finish_cond, NULL);
+    pthread_cond_init(&s->errand_cond, NULL);
     s->finish_tail = &s->finish_head;
+    s->errand_tail = &s->errand_head;
     settle_options(s, options);
-    s->base.label = make_label(&s->uri);
-    if (!s->base.label || !copy_env(&s->ca_file, "SSL_CERT_FILE", "CURL_CA_BUNDLE") ||
-        !copy_env(&s->ca_dir, "SSL_CERT_DIR", NULL))
+    s->base.label = ps_strdup(origin->label);
+    if (!s->base.label || !ps_http_ca_from_env(&s->ca_file, &s->ca_dir))
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0)
         rc = start_threads(s, err);
@@ -609,4 +586,15 @@ int ps_http_store_open(struct ps_source **out, const char *address,
     }
     *out = &s->base;
     return 0;
+}
+
+int ps_http_store_open(struct ps_source **out, const char *address,
+                       const struct ps_store_options *options, struct ps_err *err)
+{
+    struct ps_uri uri;
+    struct ps_http_origin *origin;
+    int rc = ps_uri_parse(&uri, address, err);
+    if (rc == 0)
+        rc = ps_http_plain_new(&origin, &uri, err);
+    return rc != 0 ? rc : ps_http_store_start(out, origin, options, err);
 }

@@ -5,8 +5,10 @@
 #include "fetcher/http_internal.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -16,9 +18,10 @@
     (512l << 10) /* 256 to 512 KiB measured best; libcurl's own 16 KiB costs system calls */
 #define DRAIN_MAX_BYTES                                                                            \
     (64u << 10) /* an error page up to this size is read, so that its connection lives on */
-#define BUSY_GAP_NS 100000000ull /* a longer silence does not count as a busy link */
-#define TARGET_LIFE_NS                                                                             \
-    (300 * PS_NS_PER_S) /* how long a redirect is remembered: signed addresses live for an hour */
+#define HEADER_MAX_BYTES 4096         /* session tokens of AWS reach 2 KB */
+#define BUSY_GAP_NS      100000000ull /* a longer silence does not count as a busy link */
+#define TARGET_LIFE_S                                                                              \
+    300u /* how long a redirect is remembered: signed addresses live for an hour */
 
 /* ---- body ---- */
 
@@ -107,6 +110,16 @@ static bool sink_append(struct http_transfer *t, const char *p, size_t n)
     return true;
 }
 
+/* The beginning of a page that is not the object, for the origin to read. */
+static void keep_page(struct http_transfer *t, const char *p, size_t n)
+{
+    size_t room = sizeof t->page - t->page_bytes;
+    if (n > room)
+        n = room;
+    memcpy(t->page + t->page_bytes, p, n);
+    t->page_bytes += n;
+}
+
 static bool over_budget(const struct http_transfer *t)
 {
     /* What was reserved is always fine; only a body without a stated length, or a whole object,
@@ -125,6 +138,8 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
     /* Error pages, and what follows after everything was delivered (a chunked reply that goes on):
      * read a little so that the connection lives on, but not without end. */
     if (!t->judged || t->judge.verdict != PS_REPLY_ACCEPT || !t->jobs) {
+        if (t->judged && t->judge.verdict != PS_REPLY_ACCEPT)
+            keep_page(t, p, n);
         t->drained += n;
         return t->drained <= DRAIN_MAX_BYTES ? n : 0;
     }
@@ -176,14 +191,15 @@ static void note_target(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;
     struct ps_uri copy;
-    if (t->hops == 0 || ps_uri_copy(&copy, &t->uri, NULL) != 0)
+    if (t->hops == 0 || t->target_life_s == 0 || ps_uri_copy(&copy, &t->uri, NULL) != 0)
         return;
+    struct ps_http_place *p = &t->obj->place;
     pthread_mutex_lock(&s->lock);
-    ps_uri_deinit(&t->obj->target);
-    t->obj->target = copy;
-    t->obj->has_target = true;
-    t->obj->target_trusted = t->trusted;
-    t->obj->target_until_ns = ps_now_ns() + TARGET_LIFE_NS;
+    ps_uri_deinit(&p->uri);
+    *p = (struct ps_http_place){.known = true,
+                                .uri = copy,
+                                .home = t->trusted,
+                                .until_ns = ps_now_ns() + t->target_life_s * PS_NS_PER_S};
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -268,11 +284,35 @@ static bool judge(struct http_transfer *t)
     return !t->judge.stop_now;
 }
 
+/* Keeps the value of a header that the origin asked for. */
+static void see_header(struct http_transfer *t, const char *line, size_t n)
+{
+    const char *const *names = t->net->store->origin->ops->headers;
+    if (n > 5 && memcmp(line, "HTTP/", 5) == 0)
+        memset(t->seen, 0, sizeof t->seen); /* another reply: the one after a 1xx */
+    for (size_t i = 0; names && i < PS_HTTP_ORIGIN_HEADERS && names[i]; i++) {
+        size_t k = strlen(names[i]);
+        if (n <= k || line[k] != ':' || strncasecmp(line, names[i], k) != 0)
+            continue;
+        const char *p = line + k + 1, *end = line + n;
+        while (p < end && (*p == ' ' || *p == '\t'))
+            p++;
+        while (end > p && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' '))
+            end--;
+        if ((size_t)(end - p) >= sizeof t->seen[i] || memchr(p, '\0', (size_t)(end - p)))
+            end = p;
+        memcpy(t->seen[i], p, (size_t)(end - p));
+        t->seen[i][end - p] = '\0';
+    }
+}
+
 static size_t on_header(char *line, size_t size, size_t count, void *user)
 {
     struct http_transfer *t = user;
     size_t n = size * count;
     t->last_ns = ps_now_ns();
+    if (!t->judged)
+        see_header(t, line, n);
     ps_reply_line(&t->reply, line, n, ps_wall_s());
     if (t->reply.complete && t->reply.status >= 200 && !t->judged && !judge(t))
         return 0;
@@ -285,6 +325,11 @@ static const struct http_failure out_of_memory = {.cls = PS_RETRY_FATAL,
                                                   .code = PS_ENOMEM,
                                                   .what = "out of memory",
                                                   .hint = "give the machine more memory"};
+
+static const struct http_failure no_address = {.cls = PS_RETRY_FATAL,
+                                               .code = PS_EDATA,
+                                               .what = "no address for this object",
+                                               .hint = "its name is too long"};
 
 static void fixed_options(struct http_transfer *t)
 {
@@ -304,6 +349,7 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1l);
     curl_easy_setopt(e, CURLOPT_USERAGENT, "penstock/0.1");
     curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1l);     /* what was signed is what is sent */
     curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0l); /* ours: credentials stay with their host */
     curl_easy_setopt(e, CURLOPT_HTTP_CONTENT_DECODING, 0l);
     curl_easy_setopt(e, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
@@ -311,8 +357,9 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
                      (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
                                                      : CURL_HTTP_VERSION_1_1));
-    if (s->ca_file)
-        curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
+    const char *ca_file = s->origin->ca_file ? s->origin->ca_file : s->ca_file;
+    if (ca_file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, ca_file);
     if (s->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
 }
@@ -327,42 +374,73 @@ int http_transfer_init(struct http_transfer *t, struct http_net *n, struct ps_er
     return 0;
 }
 
+static void drop_headers(struct http_transfer *t)
+{
+    curl_slist_free_all(t->headers.list);
+    t->headers = (struct ps_http_headers){0};
+}
+
 void http_transfer_deinit(struct http_transfer *t)
 {
     if (t->easy)
         curl_easy_cleanup(t->easy);
     t->easy = NULL;
-    curl_slist_free_all(t->headers);
-    t->headers = NULL;
+    drop_headers(t);
     ps_uri_deinit(&t->uri);
 }
 
-static bool add_header(struct http_transfer *t, const char *line)
+void ps_http_headers_add(struct ps_http_headers *h, const char *fmt, ...)
 {
-    struct curl_slist *more = curl_slist_append(t->headers, line);
+    char line[HEADER_MAX_BYTES];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    struct curl_slist *more = NULL;
+    if (n > 0 && (size_t)n < sizeof line)
+        more = curl_slist_append(h->list, line);
     if (more)
-        t->headers = more;
-    return more != NULL;
+        h->list = more;
+    else
+        h->failed = true;
+}
+
+static bool set_login(struct http_transfer *t, const struct ps_http_request *q)
+{
+    return curl_easy_setopt(t->easy, CURLOPT_USERNAME, q->user) == CURLE_OK &&
+           curl_easy_setopt(t->easy, CURLOPT_PASSWORD, q->password) == CURLE_OK;
+}
+
+static bool sign(struct http_transfer *t)
+{
+    struct ps_http_origin *o = t->net->store->origin;
+    struct ps_http_request q = {.method = "GET",
+                                .object = t->obj->name,
+                                .uri = &t->uri,
+                                .from = t->from,
+                                .to = t->to,
+                                .home = t->trusted,
+                                .headers = &t->headers};
+    if (o->ops->sign && o->ops->sign(o, &q) != 0)
+        return false;
+    t->ticket = q.ticket;
+    return set_login(t, &q);
 }
 
 static bool set_headers(struct http_transfer *t)
 {
-    char line[PS_ETAG_MAX + 16];
-    curl_slist_free_all(t->headers);
-    t->headers = NULL;
-    bool ok = add_header(t, "Accept-Encoding: identity") && add_header(t, "Accept: */*");
-    if (ok && t->ask_strong) {
-        snprintf(line, sizeof line, "If-Match: %s", t->ask_etag);
-        ok = add_header(t, line);
-    }
-    return ok && curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers) == CURLE_OK;
+    drop_headers(t);
+    ps_http_headers_add(&t->headers, "Accept-Encoding: identity");
+    ps_http_headers_add(&t->headers, "Accept: */*");
+    if (t->ask_strong)
+        ps_http_headers_add(&t->headers, "If-Match: %s", t->ask_etag);
+    return sign(t) && !t->headers.failed &&
+           curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers.list) == CURLE_OK;
 }
 
 static bool set_address(struct http_transfer *t)
 {
     char range[48];
-    const struct ps_uri *own = &t->net->store->uri;
-    bool login = t->trusted && own->user;
     char *url = ps_uri_request(&t->uri);
     if (!url)
         return false;
@@ -370,12 +448,7 @@ static bool set_address(struct http_transfer *t)
     ps_free(url);
     snprintf(range, sizeof range, "%llu-%llu", (unsigned long long)t->from,
              (unsigned long long)(t->to - 1));
-    ok = ok && curl_easy_setopt(t->easy, CURLOPT_RANGE, range) == CURLE_OK;
-    ok = ok && curl_easy_setopt(t->easy, CURLOPT_USERNAME, login ? own->user : NULL) == CURLE_OK;
-    return ok && curl_easy_setopt(t->easy, CURLOPT_PASSWORD,
-                                  !login          ? NULL
-                                  : own->password ? own->password
-                                                  : "") == CURLE_OK;
+    return ok && curl_easy_setopt(t->easy, CURLOPT_RANGE, range) == CURLE_OK;
 }
 
 static void count_request(struct http_store *s, uint64_t now_ns)
@@ -410,19 +483,21 @@ bool http_transfer_begin(struct http_transfer *t)
     struct http_store *s = t->net->store;
     t->started_ns = t->last_ns = ps_now_ns();
     t->judged = t->receiving = t->overflow = t->over_budget = t->no_room = false;
-    t->drained = 0;
+    t->drained = t->page_bytes = 0;
     t->curl_text[0] = '\0';
+    memset(t->seen, 0, sizeof t->seen);
     ps_reply_init(&t->reply);
-    bool ok = !t->no_memory && set_headers(t) && set_address(t) &&
+    bool ok = !t->no_memory && !t->no_address && set_headers(t) && set_address(t) &&
               curl_multi_add_handle(t->net->multi, t->easy) == CURLM_OK;
-    t->no_memory = false;
+    const struct http_failure *why = t->no_address ? &no_address : &out_of_memory;
+    t->no_memory = t->no_address = false;
     t->live = ok;
     if (ok) {
         count_request(s, t->started_ns);
         return true;
     }
     http_settle_egress(s, t);
-    fail_jobs(t, &out_of_memory);
+    fail_jobs(t, why);
     release(t);
     return false;
 }
@@ -605,6 +680,19 @@ static void keep_progress(struct http_transfer *t, const struct http_failure *f)
             j->failures = 0;
 }
 
+static struct ps_http_answer answer_of(const struct http_transfer *t)
+{
+    return (struct ps_http_answer){.status = t->reply.status,
+                                   .object = t->obj->name,
+                                   .home = t->trusted,
+                                   .ticket = t->ticket,
+                                   .headers = t->seen,
+                                   .body = t->page,
+                                   .body_bytes = t->page_bytes,
+                                   .wall_s = ps_wall_s(),
+                                   .cures = t->cures + t->jobs->cures};
+}
+
 /* Follows a redirect with the same jobs. False: *f says why not. */
 static bool follow(struct http_transfer *t, struct http_failure *f, struct ps_err *detail)
 {
@@ -623,33 +711,13 @@ static bool follow(struct http_transfer *t, struct http_failure *f, struct ps_er
                                    .hint = "redirect not followed"};
         return false;
     }
+    struct ps_http_origin *o = t->net->store->origin;
+    const struct ps_http_answer a = answer_of(t);
+    t->target_life_s = o->ops->redirected ? o->ops->redirected(o, &a, &next) : TARGET_LIFE_S;
     /* Once credentials have been left behind they stay behind, also if a later hop leads back. */
     t->trusted = t->trusted && ps_uri_same_origin(&next, &t->uri);
     ps_uri_deinit(&t->uri);
     t->uri = next;
-    return true;
-}
-
-/* A remembered redirect target that no longer works (a signed address that expired) gets one
- * fresh look through the front door. */
-static bool front_door(struct http_transfer *t)
-{
-    struct http_store *s = t->net->store;
-    int status = t->judged ? t->reply.status : 0;
-    if (!t->from_cache || t->plain_retry ||
-        (t->judged && (status < 400 || status > 499 || status == 429)))
-        return false;
-    struct ps_uri uri;
-    if (ps_uri_copy(&uri, &t->obj->uri, NULL) != 0)
-        return false;
-    pthread_mutex_lock(&s->lock);
-    t->obj->has_target = false;
-    pthread_mutex_unlock(&s->lock);
-    ps_uri_deinit(&t->uri);
-    t->uri = uri;
-    t->trusted = true;
-    t->plain_retry = true;
-    t->hops = 0;
     return true;
 }
 
@@ -666,6 +734,79 @@ static void begin_again(struct http_transfer *t)
     http_transfer_begin(t);
 }
 
+/* Back to the heap without a delay: an errand comes first. False: that was tried often enough. */
+static bool prepare_again(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    for (const struct http_job *j = t->jobs; j; j = j->next)
+        if (j->cures >= PS_HTTP_MAX_CURES)
+            return false;
+    http_settle_egress(s, t);
+    pthread_mutex_lock(&s->lock);
+    while (t->jobs) {
+        struct http_job *j = t->jobs;
+        t->jobs = j->next;
+        j->cures++;
+        if (j->cancelled || s->closing)
+            http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+        else
+            http_now_waiting_locked(s, j);
+    }
+    pthread_mutex_unlock(&s->lock);
+    release(t);
+    return true;
+}
+
+/* The same jobs at once where the origin says now, or, with `front`, at the front door whatever is
+ * remembered. */
+static void locate_again(struct http_transfer *t, bool front)
+{
+    struct http_store *s = t->net->store;
+    pthread_mutex_lock(&s->lock);
+    http_choose_address_locked(t, front, ps_now_ns());
+    pthread_mutex_unlock(&s->lock);
+    begin_again(t);
+}
+
+/* A remembered place that no longer works (a signed address that expired) is forgotten; what comes
+ * instead is one fresh look through the front door, or an errand where the scheme has those. */
+static bool front_door(struct http_transfer *t)
+{
+    struct http_store *s = t->net->store;
+    int status = t->judged ? t->reply.status : 0;
+    if (!t->from_cache || t->plain_retry ||
+        (t->judged && (status < 400 || status > 499 || status == 429)))
+        return false;
+    pthread_mutex_lock(&s->lock);
+    if (t->obj->place.until_ns == t->place_until_ns) /* else another transfer has renewed it */
+        t->obj->place.until_ns = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (s->origin->ops->ready)
+        return prepare_again(t);
+    t->plain_retry = true;
+    locate_again(t, true);
+    return true;
+}
+
+/* Asks the origin whether an unwelcome reply can be cured. True: the jobs are on their way again. */
+static bool cure(struct http_transfer *t)
+{
+    struct ps_http_origin *o = t->net->store->origin;
+    if (!o->ops->cure || !t->judged || t->over_budget || t->no_memory ||
+        (t->judge.verdict != PS_REPLY_REFUSE && t->judge.verdict != PS_REPLY_REDIRECT))
+        return false;
+    const struct ps_http_answer a = answer_of(t);
+    switch (o->ops->cure(o, &a, &t->judge)) {
+    case PS_HTTP_CURE_NONE: return false;
+    case PS_HTTP_CURE_PREPARE: return prepare_again(t);
+    case PS_HTTP_CURE_AGAIN: break;
+    }
+    if (t->cures++ >= PS_HTTP_MAX_CURES)
+        return false;
+    locate_again(t, false);
+    return true;
+}
+
 void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_failure *cut)
 {
     struct http_store *s = t->net->store;
@@ -676,6 +817,8 @@ void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_f
     t->receiving = false;
     if (t->jobs) {
         bool failed = true;
+        if (!cut && cure(t))
+            return;
         if (cut)
             f = *cut;
         else if (t->judged && t->judge.verdict == PS_REPLY_REDIRECT) {
@@ -685,10 +828,8 @@ void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_f
             }
         } else
             failed = failure_of(t, rc, &f);
-        if (failed && !cut && front_door(t)) {
-            begin_again(t);
+        if (failed && !cut && front_door(t))
             return;
-        }
         if (failed) {
             keep_progress(t, &f);
             http_settle_egress(s, t);

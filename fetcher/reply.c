@@ -230,6 +230,11 @@ static bool http_date(struct scan s, uint64_t *out)
     return true;
 }
 
+bool ps_http_date(const char *value, size_t len, uint64_t *out)
+{
+    return http_date((struct scan){value, value + len}, out);
+}
+
 static void on_retry_after(struct ps_reply *r, struct scan s, uint64_t wall_s)
 {
     uint64_t v;
@@ -466,8 +471,9 @@ struct ps_judgement ps_reply_judge(const struct ps_reply *r, const struct ps_ask
     if (r->malformed && (r->status == 200 || r->status == 206 || r->status == 0))
         return bad_reply("malformed reply");
     if (is_redirect(r->status)) {
-        if (!r->location[0])
-            return bad_reply("redirect without a usable Location");
+        if (!r->location[0]) /* its page may say more: S3 names the right region there */
+            return refuse(PS_RETRY_REPLY, PS_EDATA, "redirect without a usable Location",
+                          "check the server or the proxy in front of it");
         return (struct ps_judgement){.verdict = PS_REPLY_REDIRECT};
     }
     if (r->status == 416 && ask->open_end && r->has_range && !r->range.satisfied &&

@@ -25,6 +25,9 @@ struct ps_content_range {
 /* The value of a Content-Range header. 0 or PS_EDATA. */
 int ps_content_range_parse(struct ps_content_range *out, const char *value, size_t len);
 
+/* An IMF-fixdate ("Sun, 06 Nov 1994 08:49:37 GMT") in seconds since 1970. */
+bool ps_http_date(const char *value, size_t len, uint64_t *out);
+
 /* What the headers of one reply said. Fixed size: nothing here grows with what a server sends. */
 struct ps_reply {
     int status;    /* 0 before the first status line */

@@ -23,24 +23,6 @@ int ps_range_check(const struct ps_range *r, struct ps_err *err)
     return 0;
 }
 
-static int s3_open(struct ps_source **out, const char *address,
-                   const struct ps_store_options *options, struct ps_err *err)
-{
-    (void)out, (void)address, (void)options;
-    return ps_err_set(
-        err, PS_EUNSUPPORTED, ORIGIN,
-        "s3:// is not supported yet: use an https:// address of the bucket, or a local copy");
-}
-
-static int hf_open(struct ps_source **out, const char *address,
-                   const struct ps_store_options *options, struct ps_err *err)
-{
-    (void)out, (void)address, (void)options;
-    return ps_err_set(
-        err, PS_EUNSUPPORTED, ORIGIN,
-        "hf:// is not supported yet: use the https:// address of the files, or a local copy");
-}
-
 static int unknown_open(struct ps_source **out, const char *address,
                         const struct ps_store_options *options, struct ps_err *err)
 {
@@ -53,12 +35,9 @@ static int unknown_open(struct ps_source **out, const char *address,
 /* One row per scheme: a new store is one file and one line here. */
 static int (*const openers[])(struct ps_source **, const char *, const struct ps_store_options *,
                               struct ps_err *) = {
-    [PS_URI_PATH] = ps_file_store_open,
-    [PS_URI_FILE] = ps_file_store_open,
-    [PS_URI_HTTP] = ps_http_store_open,
-    [PS_URI_S3] = s3_open,
-    [PS_URI_HF] = hf_open,
-    [PS_URI_UNKNOWN] = unknown_open,
+    [PS_URI_PATH] = ps_file_store_open, [PS_URI_FILE] = ps_file_store_open,
+    [PS_URI_HTTP] = ps_http_store_open, [PS_URI_S3] = ps_s3_store_open,
+    [PS_URI_HF] = ps_hf_store_open,     [PS_URI_UNKNOWN] = unknown_open,
 };
 
 int ps_store_open(struct ps_source **out, const char *address,

@@ -1,8 +1,8 @@
 /* Opening a source from what the user wrote as MODEL. Comes in: an address and options. Goes
  * out: a struct ps_source.
  *
- * Schemes now: a path or file://, http://, https://. s3:// and hf:// have their place in the
- * table in store.c and answer PS_EUNSUPPORTED until they exist; any other scheme is PS_EUSAGE. */
+ * Schemes: a path or file://, http://, https://, s3:// (s3_store.c), hf:// (hf_store.c); any other is PS_EUSAGE.
+ * What s3 and hf need besides, credentials above all, comes from the environment. */
 #ifndef PS_FETCHER_STORE_H
 #define PS_FETCHER_STORE_H
 #include <stdatomic.h>

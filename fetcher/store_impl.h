@@ -5,8 +5,16 @@
 
 int ps_http_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
+int ps_s3_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
+struct ps_http_origin;
+int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
+                     struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
+
+int ps_hf_store_open(struct ps_source **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
 
 /* What every store demands of a range before it takes it. 0, PS_EDATA (bad name, beyond the
  * object) or PS_EUSAGE (no bytes). */

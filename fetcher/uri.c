@@ -191,14 +191,15 @@ int ps_uri_copy(struct ps_uri *out, const struct ps_uri *u, struct ps_err *err)
     return 0;
 }
 
-/* RFC 3986 unreserved characters and '/' stay; everything else of a name is escaped, so that
- * '?', '#' and '%' in a file name reach the server as part of the name. */
-static void append_escaped(struct ps_strbuf *b, const char *name)
+void ps_uri_escape(struct ps_strbuf *b, const char *text, bool keep_slash)
 {
-    for (; *name; name++) {
-        unsigned char c = (unsigned char)*name;
-        if (isalnum(c) || strchr("-._~/", c))
-            ps_strbuf_append(b, name, 1);
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        /* not isalnum: a locale may call more than ASCII letters */
+        bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+                     strchr("-._~", c) || (keep_slash && c == '/');
+        if (plain)
+            ps_strbuf_append(b, text, 1);
         else
             ps_strbuf_printf(b, "%%%02X", c);
     }
@@ -212,7 +213,7 @@ int ps_uri_enter(struct ps_uri *u, const char *name, struct ps_err *err)
     ps_strbuf_append(&b, u->path, n);
     if (n == 0 || u->path[n - 1] != '/')
         ps_strbuf_puts(&b, "/");
-    append_escaped(&b, name);
+    ps_uri_escape(&b, name, true); /* '?', '#' and '%' are part of the name */
     char *path = ps_strbuf_take(&b, NULL);
     ps_strbuf_deinit(&b);
     if (!path)

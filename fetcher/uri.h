@@ -43,6 +43,11 @@ int ps_uri_parse(struct ps_uri *out, const char *text, struct ps_err *err);
 void ps_uri_deinit(struct ps_uri *u); /* also fine on a zeroed struct */
 int ps_uri_copy(struct ps_uri *out, const struct ps_uri *u, struct ps_err *err);
 
+/* Appends text with everything escaped but RFC 3986 unreserved characters and, with keep_slash, '/':
+ * upper-case hex, the form that signatures of S3 demand. */
+struct ps_strbuf;
+void ps_uri_escape(struct ps_strbuf *b, const char *text, bool keep_slash);
+
 /* Moves *u to the object `name` below it: percent-encodes the name, keeps the query string of
  * the base. */
 int ps_uri_enter(struct ps_uri *u, const char *name, struct ps_err *err);

@@ -1,4 +1,4 @@
-/* A source of bytes: one model's objects behind file, http, (later) s3 or hf. This is all that the
+/* A source of bytes: one model's objects behind file, http, s3 or hf. This is all that the
  * cache, the split and the runtime know of the network.
  *
  * An object is named by a relative name inside the source ("config.json",
@@ -74,6 +74,7 @@ struct ps_source {
     const struct ps_source_ops *ops;
     char *label; /* printable address: redacted, no userinfo, no query */
     bool local;  /* true: no disk cache is used (contract.md --disk) */
+    bool is_public; /* a hub that serves everybody: what is fetched again and again is at others' cost */
 };
 
 static inline int ps_source_submit(struct ps_source *s, struct ps_range *r, struct ps_err *err)

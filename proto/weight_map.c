@@ -9,7 +9,8 @@
 #include "proto/map.h"
 #include "proto/source.h"
 
-#define ORIGIN "index"
+#define ORIGIN    "index"
+#define FILE_NAME "model.safetensors.index.json"
 
 enum state { AT_TOP, IN_TOP, AT_MAP, IN_MAP, AT_FILE, AT_OTHER };
 
@@ -25,12 +26,12 @@ struct reader {
 
 static int bad(struct ps_err *err, const char *what)
 {
-    return ps_err_set(err, PS_EDATA, ORIGIN, "model.safetensors.index.json: %s", what);
+    return ps_err_set(err, PS_EDATA, ORIGIN, FILE_NAME ": %s", what);
 }
 
 static int no_memory(struct ps_err *err)
 {
-    return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for model.safetensors.index.json");
+    return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for " FILE_NAME);
 }
 
 static const char *weight_name_at(const void *user, uint32_t i)
@@ -206,6 +207,8 @@ int ps_weight_map_parse(struct ps_weight_map **out, const void *json, size_t len
     r.w->names = ps_malloc(r.names_cap);
     const struct ps_json_limits limits = {.max_depth = 32};
     int rc = r.w->names ? ps_json_read(json, len, &limits, on_event, &r, err) : no_memory(err);
+    if (rc != 0 && err && strncmp(err->text, FILE_NAME, strlen(FILE_NAME)) != 0)
+        ps_err_prefix(err, FILE_NAME); /* not even JSON */
     if (rc == 0 && (!r.found || r.w->n_weights == 0))
         rc = bad(err, "has no weight_map");
     if (rc == 0 && sort_files(r.w) != 0)

@@ -118,6 +118,9 @@ static int read_rope_scaling(struct ps_rope_config *c, const struct ps_json *s,
         (rc = ps_json_get_bool(s, "truncate", true, &c->truncate, err)) < 0)
         return rc;
     c->original_max_position = original;
+    if (c->kind != PS_ROPE_YARN && !ps_json_get(s, "factor"))
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "config.json: rope \"%.40s\" has no factor: fetch the model again", type);
     /* yarn without a factor means "stretched from the original length to the present one" */
     double implied = c->kind == PS_ROPE_YARN ? a->max_position / original : 1.0;
     return read_positive(s, "factor", implied, &c->factor, err);
@@ -212,6 +215,7 @@ static int read_shapes(struct ps_arch *a, const struct ps_json *root, struct ps_
         (rc = ps_json_get_bool(root, "tie_word_embeddings", false, &a->tied, err)) < 0 ||
         (rc = ps_json_get_string(root, "hidden_act", "silu", &act, err)) < 0)
         return rc;
+    a->says_untied = !a->tied && ps_json_get(root, "tie_word_embeddings");
     a->rms_eps = (float)eps;
     if (a->n_heads % a->n_kv_heads)
         return ps_err_set(err, PS_EDATA, ORIGIN,

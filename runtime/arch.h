@@ -31,6 +31,7 @@ struct ps_arch {
     uint32_t rot_dim; /* rotated part of head_dim */
     float rms_eps;
     bool tied;          /* embedding and head are one matrix */
+    bool says_untied;   /* config.json says in so many words that they are two */
     bool wants_qk_norm; /* family has per-head q/k norms: tensors must exist */
     struct ps_rope_config rope;
     float *inv_freq;  /* [rot_dim/2], float32 as the reference computes it */

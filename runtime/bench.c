@@ -10,15 +10,13 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/json.h"
+#include "kernels/bench_codec.h"
 #include "kernels/bench_gemv.h"
-#include "kernels/codec/codec.h"
 #include "kernels/kernels.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "bench";
-#define CHUNK       (4u << 20)
-#define CODEC_BYTES (32u << 20)
-#define BLOCK       (256u << 10)
+#define CHUNK (4u << 20)
 
 /* ---- disk ---- */
 
@@ -99,110 +97,41 @@ static int bench_disk(struct ps_json_writer *w, const char *dir, struct ps_err *
     return 0;
 }
 
-/* ---- codec ---- */
+/* ---- codec and gemv ---- */
 
-/* Gaussian-looking bf16: sums of uniform draws, the exponent spread of trained weights. */
-static void fill_bf16(uint8_t *out, size_t bytes)
+/* The limit, and the beginning of the rows. */
+static void put_limit(struct ps_json_writer *w, const char *name, double gb_s)
 {
-    uint64_t x = 88172645463325252ull;
-    for (size_t i = 0; i + 1 < bytes; i += 2) {
-        float f = 0;
-        for (int k = 0; k < 4; k++) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            f += (float)(x >> 40) * 0x1p-24f - 0.5f;
-        }
-        f *= 0.04f;
-        uint32_t u;
-        memcpy(&u, &f, 4);
-        out[i] = (uint8_t)(u >> 16);
-        out[i + 1] = (uint8_t)(u >> 24);
-    }
-}
-
-static void codec_row(struct ps_json_writer *w, const char *name, double ratio, double dec, double enc)
-{
+    ps_jw_key(w, "limit");
     ps_jw_object(w);
-    ps_jw_kstring(w, "codec", name);
-    ps_jw_kstring(w, "dtype", "bf16");
-    ps_jw_kdouble(w, "ratio", ratio);
-    ps_jw_kdouble(w, "decode_gb_s", dec);
-    ps_jw_kdouble(w, "encode_gb_s", enc);
+    ps_jw_kstring(w, "name", name);
+    ps_jw_kdouble(w, "gb_s", gb_s);
     ps_jw_object_end(w);
+    ps_jw_key(w, "rows");
+    ps_jw_array(w);
 }
 
-struct codec_buffers {
-    uint8_t *in, *packed, *back;
-    size_t sizes[CODEC_BYTES / BLOCK];
-};
-
-static double timed_copy(struct codec_buffers *x)
+static int bench_codec(struct ps_json_writer *w, unsigned threads, struct ps_err *err)
 {
-    uint64_t t0 = ps_now_ns();
-    for (size_t at = 0; at < CODEC_BYTES; at += BLOCK)
-        memcpy(x->back + at, x->in + at, BLOCK);
-    return CODEC_BYTES / ps_seconds_since(t0) / 1e9;
-}
-
-/* Blocks of one thread, there and back. */
-static int timed_codec(struct ps_json_writer *w, struct codec_buffers *x, enum ps_codec c,
-                       struct ps_err *err)
-{
-    size_t stored = 0;
-    int rc = 0;
-    uint64_t t0 = ps_now_ns();
-    for (size_t b = 0; rc == 0 && b < CODEC_BYTES / BLOCK; b++) {
-        rc = ps_codec_encode(c, PS_BF16, x->in + b * BLOCK, BLOCK, x->packed + b * BLOCK,
-                             &x->sizes[b], err);
-        stored += x->sizes[b];
-    }
-    double enc = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
-    t0 = ps_now_ns();
-    for (size_t b = 0; rc == 0 && b < CODEC_BYTES / BLOCK; b++)
-        rc = ps_codec_decode(c, PS_BF16, x->packed + b * BLOCK, x->sizes[b], x->back + b * BLOCK,
-                             BLOCK, err);
-    double dec = CODEC_BYTES / ps_seconds_since(t0) / 1e9;
-    if (rc == 0 && memcmp(x->in, x->back, CODEC_BYTES) != 0)
-        rc = ps_err_set(err, PS_EDATA, ORIGIN, "%s: what comes out is not what went in",
-                        ps_codec_name(c));
-    if (rc == 0)
-        codec_row(w, ps_codec_name(c), (double)CODEC_BYTES / (double)stored, dec, enc);
-    return rc;
-}
-
-static int bench_codec(struct ps_json_writer *w, struct ps_err *err)
-{
-    static const enum ps_codec codecs[] = {PS_CODEC_LZ4, PS_CODEC_WH, PS_CODEC_XC34};
-    struct codec_buffers x = {.in = ps_alloc_pages(CODEC_BYTES, 4096),
-                              .packed = ps_alloc_pages(CODEC_BYTES, 4096),
-                              .back = ps_alloc_pages(CODEC_BYTES, 4096)};
-    int rc = x.in && x.packed && x.back ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    if (rc == 0) {
-        fill_bf16(x.in, CODEC_BYTES);
-        memset(x.packed, 1, CODEC_BYTES);
-        memset(x.back, 1, CODEC_BYTES);
-        double copy = timed_copy(&x);
-        ps_jw_key(w, "limit");
+    struct ps_bench_codec_row rows[PS_BENCH_CODEC_ROWS];
+    size_t n = 0;
+    double limit = 0;
+    int rc = ps_bench_codec(rows, PS_BENCH_CODEC_ROWS, &n, &limit, threads, err);
+    if (rc < 0)
+        return rc;
+    put_limit(w, "memcpy", limit);
+    for (size_t i = 0; i < n; i++) {
         ps_jw_object(w);
-        ps_jw_kstring(w, "name", "memcpy");
-        ps_jw_kdouble(w, "gb_s", copy);
+        ps_jw_kstring(w, "codec", rows[i].codec);
+        ps_jw_kstring(w, "dtype", rows[i].dtype);
+        ps_jw_kdouble(w, "ratio", rows[i].ratio);
+        ps_jw_kdouble(w, "decode_gb_s", rows[i].decode_gb_s);
+        ps_jw_kdouble(w, "encode_gb_s", rows[i].encode_gb_s);
         ps_jw_object_end(w);
-        ps_jw_key(w, "rows");
-        ps_jw_array(w);
-        codec_row(w, "raw", 1.0, copy, copy);
-        for (size_t i = 0; rc == 0 && i < sizeof codecs / sizeof codecs[0]; i++)
-            rc = timed_codec(w, &x, codecs[i], err);
-        ps_jw_array_end(w);
     }
-    uint8_t *const buffers[] = {x.in, x.packed, x.back};
-    for (size_t i = 0; i < 3; i++)
-        if (buffers[i])
-            ps_free_pages(buffers[i], CODEC_BYTES);
-    return rc;
+    ps_jw_array_end(w);
+    return 0;
 }
-
-/* ---- gemv ---- */
 
 static int bench_gemv(struct ps_json_writer *w, unsigned threads, struct ps_err *err)
 {
@@ -212,13 +141,7 @@ static int bench_gemv(struct ps_json_writer *w, unsigned threads, struct ps_err 
     int rc = ps_bench_gemv(rows, sizeof rows / sizeof rows[0], &n, &limit, threads, err);
     if (rc < 0)
         return rc;
-    ps_jw_key(w, "limit");
-    ps_jw_object(w);
-    ps_jw_kstring(w, "name", "read");
-    ps_jw_kdouble(w, "gb_s", limit);
-    ps_jw_object_end(w);
-    ps_jw_key(w, "rows");
-    ps_jw_array(w);
+    put_limit(w, "read", limit);
     for (size_t i = 0; i < n; i++) {
         ps_jw_object(w);
         ps_jw_kstring(w, "dtype", rows[i].dtype);
@@ -249,7 +172,7 @@ int ps_bench_json(char **out, const char *what, uint32_t threads, const char *di
     ps_jw_kstring(&w, "cpu", backend ? backend->name : "ref");
     if (rc == 0)
         rc = strcmp(what, "gemv") == 0    ? bench_gemv(&w, n, &err)
-             : strcmp(what, "codec") == 0 ? bench_codec(&w, &err)
+             : strcmp(what, "codec") == 0 ? bench_codec(&w, n, &err)
              : strcmp(what, "disk") == 0
                  ? bench_disk(&w, dir, &err)
                  : ps_err_set(&err, PS_EUSAGE, ORIGIN,

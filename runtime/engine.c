@@ -131,7 +131,8 @@ static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
  * past it. One that can is read through it, so that the next run starts from memory. */
 static int choose_direct(struct ps_engine *e, struct ps_err *err)
 {
-    if (!e->source->local || e->o.direct_io ||
+    /* A hub's files are not opened twice: its branch may have moved in between. */
+    if (!e->source->local || strcmp(e->source->ops->scheme, "file") != 0 || e->o.direct_io ||
         e->files.map->stored_bytes < ps_host_free_memory_bytes() / 2)
         return 0;
     ps_source_close(e->source);

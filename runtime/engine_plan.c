@@ -65,7 +65,7 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
     struct ps_err ce = {0};
     uint64_t least = 0;
     int rc = ps_cache_open(&e->cache, e->cache_dir, &co, &least, &ce);
-    if (rc == PS_EIO || rc == PS_ENOSPC) {
+    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
     }

@@ -83,6 +83,19 @@ int ps_engine_need_tokenizer(struct ps_engine *e, struct ps_err *err)
     return e->tokenizer_rc;
 }
 
+/* An id that the model has no row for is the files' fault, not that of who typed the prompt. */
+static int check_ids(const struct ps_engine *e, const uint32_t *ids, size_t n, struct ps_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] >= e->arch->vocab)
+            return ps_err_set(
+                err, PS_EDATA, ORIGIN,
+                "tokenizer.json gives id %u, the model's vocabulary ends at %u: is it the "
+                "model's tokenizer?",
+                ids[i], e->arch->vocab - 1);
+    return 0;
+}
+
 int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32_t flags,
                        uint32_t **ids, size_t *n, struct ps_error *error)
 {
@@ -92,6 +105,8 @@ int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32
     int rc = ps_engine_need_tokenizer(e, &err);
     if (rc == 0)
         rc = ps_tokenize(e->tokenizer, text, len, flags, &list, &count, &err);
+    if (rc == 0)
+        rc = check_ids(e, list, count, &err);
     if (rc < 0) {
         ps_free(list);
         return ps_engine_error(error, rc, &err);

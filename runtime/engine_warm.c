@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "runtime/engine.h"
+#include "runtime/whole_files.h"
 
 static const char *const ORIGIN = "warm";
 
@@ -71,8 +72,61 @@ static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
     return rc < 0 ? rc : ps_engine_start_fetching(e, err);
 }
 
+/* Fetches what is missing; *list is made anew. */
+static int fetch_missing(struct ps_engine *e, const struct ps_warm_options *o,
+                         struct warm_list *list, struct ps_err *err)
+{
+    ps_free(list->extents);
+    *list = (struct warm_list){0};
+    int rc = open_disk_only_sweep(e, err);
+    if (rc == 0)
+        rc = make_list(list, e, o, err);
+    if (rc == 0 && !o->dry_run)
+        rc = ps_sweep_fetch(e->sweep, list->extents, list->n, on_fetch, e, err);
+    if (rc == 0 && !o->dry_run)
+        rc = ps_cache_flush(e->cache, err);
+    return rc;
+}
+
+/* Whole files against the hashes that the hub names, where it names any. Which bytes of a wrong file are wrong
+ * nobody can tell: all of the model is dropped and fetched once more, then it is believed. */
+static int check_files(struct ps_engine *e, const struct ps_warm_options *o, struct warm_list *list,
+                       struct ps_whole_files *w, struct ps_err *err)
+{
+    uint64_t freed;
+    *w = (struct ps_whole_files){.map = e->files.map,
+                                 .source = e->source,
+                                 .cache = e->cache,
+                                 .interrupt = &e->interrupt,
+                                 .progress = on_verify,
+                                 .user = e};
+    int rc = ps_whole_files_check(w, err);
+    if (rc != 0 || w->bad == 0)
+        return rc;
+    ps_engine_stop_sweep(e);
+    rc = ps_cache_evict(e->cache, e->files.map->model_id, &freed, err);
+    if (rc == 0)
+        rc = fetch_missing(e, o, list, err);
+    if (rc == 0)
+        rc = ps_whole_files_check(w, err);
+    if (rc == 0 && w->bad)
+        rc = ps_err_set(
+            err, PS_EDATA,
+            ORIGIN, "wrong bytes (SHA-256 differs, also after a refetch): %s: %s: compare it with its origin",
+            w->first_bad, e->source->label);
+    return rc;
+}
+
+/* The hashes of a pre-split model are those of its extents, checked on arrival; a part of the layers is no whole
+ * file. */
+static bool has_files_to_check(const struct ps_engine *e, const struct ps_warm_options *o)
+{
+    return o->check && !o->dry_run && !e->files.map->presplit && o->layer_first < 0 &&
+           o->layer_last < 0;
+}
+
 static int warm(struct ps_engine *e, const struct ps_warm_options *o, struct warm_list *list,
-                uint64_t *bad, struct ps_err *err)
+                uint64_t *bad, struct ps_whole_files *w, struct ps_err *err)
 {
     uint64_t checked = 0;
     int rc = 0;
@@ -86,13 +140,9 @@ static int warm(struct ps_engine *e, const struct ps_warm_options *o, struct war
     if (o->check)
         rc = ps_cache_verify(e->cache, true, true, on_verify, e, &checked, bad, err);
     if (rc == 0)
-        rc = open_disk_only_sweep(e, err);
-    if (rc == 0)
-        rc = make_list(list, e, o, err);
-    if (rc == 0 && !o->dry_run)
-        rc = ps_sweep_fetch(e->sweep, list->extents, list->n, on_fetch, e, err);
-    if (rc == 0 && !o->dry_run)
-        rc = ps_cache_flush(e->cache, err);
+        rc = fetch_missing(e, o, list, err);
+    if (rc == 0 && has_files_to_check(e, o))
+        rc = check_files(e, o, list, w, err);
     return rc;
 }
 
@@ -102,12 +152,13 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     struct ps_err err = {0};
     struct ps_warm_options o = {.layer_first = -1, .layer_last = -1};
     struct warm_list list = {0};
+    struct ps_whole_files files = {0};
     struct ps_strbuf b;
     struct ps_json_writer w;
     uint64_t bad = 0, t0 = ps_now_ns(), missing = 0, fetched = 0;
     if (options && options->struct_size == sizeof o)
         o = *options;
-    int rc = warm(e, &o, &list, &bad, &err);
+    int rc = warm(e, &o, &list, &bad, &files, &err);
     for (uint32_t i = 0; rc == 0 && i < list.n; i++) {
         bool held = ps_sweep_is_held(e->sweep, list.extents[i]);
         *(held ? &fetched : &missing) += e->files.map->extents[list.extents[i]].stored_bytes;
@@ -121,6 +172,7 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     ps_jw_kuint(&w, "bytes_missing", missing);
     ps_jw_kuint(&w, "extents", list.n);
     ps_jw_kuint(&w, "bad_extents_dropped", bad);
+    ps_jw_kuint(&w, "files_checked", files.checked);
     ps_jw_kdouble(&w, "seconds", ps_seconds_since(t0));
     ps_jw_kbool(&w, "complete", missing == 0);
     ps_jw_object_end(&w);

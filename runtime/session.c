@@ -8,8 +8,9 @@
 #include "runtime/sampler.h"
 
 static const char *const ORIGIN = "session";
-#define MAX_STOPS  64
-#define STOP_BYTES 4096
+#define MAX_STOPS         64
+#define STOP_BYTES        4096
+#define PUBLIC_SWEEPS_MAX 20 /* contract.md --max-egress */
 
 struct ps_session {
     struct ps_engine *e;
@@ -288,6 +289,23 @@ static uint64_t sweeps_left(const struct ps_session *s, const struct ps_generate
     return by_ctx < by_n ? by_ctx : by_n;
 }
 
+/* A hub for everybody is no weight server: streaming the same bytes from it for every token is asked for in so many
+ * words, or not done. */
+static int check_public_traffic(const struct ps_session *s, const struct ps_generate_options *o,
+                                struct ps_err *err)
+{
+    const struct ps_engine *e = s->e;
+    uint64_t each = e->plan.bytes_net_per_sweep, sweeps = sweeps_left(s, o, 0, 0);
+    if (!e->source->is_public || (e->o.max_egress && *e->o.max_egress) || each == 0 ||
+        sweeps <= PUBLIC_SWEEPS_MAX)
+        return 0;
+    return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                      "%s: the same %.1f MB would be fetched up to %llu times from a public hub: "
+                      "give it more --disk or "
+                      "--ram, a mirror (HF_ENDPOINT), or say how much is fine with --max-egress",
+                      e->source->label, (double)each / 1e6, (unsigned long long)sweeps);
+}
+
 static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,
                     const struct ps_generate_options *o, struct writer *w,
                     struct ps_sampler *sampler, struct ps_err *err)
@@ -348,6 +366,8 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
         warn_if_far(s, n_prompt, o.n_predict);
     if (rc == 0)
         rc = need_forward(s, (uint32_t)n_prompt, &err);
+    if (rc == 0)
+        rc = check_public_traffic(s, &o, &err);
     if (rc == 0)
         rc = ps_sampler_new(&sampler, &so, s->e->arch->vocab, &err);
     if (rc == 0)

@@ -53,7 +53,10 @@ static void count_memory(struct ps_tokenizer *t)
 int ps_tokenizer_open(struct ps_tokenizer **out, const struct ps_tokenizer_files *files,
                       struct ps_err *err)
 {
-    if (!files->tokenizer_json || !files->tokenizer_json_len)
+    if (files->tokenizer_json && !files->tokenizer_json_len)
+        return ps_err_set(err, PS_EDATA, "tokenizer",
+                          "tokenizer.json: it is empty: fetch the model again");
+    if (!files->tokenizer_json)
         return ps_err_set(
             err, PS_EUNSUPPORTED,
             "tokenizer", "no tokenizer.json: other tokenizer files are not supported: convert them with transformers");

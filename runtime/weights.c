@@ -113,7 +113,7 @@ static int bind_layer(uint32_t *roles, uint32_t layer, const struct ps_map *m,
 }
 
 /* Tied checkpoints keep one matrix under either name (TinyStories-656K stores only the head); a checkpoint without
- * a head is tied whatever its config says. */
+ * a head is tied unless its config says that it is not: then something is missing. */
 static int bind_ends(struct ps_weights *w, const struct ps_map *m, const struct ps_arch *a,
                      struct ps_err *err)
 {
@@ -127,6 +127,10 @@ static int bind_ends(struct ps_weights *w, const struct ps_map *m, const struct 
     if (w->embed == PS_NO_TENSOR && (w->head == PS_NO_TENSOR || !a->tied))
         return ps_err_set(err, PS_EDATA, ORIGIN,
                           "tensor model.embed_tokens.weight is missing: is the model complete?");
+    if (w->head == PS_NO_TENSOR && a->says_untied)
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "tensor lm_head.weight is missing, and config.json says that it is not "
+                          "tied: is the model complete?");
     if (w->embed == PS_NO_TENSOR)
         w->embed = w->head;
     if (w->head == PS_NO_TENSOR || a->tied)

@@ -73,32 +73,62 @@ static int print_facts(const struct upkeep *u, struct ps_strbuf *b, struct ps_er
     return ps_cli_print_json(u->o, ps_strbuf_ok(b) ? b->data : NULL, err);
 }
 
-static int verify(struct upkeep *u, struct ps_err *err)
+struct verdict {
+    uint64_t checked, bad;
+    bool rebuilt; /* the index was damaged, and emptied */
+};
+
+static int check_extents(struct upkeep *u, struct verdict *v, struct ps_err *err)
+{
+    int rc = open_cache(u, u->o->repair, err);
+
+    if (rc < 0 || !u->cache)
+        return rc;
+    v->rebuilt = v->rebuilt || ps_cache_was_rebuilt(u->cache);
+    return ps_cache_verify(u->cache, true, u->o->repair, verify_progress, NULL, &v->checked,
+                           &v->bad, err);
+}
+
+static int print_verdict(const struct upkeep *u, const struct verdict *v, struct ps_err *err)
 {
     struct ps_json_writer w;
     struct ps_strbuf b;
-    uint64_t checked = 0, bad = 0;
-    int rc = open_cache(u, u->o->repair, err);
+    int rc;
 
-    if (rc == 0 && u->cache)
-        rc = ps_cache_verify(u->cache, true, u->o->repair, verify_progress, NULL, &checked, &bad,
-                             err);
-    if (rc < 0 && bad == 0)
-        return rc;
     ps_strbuf_init(&b, 1 << 16);
     ps_jw_init(&w, &b);
     ps_jw_object(&w);
-    ps_jw_kuint(&w, "extents_checked", checked);
-    ps_jw_kuint(&w, "extents_wrong", bad);
-    ps_jw_kuint(&w, "extents_dropped", u->o->repair ? bad : 0);
+    ps_jw_kuint(&w, "extents_checked", v->checked);
+    ps_jw_kuint(&w, "extents_wrong", v->bad);
+    ps_jw_kuint(&w, "extents_dropped", u->o->repair ? v->bad : 0);
+    ps_jw_kbool(&w, "index_rebuilt", v->rebuilt);
     ps_jw_object_end(&w);
     rc = print_facts(u, &b, err);
     ps_strbuf_deinit(&b);
-    if (rc == 0 && bad > 0)
-        rc = ps_err_set(err, PS_EDATA, "cache", "%llu of %llu extents hold wrong bytes: %s: %s",
-                        (unsigned long long)bad, (unsigned long long)checked, u->dir,
-                        u->o->repair ? "dropped, they will be fetched again"
-                                     : "drop them with --repair");
+    return rc;
+}
+
+static int verify(struct upkeep *u, struct ps_err *err)
+{
+    struct verdict v = {0};
+    int rc = check_extents(u, &v, err);
+
+    /* Damage that only showed under way: the cache has left word for the next opening. */
+    if (rc == PS_EDATA && u->o->repair && u->cache) {
+        ps_cache_close(u->cache);
+        u->cache = NULL;
+        rc = check_extents(u, &v, err);
+    }
+    if (rc == 0)
+        rc = print_verdict(u, &v, err);
+    if (rc == 0 && v.bad > 0)
+        return ps_err_set(err, PS_EDATA, "cache", "%llu of %llu extents hold wrong bytes: %s: %s",
+                          (unsigned long long)v.bad, (unsigned long long)v.checked, u->dir,
+                          u->o->repair ? "dropped, they will be fetched again"
+                                       : "drop them with --repair");
+    if (rc == 0 && v.rebuilt)
+        return ps_err_set(err, PS_EDATA, "cache",
+                          "the index was damaged: %s: emptied, all will be fetched again", u->dir);
     return rc;
 }
 

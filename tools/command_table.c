@@ -34,7 +34,7 @@ static const struct ps_command_spec commands[] = {
      "Streams: the model is never held locally. SRC is a folder or address of safetensors files, "
      "DST a "
      "folder. A split that was stopped goes on where it was; the manifest is written last.",
-     "penstock split https://models.example/llama-3.1-8b /srv/llama-3.1-8b --codec lz4\n", NULL, 2,
+     "penstock split https://models.example/llama-3.1-8b /srv/llama-3.1-8b --codec xc34\n", NULL, 2,
      2, false},
     {PS_CMD_WARM, "warm", "MODEL [--layers A-B] [--check]",
      "fetch into the disk cache what the plan keeps there",

@@ -102,13 +102,17 @@ static void write_command(struct ps_strbuf *b, const struct ps_command_spec *c)
         write_group(b, c->id, (enum ps_opt_group)g);
     if (c->takes_model || c->id == PS_CMD_SPLIT) {
         ps_strbuf_puts(b, "\n");
-        wrap(b,
-             "MODEL is a folder, or the http or https address of one. Sizes are bytes, or take K, "
-             "M, G, T (powers "
-             "of 1024) or a percentage of the model. Every option can be set by PENSTOCK_<OPTION> "
-             "too "
-             "(PENSTOCK_CTX_SIZE); the option wins.",
-             0, 0);
+        wrap(
+            b,
+            "MODEL is a folder, the http, https or s3 address of one (s3://bucket/prefix; keys, "
+            "region "
+            "and endpoint as for the AWS command line), or hf://org/name[@revision] on the Hugging "
+            "Face "
+            "Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE as its own tools read them). "
+            "Sizes are bytes, or take K, M, G, T (powers of 1024) or a percentage of the model. "
+            "Every "
+            "option can be set by PENSTOCK_<OPTION> too (PENSTOCK_CTX_SIZE); the option wins.",
+            0, 0);
     }
     write_exit_statuses(b);
 }

@@ -173,6 +173,24 @@ static void write_environment(struct ps_strbuf *b)
                  "XDG_CACHE_HOME and HOME place the cache; http_proxy, https_proxy, no_proxy and "
                  "SSL_CERT_FILE are "
                  "honoured; NO_COLOR, TERM and COLUMNS shape the progress display.");
+    paragraph(b,
+              "s3://bucket/prefix takes the rest of the address as the literal key; a version is "
+              "named by ?versionId= behind it. Keys come from AWS_ACCESS_KEY_ID, "
+              "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; AWS_WEB_IDENTITY_TOKEN_FILE with "
+              "AWS_ROLE_ARN; the profile (AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE, "
+              "AWS_CONFIG_FILE); the container's endpoint (AWS_CONTAINER_CREDENTIALS_FULL_URI or "
+              "_RELATIVE_URI); EC2's metadata service, unless AWS_EC2_METADATA_DISABLED is true: "
+              "the first that is configured. Where none is, or with AWS_NO_SIGN_REQUEST=yes, "
+              "requests are not signed. AWS_REGION (else AWS_DEFAULT_REGION, the profile, "
+              "us-east-1), AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_CA_BUNDLE and "
+              "AWS_REQUEST_PAYER=requester mean what they mean elsewhere; the path style is used "
+              "with endpoints of one's own and for buckets with dots, unless the profile's s3 "
+              "addressing_style says otherwise.");
+    paragraph(
+        b, "hf://org/name[@revision][/folder] is a repository of the Hugging Face Hub. HF_TOKEN, "
+           "HF_TOKEN_PATH, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and "
+           "HF_HUB_DISABLE_IMPLICIT_TOKEN mean what they mean to the Hub's own tools; files that "
+           "these have downloaded are read from their cache directory.");
 }
 
 void ps_man_write(struct ps_strbuf *b)
@@ -184,12 +202,14 @@ void ps_man_write(struct ps_strbuf *b)
         ".SH NAME\npenstock \\- run language models whose weights stay on a server\n"
         ".SH SYNOPSIS\n\\fBpenstock\\fR \\fICOMMAND\\fR [\\fIARGUMENT\\fR...] [\\fIOPTION\\fR...]\n"
         ".SH DESCRIPTION\n");
-    paragraph(b, "Penstock runs language models larger than disk, RAM and VRAM: it streams their "
-                 "weights by ranges "
-                 "from a folder or a web server through a bounded disk cache. MODEL is a folder of "
-                 "safetensors files "
-                 "with config.json, a model made by `penstock split`, or the http or https address "
-                 "of either.");
+    paragraph(b,
+              "Penstock runs language models larger than disk, RAM and VRAM: it streams their "
+              "weights by ranges "
+              "from a folder, a web server or the Hugging Face Hub through a bounded disk "
+              "cache. MODEL is a folder of "
+              "safetensors files "
+              "with config.json, a model made by `penstock split`, the http, https or s3 address "
+              "of either, or hf://org/name[@revision] on the Hugging Face Hub.");
     write_commands(b);
     write_options(b);
     write_environment(b);

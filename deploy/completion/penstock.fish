@@ -62,7 +62,7 @@ complete -c penstock -n '__fish_seen_subcommand_from plan' -l probe -d 'Measure 
 complete -c penstock -n '__fish_seen_subcommand_from plan doctor bench' -l seconds -x -d 'About how long to measure'
 complete -c penstock -n '__fish_seen_subcommand_from split' -l codec -x -a 'raw lz4 wh xc34' -d 'How blocks are stored'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l layers -x -d 'Only these layers'
-complete -c penstock -n '__fish_seen_subcommand_from warm' -l check -d 'Verify what the cache already holds, too'
+complete -c penstock -n '__fish_seen_subcommand_from warm' -l check -d 'Verify what the cache already holds, and whole files by the hashes of the Hub'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l dry-run -d 'Only say what would be fetched'
 complete -c penstock -n '__fish_seen_subcommand_from share' -l host -x -d 'Address to listen on'
 complete -c penstock -n '__fish_seen_subcommand_from share' -l port -x -d 'Port to listen on; 0 takes a free one and names it'

@@ -103,11 +103,13 @@ int ps_engine_logits(struct ps_engine *engine, const uint32_t *ids, size_t n, fl
 struct ps_warm_options {
     uint32_t struct_size;
     int32_t layer_first, layer_last; /* inclusive; both -1 = all */
-    uint32_t check;                  /* 1: also verify what the cache already holds */
-    uint32_t dry_run;                /* 1: only say what would be fetched */
+    /* 1: also verify what the cache already holds, and whole files where the source names their SHA-256 (hf://) */
+    uint32_t check;
+    uint32_t dry_run; /* 1: only say what would be fetched */
 };
 /* Fetches into the disk cache what the plan keeps there. JSON:
- * {"bytes_wanted","bytes_present","bytes_fetched","extents","seconds","complete"}. */
+ * {"bytes_wanted","bytes_present","bytes_fetched","bytes_missing","extents","bad_extents_dropped","files_checked",
+ * "seconds","complete"}. */
 int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_options *options,
                    struct ps_error *err);
 

@@ -8,13 +8,9 @@ const struct ps_block_ops ps_block_ops_scalar = {
     .name = "scalar",
     .wh_piece = ps_wh_piece,
     .xc34_piece = ps_xc34_piece,
+    .wh_deal = ps_wh_deal,
     .join = ps_planes_join,
 };
-
-const struct ps_block_ops *ps_block_ops(void)
-{
-    return &ps_block_ops_scalar;
-}
 
 /* ---- Unpacking ---- */
 
@@ -39,12 +35,13 @@ static bool open_plane(struct reader *r)
 }
 
 /* Exponents of one piece: where they lie, or in `e`. NULL: they do not add up. */
-static const uint8_t *piece_exponents(const struct reader *r, size_t piece, uint8_t *e)
+static const uint8_t *piece_exponents(const struct reader *r, size_t piece, uint8_t *e,
+                                      struct ps_ahead ahead)
 {
     const struct ps_block_head *h = &r->head;
     switch (h->codec) {
-    case PS_CODEC_WH: return r->ops->wh_piece(&r->wh, piece, e) ? e : NULL;
-    case PS_CODEC_XC34: return r->ops->xc34_piece(&r->xc34, piece, e) ? e : NULL;
+    case PS_CODEC_WH: return r->ops->wh_piece(&r->wh, piece, e, ahead) ? e : NULL;
+    case PS_CODEC_XC34: return r->ops->xc34_piece(&r->xc34, piece, e, ahead) ? e : NULL;
     case PS_CODEC_RAW: return r->in + h->plane_at + piece * PS_BLOCK_PIECE;
     default: memset(e, h->exponent, PS_BLOCK_PIECE); return e;
     }
@@ -69,7 +66,7 @@ bool ps_block_decode(const struct ps_block_ops *ops, enum ps_codec codec, enum p
                      const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
 {
     struct reader r;
-    uint8_t e[PS_BLOCK_PIECE];
+    uint8_t e[PS_BLOCK_PIECE + PS_PLANES_OVER];
     r.ops = ops;
     r.type = t;
     r.in = in;
@@ -78,12 +75,18 @@ bool ps_block_decode(const struct ps_block_ops *ops, enum ps_codec codec, enum p
     for (unsigned p = 0; p < PS_BLOCK_MAX_REST; p++)
         if (r.head.rest_const[p])
             memset(r.constant[p], r.head.rest_byte[p], PS_PLANES_CHUNK);
+    unsigned each = ps_block_weight_bytes(t);
     for (size_t first = 0; first < r.head.n; first += PS_BLOCK_PIECE) {
         size_t n = r.head.n - first < PS_BLOCK_PIECE ? r.head.n - first : PS_BLOCK_PIECE;
-        const uint8_t *piece = piece_exponents(&r, first / PS_BLOCK_PIECE, e);
+        uint8_t *to = out + first * each;
+        struct ps_ahead ahead = {.in = in + r.head.rest_at[0] +
+                                       (r.head.rest_const[0] ? 0 : ps_block_rest_bytes(t, 0, first)),
+                                 .out = to,
+                                 .out_end = to + n * each};
+        const uint8_t *piece = piece_exponents(&r, first / PS_BLOCK_PIECE, e, ahead);
         if (!piece)
             return false;
-        join_piece(&r, first, n, piece, out + first * ps_block_weight_bytes(t));
+        join_piece(&r, first, n, piece, to);
     }
     return true;
 }
@@ -137,7 +140,7 @@ static void count_exponents(uint32_t counts[256], const uint8_t *e, size_t n)
 
 static void survey_weights(struct survey *v, const struct ps_planes_source *s)
 {
-    uint8_t e[PS_BLOCK_PIECE];
+    uint8_t e[PS_BLOCK_PIECE + PS_PLANES_OVER];
     memset(v, 0, sizeof *v);
     for (size_t first = 0; first < s->n; first += PS_BLOCK_PIECE) {
         size_t n = s->n - first < PS_BLOCK_PIECE ? s->n - first : PS_BLOCK_PIECE;
@@ -153,13 +156,14 @@ static void survey_weights(struct survey *v, const struct ps_planes_source *s)
 }
 
 static enum ps_codec put_exponents(uint8_t *out, size_t cap, size_t *bytes, enum ps_codec codec,
-                                   const struct ps_planes_source *s, const struct survey *v)
+                                   const struct ps_planes_source *s, const struct survey *v,
+                                   const struct ps_block_ops *ops)
 {
     size_t raw = ps_block_align(s->n), less = cap < raw ? cap : raw - 1;
     *bytes = 0;
     if (v->n_exponents == 1)
         return PS_CODEC_CONST;
-    *bytes = codec == PS_CODEC_WH ? ps_wh_encode(out, less, s, v->counts)
+    *bytes = codec == PS_CODEC_WH ? ps_wh_encode(out, less, s, v->counts, ops->wh_deal)
                                   : ps_xc34_encode(out, less, s, v->counts);
     if (*bytes != 0)
         return codec;
@@ -209,8 +213,8 @@ static void put_head(uint8_t *out, const struct ps_planes_source *s, const struc
     }
 }
 
-size_t ps_block_encode(enum ps_codec codec, enum ps_dtype t, const uint8_t *in, size_t in_bytes,
-                       uint8_t *out)
+size_t ps_block_encode(const struct ps_block_ops *ops, enum ps_codec codec, enum ps_dtype t,
+                       const uint8_t *in, size_t in_bytes, uint8_t *out)
 {
     unsigned each = ps_block_weight_bytes(t);
     if (each == 0 || in_bytes % each != 0)
@@ -223,7 +227,7 @@ size_t ps_block_encode(enum ps_codec codec, enum ps_dtype t, const uint8_t *in, 
         return 0;
     size_t bytes;
     enum ps_codec plane =
-        put_exponents(out + PS_BLOCK_HEAD_BYTES, most - fixed, &bytes, codec, &s, &v);
+        put_exponents(out + PS_BLOCK_HEAD_BYTES, most - fixed, &bytes, codec, &s, &v, ops);
     if (fixed + bytes > most)
         return 0;
     put_rest(out + PS_BLOCK_HEAD_BYTES + bytes, &s, &v);

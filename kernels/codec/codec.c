@@ -62,10 +62,11 @@ int ps_codec_encode(enum ps_codec c, enum ps_dtype t, const void *in, size_t in_
     if (in_bytes == 0 || in_bytes > 1u << 30)
         return ps_err_set(err, PS_EFAIL, ORIGIN, "can't pack a block of %zu bytes", in_bytes);
     size_t n = 0;
-    if (c == PS_CODEC_LZ4) /* room for one byte less: what does not shrink does not fit and gives 0 */
-        n = (size_t)LZ4_compress_default(in, out, (int)in_bytes, (int)in_bytes - 1);
+    if (c == PS_CODEC_LZ4) /* what does not get 3 % smaller does not fit, and gives 0 */
+        n = (size_t)LZ4_compress_default(in, out, (int)in_bytes,
+                                         (int)(in_bytes - (in_bytes * 3 + 99) / 100));
     else if (c != PS_CODEC_RAW)
-        n = ps_block_encode(c, t, in, in_bytes, out);
+        n = ps_block_encode(ps_block_ops(), c, t, in, in_bytes, out);
     if (n == 0)
         memcpy(out, in, in_bytes);
     *out_bytes = n ? n : in_bytes;

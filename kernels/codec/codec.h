@@ -2,10 +2,13 @@
  * its blocks end is the map's knowledge (proto/map.h); here is only how one block is unpacked or
  * packed.
  *
- * LZ4: the block format of lz4.org (no frame). A block that does not shrink is stored as it is,
- * which is known by its stored size being its unpacked size. `t` is the element type of the
- * weights in the block: raw and lz4 do not look at it. Threads: any, without state. Nothing
- * allocates or blocks. */
+ * LZ4: the block format of lz4.org (no frame). A block that does not get 3 % smaller, whatever the
+ * codec, is stored as it is, which is known by its stored size being its unpacked size. `t` is the
+ * element type of the weights in the block: raw and lz4 do not look at it. Threads: any, without
+ * state. Nothing allocates or blocks.
+ *
+ * A block has no checksum: extents, the unit of everything that is read, have a SHA-256 in the
+ * shard's index and a CRC32C in the cache, both of the stored bytes. */
 #ifndef PS_KERNELS_CODEC_CODEC_H
 #define PS_KERNELS_CODEC_CODEC_H
 #include <stddef.h>

@@ -11,7 +11,7 @@ static inline uint16_t load16(const uint8_t *p)
     return x;
 }
 
-void ps_planes_exponents(uint8_t *e, const struct ps_planes_source *s, size_t first, size_t n)
+void ps_planes_exponents(uint8_t *restrict e, const struct ps_planes_source *s, size_t first, size_t n)
 {
     const uint8_t *in = s->weights + first * ps_block_weight_bytes(s->type);
     switch (s->type) {
@@ -45,22 +45,38 @@ static inline uint16_t unrotated(uint8_t e, uint8_t r)
     return (uint16_t)(e << 7 | r >> 1 | (r & 1) << 15);
 }
 
+/* Mantissas and signs of 16-bit numbers, one every `each` bytes. `restrict`, here and below: or the compiler would
+ * think that what is written is read again, and go byte by byte. */
+static void take_rotated(uint8_t *restrict out, const uint8_t *in, size_t n, size_t each)
+{
+    for (size_t i = 0; out && i < n; i++)
+        out[i] = rotated(load16(in + each * i));
+}
+
 /* Byte `at` of every `each` bytes. */
-static void take_bytes(uint8_t *out, const uint8_t *in, size_t n, size_t each, size_t at)
+static void take_bytes(uint8_t *restrict out, const uint8_t *in, size_t n, size_t each, size_t at)
 {
     for (size_t i = 0; out && i < n; i++)
         out[i] = in[each * i + at];
 }
 
 /* Bit `bit` of the upper byte of every 16-bit weight; the last byte is filled up with the last weight's. */
-static void take_bits(uint8_t *out, const uint8_t *in, size_t n, unsigned bit)
+static void take_bits(uint8_t *restrict out, const uint8_t *in, size_t n, unsigned bit)
 {
-    for (size_t i = 0; out && i < n; i += 8) {
-        unsigned byte = 0;
-        for (size_t k = 0; k < 8; k++)
-            byte |= (in[2 * (i + k < n ? i + k : n - 1) + 1] >> bit & 1u) << k;
-        out[i / 8] = (uint8_t)byte;
+    size_t i = 0;
+    for (; out && i + 8 <= n; i += 8) {
+        uint64_t x[2];
+        memcpy(x, in + 2 * i, sizeof x);
+        for (int k = 0; k < 2; k++) /* four bits from 16 apart to one beside the other */
+            x[k] = (x[k] >> (8 + bit) & 0x0001000100010001u) * 0x1000200040008000u >> 60;
+        out[i / 8] = (uint8_t)(x[0] | x[1] << 4);
     }
+    if (!out || i == n)
+        return;
+    unsigned byte = 0;
+    for (size_t k = 0; k < 8; k++)
+        byte |= (in[2 * (i + k < n ? i + k : n - 1) + 1] >> bit & 1u) << k;
+    out[i / 8] = (uint8_t)byte;
 }
 
 static uint8_t nibble_of_f8(uint8_t x)
@@ -73,13 +89,9 @@ void ps_planes_rest(uint8_t *const rest[PS_BLOCK_MAX_REST], const struct ps_plan
 {
     const uint8_t *in = s->weights + first * ps_block_weight_bytes(s->type);
     switch (s->type) {
-    case PS_BF16:
-        for (size_t i = 0; rest[0] && i < n; i++)
-            rest[0][i] = rotated(load16(in + 2 * i));
-        return;
+    case PS_BF16: take_rotated(rest[0], in, n, 2); return;
     case PS_F32:
-        for (size_t i = 0; rest[0] && i < n; i++)
-            rest[0][i] = rotated(load16(in + 4 * i + 2));
+        take_rotated(rest[0], in + 2, n, 4);
         take_bytes(rest[1], in, n, 4, 1);
         take_bytes(rest[2], in, n, 4, 0);
         return;

@@ -6,6 +6,24 @@
 
 /* Weights per call, at most: what lies on the stack between the steps stays in the L1 cache. */
 #define PS_PLANES_CHUNK 1024u
+/* Room behind a buffer of exponents: vectors are stored whole. */
+#define PS_PLANES_OVER 64u
+
+/* Memory that will be wanted when a piece's exponents are there. They are made in the L1 cache, while memory would
+ * idle: those who make them ask for some of it with every 64 weights. */
+struct ps_ahead {
+    const uint8_t *in, *out, *out_end;
+};
+static inline void ps_ahead_step(struct ps_ahead *a)
+{
+    if (a->out >= a->out_end)
+        return;
+    __builtin_prefetch(a->out, 1, 2);
+    __builtin_prefetch(a->out + 64, 1, 2);
+    __builtin_prefetch(a->in, 0, 2);
+    a->out += 128;
+    a->in += 64;
+}
 
 /* The weights of one block, as the encoders read them: several times, in pieces, because they may not allocate. */
 struct ps_planes_source {

@@ -45,17 +45,26 @@ static void put_escape(struct writer *w, uint8_t e)
         w->bare[w->n_bare++] = e;
 }
 
+/* Bit j of eight bytes, side by side: the products' other bits meet above and below, without a carry. */
+static inline uint64_t gather_bits(uint64_t bytes, unsigned j)
+{
+    return (bytes >> j & 0x0101010101010101u) * 0x0102040810204080u >> 56;
+}
+
 static void put_group(struct writer *w, uint8_t *out, const uint8_t *e, size_t n)
 {
     uint64_t word[3] = {0};
-    for (size_t i = 0; i < n; i++) {
-        uint64_t code = w->code_of[e[i]] < ESCAPE ? w->code_of[e[i]] : ESCAPE;
-        word[0] |= (code & 1) << i;
-        word[1] |= (code >> 1 & 1) << i;
-        word[2] |= code >> 2 << i;
-        if (code == ESCAPE)
-            put_escape(w, e[i]);
+    uint8_t code[GROUP] = {0};
+    for (size_t i = 0; i < n; i++)
+        code[i] = w->code_of[e[i]] < ESCAPE ? w->code_of[e[i]] : ESCAPE;
+    for (size_t i = 0; i < GROUP; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, code + i, sizeof eight);
+        for (unsigned j = 0; j < 3; j++)
+            word[j] |= gather_bits(eight, j) << i;
     }
+    for (uint64_t escapes = word[0] & word[1] & word[2]; escapes; escapes &= escapes - 1)
+        put_escape(w, e[__builtin_ctzll(escapes)]);
     memcpy(out, word, sizeof word);
 }
 
@@ -152,24 +161,38 @@ static bool get_group(uint8_t *e, struct reader *r, const uint8_t *group, size_t
     return true;
 }
 
-/* A segment must begin where the table says and end where the next begins: a GPU enters there. */
-static bool get_segment(const struct ps_xc34 *x, size_t segment, uint8_t *e)
+bool ps_xc34_span(struct ps_xc34_span *s, const struct ps_xc34 *x, size_t segment)
 {
     const uint8_t *table = x->plane + PS_XC34_SEGMENTS_AT + 8 * segment;
     bool last = segment + 1 == ps_xc34_segments(x->n);
+    s->nibble = ps_block_u32(table);
+    s->bare = ps_block_u32(table + 4);
+    s->nibble_end = last ? x->head.n_nibbles : ps_block_u32(table + 8);
+    s->bare_end = last ? x->head.n_bare : ps_block_u32(table + 12);
+    return s->nibble <= s->nibble_end && s->nibble_end <= x->head.n_nibbles &&
+           s->nibble_end - s->nibble <= PS_XC34_SEGMENT && s->bare <= s->bare_end &&
+           s->bare_end <= x->head.n_bare && s->bare_end - s->bare <= s->nibble_end - s->nibble;
+}
+
+/* A segment must begin where the table says and end where the next begins: a GPU enters there. */
+static bool get_segment(const struct ps_xc34 *x, size_t segment, uint8_t *e)
+{
+    struct ps_xc34_span s;
+    if (!ps_xc34_span(&s, x, segment))
+        return false;
     size_t first = segment * PS_XC34_SEGMENT;
     size_t n = x->n - first < PS_XC34_SEGMENT ? x->n - first : PS_XC34_SEGMENT;
-    struct reader r = {.x = x, .nibble = ps_block_u32(table), .bare = ps_block_u32(table + 4)};
+    struct reader r = {.x = x, .nibble = s.nibble, .bare = s.bare};
     const uint8_t *group = x->plane + x->head.groups_at + first / GROUP * GROUP_BYTES;
     for (size_t i = 0; i < n; i += GROUP, group += GROUP_BYTES)
         if (!get_group(e + i, &r, group, n - i < GROUP ? n - i : GROUP))
             return false;
-    return r.nibble == (last ? x->head.n_nibbles : ps_block_u32(table + 8)) &&
-           r.bare == (last ? x->head.n_bare : ps_block_u32(table + 12));
+    return r.nibble == s.nibble_end && r.bare == s.bare_end;
 }
 
-bool ps_xc34_piece(const struct ps_xc34 *x, size_t piece, uint8_t *e)
+bool ps_xc34_piece(const struct ps_xc34 *x, size_t piece, uint8_t *e, struct ps_ahead ahead)
 {
+    (void)ahead; /* plain C is slower than any memory */
     size_t per = PS_BLOCK_PIECE / PS_XC34_SEGMENT, first = piece * per;
     for (size_t k = 0; k < per && first + k < ps_xc34_segments(x->n); k++)
         if (!get_segment(x, first + k, e + k * PS_XC34_SEGMENT))

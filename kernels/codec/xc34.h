@@ -14,7 +14,14 @@ struct ps_xc34 {
 /* As ps_wh_encode. */
 size_t ps_xc34_encode(uint8_t *out, size_t cap, const struct ps_planes_source *s,
                       const uint32_t counts[256]);
+/* Escapes of one segment: nibbles [nibble, nibble_end), bare exponents [bare, bare_end) of the plane's. */
+struct ps_xc34_span {
+    size_t nibble, nibble_end, bare, bare_end;
+};
+
 bool ps_xc34_open(struct ps_xc34 *x, const uint8_t *plane, size_t bytes, size_t n);
+/* What the table says of a segment. False: that can't be. */
+bool ps_xc34_span(struct ps_xc34_span *s, const struct ps_xc34 *x, size_t segment);
 /* As ps_wh_piece. */
-bool ps_xc34_piece(const struct ps_xc34 *x, size_t piece, uint8_t *e);
+bool ps_xc34_piece(const struct ps_xc34 *x, size_t piece, uint8_t *e, struct ps_ahead ahead);
 #endif

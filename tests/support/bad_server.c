@@ -199,7 +199,7 @@ static bool send_body(const struct answer *a, enum bad_kind k, const char *p, si
 
 static bool send_status(const struct answer *a)
 {
-    const char *body = "no\n";
+    const char *body = a->rule->body ? a->rule->body : "no\n";
     return send_text(a->fd, "HTTP/1.1 %d Scripted\r\n%sContent-Length: %zu\r\n\r\n%s",
                      a->rule->status, extra(a), strlen(body), body);
 }
@@ -260,7 +260,7 @@ static void parse_request(const char *request, struct bad_seen *seen)
 {
     char target[512] = "", range[64];
     memset(seen, 0, sizeof *seen);
-    sscanf(request, "%*s %511s", target);
+    sscanf(request, "%7s %511s", seen->method, target);
     char *query = strchr(target, '?');
     if (query) {
         *query = '\0';
@@ -276,6 +276,10 @@ static void parse_request(const char *request, struct bad_seen *seen)
     header_value(request, "\r\nAuthorization: ", seen->authorization, sizeof seen->authorization);
     header_value(request, "\r\nAccept-Encoding: ", seen->accept_encoding,
                  sizeof seen->accept_encoding);
+    header_value(request, "\r\nx-amz-content-sha256: ", seen->content_sha256,
+                 sizeof seen->content_sha256);
+    header_value(request, "\r\nContent-Length: ", range, sizeof range);
+    seen->body_bytes = strtoull(range, NULL, 10);
     seen->at_ns = ps_now_ns();
 }
 
@@ -304,8 +308,25 @@ static const struct bad_rule *record(struct bad_server *s, const struct bad_seen
     return rule;
 }
 
-/* Reads up to the empty line. False: the peer left. */
-static bool read_request(int fd, char *request)
+/* The body of a request: `have` bytes of it came with the headers. */
+static bool read_body(int fd, const char *first, size_t have, struct bad_seen *seen)
+{
+    char buf[65536];
+    for (size_t i = 0; i < have; i++)
+        seen->body_sum = (uint8_t)(seen->body_sum + (uint8_t)first[i]);
+    for (uint64_t n = have; n < seen->body_bytes;) {
+        ssize_t k = recv(fd, buf, sizeof buf, 0);
+        if (k <= 0)
+            return false;
+        for (ssize_t i = 0; i < k; i++)
+            seen->body_sum = (uint8_t)(seen->body_sum + (uint8_t)buf[i]);
+        n += (uint64_t)k;
+    }
+    return true;
+}
+
+/* Reads up to the empty line, and what came with it: *bytes in all. False: the peer left. */
+static bool read_request(int fd, char *request, size_t *bytes)
 {
     size_t n = 0;
     while (n < REQUEST_MAX - 1) {
@@ -314,6 +335,7 @@ static bool read_request(int fd, char *request)
             return false;
         n += (size_t)k;
         request[n] = '\0';
+        *bytes = n;
         if (strstr(request, "\r\n\r\n"))
             return true;
     }
@@ -325,9 +347,13 @@ static bool serve_one(struct connection *c, int fd)
     char request[REQUEST_MAX];
     struct bad_seen seen;
     struct bad_server *s = c->server;
-    if (!read_request(fd, request))
+    size_t bytes;
+    if (!read_request(fd, request, &bytes))
         return false;
     parse_request(request, &seen);
+    const char *body = strstr(request, "\r\n\r\n") + 4;
+    if (!read_body(fd, body, bytes - (size_t)(body - request), &seen))
+        return false;
     seen.connection = c->number;
     struct answer a = {.fd = fd, .content = s->content, .bytes = s->bytes, .has_range = seen.has_range};
     a.rule = record(s, &seen);

@@ -42,11 +42,16 @@ struct bad_rule {
     unsigned after;   /* first so many matching requests are not touched */
     unsigned times;   /* then so many are; 0: all of them */
     enum bad_kind kind;
-    int status; /* BAD_STATUS */
+    int status;       /* BAD_STATUS */
+    const char *body; /* BAD_STATUS: nullable, in place of "no\n" */
     const char *header; /* nullable: header lines, each ended by \r\n; an ETag here replaces the usual one */
 };
 
 struct bad_seen {
+    char method[8];
+    uint64_t body_bytes;     /* of the request, by its Content-Length; read and forgotten */
+    uint8_t body_sum;        /* its bytes added up */
+    char content_sha256[72]; /* x-amz-content-sha256 */
     char path[256];
     char query[256];
     bool has_range;

@@ -15,6 +15,7 @@ Without a scenario it is a plain, correct server: ranges, strong ETags, If-Match
 import email.utils
 import hashlib
 import http.client
+import itertools
 import os
 import re
 import select
@@ -77,9 +78,10 @@ class Server:
     of every reply through)."""
 
     def __init__(self, root, scenario=None, pace=None):
-        self.root, self.scenario, self.pace = root, scenario, pace
+        self.root, self.scenario, self.pace = os.path.abspath(root), scenario, pace
         self.lock = threading.Lock()
         self.log, self.counts, self.cache = [], {}, {}
+        self.connections = 0
         self.stopped = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
@@ -125,6 +127,7 @@ class Server:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
@@ -242,10 +245,11 @@ class Part(peer.Test):
     """A part of a test that may run beside others, with a temporary folder of its own; checks count in the whole."""
 
     counting = threading.Lock()
+    numbers = itertools.count()  # names that differ in punctuation alone must not meet in one folder
 
     def __init__(self, whole, name):
         self.whole, self.name, self.program = whole, name, whole.program
-        self.temp = whole.path("part-" + re.sub(r"[^A-Za-z0-9]+", "-", name))
+        self.temp = whole.path(f"part-{next(self.numbers)}-" + re.sub(r"[^A-Za-z0-9]+", "-", name))
         os.makedirs(self.temp)
 
     def check(self, ok, what):

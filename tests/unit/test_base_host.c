@@ -29,6 +29,9 @@ static void test_this_machine(void **state)
     assert_int_equal(cpu->avx512f, __builtin_cpu_supports("avx512f") != 0);
     assert_int_equal(cpu->avx512vl, __builtin_cpu_supports("avx512vl") != 0);
     assert_int_equal(cpu->avx512_vbmi, __builtin_cpu_supports("avx512vbmi") != 0);
+    assert_int_equal(cpu->avx512_vbmi2, __builtin_cpu_supports("avx512vbmi2") != 0);
+    assert_int_equal(cpu->bmi2, __builtin_cpu_supports("bmi2") != 0);
+    assert_int_equal(cpu->popcnt, __builtin_cpu_supports("popcnt") != 0);
     assert_int_equal(cpu->avx512_vnni, __builtin_cpu_supports("avx512vnni") != 0);
     assert_false(cpu->neon);
 #endif

@@ -181,8 +181,7 @@ static void open_fails(const char *address, int rc, const char *says)
 static void test_open(void **state)
 {
     (void)state;
-    open_fails("s3://bucket/key", PS_EUNSUPPORTED, "s3:// is not supported yet");
-    open_fails("hf://org/name", PS_EUNSUPPORTED, "hf:// is not supported yet");
+    open_fails("hf://org/na me", PS_EUSAGE, "malformed address");
     open_fails("gopher://secret:x@h/", PS_EUSAGE, "unknown scheme: gopher://");
     open_fails("http://secret:x@h:99999/?secret", PS_EUSAGE, "malformed address");
     open_fails("", PS_EUSAGE, "no model given");

@@ -8,6 +8,7 @@
 #include "proto/block_format.h"
 #include "tests/support/test.h"
 #include "tests/unit/test_kernels_codec_common.h"
+#include "tests/unit/test_kernels_codec_tables.h"
 
 static const enum ps_codec codecs[] = {PS_CODEC_WH, PS_CODEC_XC34};
 static const enum ps_dtype types[] = {PS_BF16, PS_F16, PS_F32, PS_F8_E4M3};
@@ -24,7 +25,7 @@ static size_t pack_block(uint8_t *out, enum ps_codec c, enum ps_dtype t, size_t 
     return packed;
 }
 
-/* Unpacks from and to buffers of the exact sizes. */
+/* Unpacks from and to buffers of the exact sizes, by way of codec.h and by every table. */
 static int unpack_exact(enum ps_codec c, enum ps_dtype t, const uint8_t *in, size_t in_bytes,
                         size_t out_bytes)
 {
@@ -34,6 +35,13 @@ static int unpack_exact(enum ps_codec c, enum ps_dtype t, const uint8_t *in, siz
     int rc = ps_codec_decode(c, t, block, in_bytes, out, out_bytes, &err);
     assert_true(rc == 0 || rc == PS_EDATA);
     assert_true(rc == 0 || err.text[0]);
+    if (in_bytes != out_bytes && ps_codec_known((uint32_t)c)) {
+        uint8_t *weights;
+        assert_int_equal(unpack_by_all(&weights, c, t, in, in_bytes, out_bytes), rc == 0);
+        if (rc == 0)
+            assert_memory_equal(out, weights, out_bytes);
+        ps_free(weights);
+    }
     ps_free(block);
     ps_free(out);
     return rc;
@@ -100,6 +108,28 @@ static void random_planes(void **state)
     ps_free(block);
 }
 
+/* Tables of segments, nibbles and bare exponents that contradict one another, changed by one and by much. */
+static void wrong_xc34_tables(void **state)
+{
+    (void)state;
+    enum { N = 3 * PS_XC34_SEGMENT + 100, RAW = 2 * N };
+    static const uint32_t add[] = {1, 2, (uint32_t)-1, 4096, 0x10000, 0x80000000u};
+    uint8_t *block = ps_malloc(RAW);
+    size_t bytes = pack_block(block, PS_CODEC_XC34, PS_BF16, N, 9), refused = 0, tried = 0;
+    for (size_t at = 32 + 24; at < 32 + PS_XC34_SEGMENTS_AT + 8 * 4; at += 4) {
+        uint32_t was = ps_block_u32(block + at);
+        for (size_t k = 0; k < TEST_COUNT(add); k++) {
+            uint32_t now = was + add[k];
+            memcpy(block + at, &now, sizeof now);
+            refused += unpack_exact(PS_CODEC_XC34, PS_BF16, block, bytes, RAW) != 0;
+            tried++;
+        }
+        memcpy(block + at, &was, sizeof was);
+    }
+    assert_int_equal(refused, tried);
+    ps_free(block);
+}
+
 /* Trees that are none: too full, unfinished, of one leaf, of too many nodes, with codes of 13 bits. */
 static void wrong_trees(void **state)
 {
@@ -128,9 +158,8 @@ static void wrong_trees(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(cut_blocks),
-    cmocka_unit_test(flipped_bits),
-    cmocka_unit_test(random_planes),
+    cmocka_unit_test(cut_blocks),    cmocka_unit_test(flipped_bits),
+    cmocka_unit_test(random_planes), cmocka_unit_test(wrong_xc34_tables),
     cmocka_unit_test(wrong_trees),
 };
 

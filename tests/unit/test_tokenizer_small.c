@@ -322,7 +322,7 @@ static const struct {
     int code;
     const char *text; /* part of the message */
 } refused[] = {
-    {"", PS_EUNSUPPORTED, "no tokenizer.json"},
+    {"", PS_EDATA, "tokenizer.json: it is empty"},
     {"[]", PS_EDATA, "no object"},
     {"{}", PS_EDATA, "no model"},
     {"{\"model\":null}", PS_EDATA, "model is no object"},

@@ -1,0 +1,37 @@
+/* The rows of the index as bytes: which of them can be believed. In: what a table holds; out: a struct, or a verdict.
+ *
+ * Counters and models carry a checksum of their own and are checked whenever they are read: a budget that rests on a
+ * flipped counter is no budget. The format number has one to itself, in a place that every later format keeps, so that
+ * a flipped bit is not taken for a newer version. Records have none: a wrong slot is found by counting again
+ * (index_check.c), wrong bytes by the CRC of what is read.
+ *
+ * Pure functions; any thread. */
+#ifndef PS_CACHE_INDEX_ROWS_H
+#define PS_CACHE_INDEX_ROWS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "cache/index_lmdb.h"
+
+#define PS_ROWS_META        "meta" /* the key of the counters, in every format */
+#define PS_ROWS_SLOTS_BITS  4096u  /* slots per bitmap */
+#define PS_ROWS_SLOTS_BYTES (PS_ROWS_SLOTS_BITS / 8)
+
+/* Sets the checksums of counters that are about to be written. */
+void ps_rows_seal_meta(struct ps_index_meta *meta);
+/* 0; PS_EUNSUPPORTED: sound, of a newer format; PS_EDATA: damaged. *format (nullable) is what the row says. */
+int ps_rows_read_meta(const void *row, size_t bytes, struct ps_index_meta *meta, uint32_t *format);
+
+void ps_rows_seal_model(struct ps_model *model);
+/* 0 or PS_EDATA. */
+int ps_rows_read_model(const void *row, size_t bytes, struct ps_model *model);
+/* The key of a model's row. */
+void ps_rows_model_key(uint16_t number, uint8_t key[3]);
+
+/* Values come from a file: nothing in them is used as an index before this. */
+bool ps_rows_record_is_sane(const struct ps_record *rec);
+/* The key of the bitmap that covers a slot. */
+uint32_t ps_rows_bitmap_key(int cls, uint32_t slot);
+
+#endif
