@@ -264,20 +264,19 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, 
     return 0;
 }
 
-/* A rotary embedding goes on for ever, and so do transformers and llama.cpp, which warn: the text is what suffers. */
-static void warn_if_far(struct ps_session *s, uint64_t n_prompt, uint64_t n_predict)
+/* A rotary embedding goes on for ever, and so do transformers and llama.cpp, which warn: the text is what suffers. Said
+ * when it comes to that: a large -n alone means nothing, most texts end before. n: tokens about to be read. */
+static void warn_if_far(struct ps_session *s, uint64_t n)
 {
-    uint64_t made_for = ps_arch_positions(s->e->arch), end = s->length + n_prompt;
-    end += n_predict ? n_predict - 1 : 0; /* the last one is written, not read */
-    end = end < s->ctx ? end : s->ctx;
-    if (end <= made_for || s->told_far)
+    uint64_t made_for = ps_arch_positions(s->e->arch);
+    if (s->length + n <= made_for || s->told_far)
         return;
     s->told_far = true;
-    ps_log(PS_LOG_WARN, ORIGIN,
-           "the model was made for %llu positions and this may take %llu: what it says beyond them "
-           "may "
-           "make no sense: use a shorter prompt or a smaller -n",
-           (unsigned long long)made_for, (unsigned long long)end);
+    ps_log(
+        PS_LOG_WARN, ORIGIN,
+        "the model was made for %llu positions: what it says beyond them may make no sense: use a "
+        "shorter prompt or a smaller -n",
+        (unsigned long long)made_for);
 }
 
 /* Sweeps still possible after this one: the look-ahead wraps into them. */
@@ -320,6 +319,7 @@ static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_promp
         /* one more sweep for each token that may follow this step's, so that layer 0 is fetched while the last
          * layer computes */
         ps_sweep_allow(e->sweep, 1 + (sweeps_left(s, o, made + 1, n) ? 1 : 0));
+        warn_if_far(s, n);
         if ((rc = sweep(s, next, n, s->logits, false, err)) < 0)
             return rc;
         id = ps_sampler_pick(sampler, s->logits, s->history, s->length, s->length);
@@ -363,8 +363,6 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     if (rc == 0)
         rc = check_prompt(s, prompt, n_prompt, &err);
     if (rc == 0)
-        warn_if_far(s, n_prompt, o.n_predict);
-    if (rc == 0)
         rc = need_forward(s, (uint32_t)n_prompt, &err);
     if (rc == 0)
         rc = check_public_traffic(s, &o, &err);
@@ -404,7 +402,7 @@ int ps_engine_logits(struct ps_engine *e, const uint32_t *ids, size_t n, float *
     if (rc == 0)
         rc = check_prompt(&s, ids, n, &err);
     if (rc == 0)
-        warn_if_far(&s, n, 0);
+        warn_if_far(&s, n);
     if (rc == 0)
         rc = need_forward(&s, (uint32_t)n, &err);
     if (rc == 0) {

@@ -348,7 +348,8 @@ def interrupted(number):
             t.check(time.monotonic() - began < 2 * SLOW, f"took {time.monotonic() - began:.1f} s")
             text, s = first + rest, stats(t)
             t.equal(p.returncode, 130, f"exit: {err[-300:]}")
-            t.check(len(err.splitlines()) <= 1, f"stderr: {err}")
+            # beside it the warning that the text went beyond what the model was made for
+            t.check(len([x for x in err.splitlines() if b": warn: " not in x]) <= 1, f"stderr: {err}")
             t.check(s.get("exit") == 130 and s.get("error") and s.get("tokens_generated", 0) > 0, f"stats: {str(s)[:300]}")
             # Not only a beginning: every token that was counted, and a newline.
             alone = run(t, n=s.get("tokens_generated", 0), cache="other", disk=0)
@@ -408,7 +409,8 @@ def closed_stdout(t):
     p.stdout.close()
     err = p.stderr.read()
     t.equal(p.wait(30), 1, "exit with nobody reading")
-    t.equal((head.stdout, err), (Right.text[:5], b""), "what head got, and stderr")
+    t.equal(head.stdout, Right.text[:5], "what head got")
+    t.check(all(b": warn: " in x for x in err.splitlines()), f"stderr: {err}")
     p.stderr.close()
     t.equal(stats(t).get("exit"), 1, "stats")
     with open("/dev/full", "wb") as full:
