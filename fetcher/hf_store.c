@@ -140,6 +140,23 @@ static int ask_commit(struct hf_store *s, char commit[PS_HF_COMMIT_DIGITS + 1], 
     return rc;
 }
 
+/* With a snapshot at hand, files that it lacks (a model has no manifest, say) must not fail for want of a network. */
+static void cut_off_if_silent(struct hf_store *s, const char *repo_dir, const char *commit)
+{
+    struct ps_err why = {0};
+    char told[PS_HF_COMMIT_DIGITS + 1];
+    char *snapshot = joined(repo_dir, "snapshots", commit);
+    bool held = s->net && snapshot && access(snapshot, R_OK | X_OK) == 0;
+    ps_free(snapshot);
+    if (!held || ask_commit(s, told, &why) != PS_ENET)
+        return;
+    ps_log(PS_LOG_WARN, "fetcher", "the Hub does not answer (%s): going on with its cache: %s",
+           why.text, repo_dir);
+    pthread_mutex_lock(&s->lock);
+    s->cut_off = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* The commit whose snapshot may be used, "" for none. */
 static int find_commit(struct hf_store *s, const char *repo_dir,
                        char commit[PS_HF_COMMIT_DIGITS + 1], struct ps_err *err)
@@ -148,6 +165,7 @@ static int find_commit(struct hf_store *s, const char *repo_dir,
     commit[0] = '\0';
     if (ps_hf_is_commit(s->ref.revision)) {
         memcpy(commit, s->ref.revision, PS_HF_COMMIT_DIGITS + 1);
+        cut_off_if_silent(s, repo_dir, commit);
         return 0;
     }
     if (!s->net)

@@ -101,7 +101,9 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
 static uint64_t fixed_bytes(const struct ps_engine *e)
 {
     uint64_t connections = e->o.connections ? e->o.connections : 8;
-    uint64_t n = e->o.without_tokenizer ? 0 : (uint64_t)e->arch->vocab * TOKEN_BYTES;
+    /* who only asks what a run would take has opened none, and is told what a run takes */
+    bool tokenizer = !e->o.without_tokenizer || e->o.headers_only;
+    uint64_t n = tokenizer ? (uint64_t)e->arch->vocab * TOKEN_BYTES : 0;
     n += (uint64_t)e->files.map->n_extents * EXTENT_TABLE_BYTES;
     n += e->source->local ? 0 : connections * NET_BUFFER_BYTES;
     return n + (e->gpu.api ? e->gpu.info.host_bytes : 0);

@@ -279,7 +279,8 @@ static int add_dec(struct ps_tokenizer *t, const struct ps_json *o, const char *
 static int push_id(uint32_t **v, size_t *n, int64_t id, struct ps_err *err)
 {
     if (id < 0 || id >= PS_TOK_VOCAB_MAX || *n >= 1024)
-        return bad(err, "bad special token of the post_processor");
+        return bad(err, "an id of a special token is out of range (tokenizer.json, config.json or "
+                        "generation_config.json)");
     uint32_t *m = ps_realloc_array(*v, *n + 1, sizeof *m);
     if (!m)
         return no_memory(err);

@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     /* A function that failed without saying why is a fault of ours: say at least what kind. */
     if (err.code == 0)
         ps_err_set(&err, rc, "main", "failed (%s)", ps_err_name(rc));
-    if (err.text[0])
+    if (strcmp(err.text, PS_OUT_NOBODY_READS) != 0) /* `| head` is no fault to speak of */
         fprintf(stderr, "penstock: %s\n", err.text);
     return ps_err_exit_status(rc);
 }

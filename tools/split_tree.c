@@ -412,6 +412,21 @@ static bool same_content(const struct ps_split_tree *t, const char *name, const 
     return same;
 }
 
+int ps_split_tree_check_model(const char *dst, const void *config, size_t len, struct ps_err *err)
+{
+    struct ps_split_tree t = {.dir = open(dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (t.dir < 0)
+        return 0; /* nothing there, or told when it is opened for writing */
+    bool other = exists(t.dir, PS_MANIFEST_NAME) && exists(t.dir, "config.json") &&
+                 !same_content(&t, "config.json", config, len);
+    close(t.dir);
+    return other
+               ? ps_err_set(
+                     err, PS_EUSAGE, ORIGIN,
+                     "%s holds a split of another model: name an empty directory, or remove it", dst)
+               : 0;
+}
+
 int ps_split_tree_put(struct ps_split_tree *t, const char *name, const void *bytes, size_t len,
                       struct ps_err *err)
 {

@@ -27,6 +27,9 @@ struct ps_split_done { /* what the manifest will say of a shard */
 int ps_split_tree_open(struct ps_split_tree **out, const char *dst,
                        const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
                        uint32_t n_shards, struct ps_err *err);
+/* PS_EUSAGE if `dst` holds a finished split with another config.json: of another model, which is not to be lost by a
+ * slip. A new version of the same model, or another codec, may take its place. */
+int ps_split_tree_check_model(const char *dst, const void *config, size_t len, struct ps_err *err);
 void ps_split_tree_close(struct ps_split_tree *t); /* nullable; removes temporary files */
 
 /* Begins a shard in a temporary file. One at a time; close without finish removes it. */

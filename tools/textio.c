@@ -17,7 +17,7 @@ int ps_out_write(const char *text, size_t len, struct ps_err *err)
     if (fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0)
         return 0;
     if (errno == EPIPE) {
-        ps_err_set(err, PS_EIO, "stdout", "%s", "");
+        ps_err_set(err, PS_EIO, "stdout", PS_OUT_NOBODY_READS);
         return PS_EIO;
     }
     return ps_err_set(err, PS_EIO, "stdout", "stdout: %s",

@@ -6,8 +6,10 @@
 #include "base/err.h"
 #include "base/strbuf.h"
 
-/* Writes and flushes. PS_EIO without a text when the reader has gone (the program then ends
- * silently with status 1). */
+/* What an error says when the reader has gone: it stands in results, but the program ends silently with status 1. */
+#define PS_OUT_NOBODY_READS "stdout: Broken pipe"
+
+/* Writes and flushes. PS_EIO; PS_OUT_NOBODY_READS when the reader has gone. */
 int ps_out_write(const char *text, size_t len, struct ps_err *err);
 int ps_out_line(const char *text, struct ps_err *err);      /* text and a newline */
 int ps_out_strbuf(struct ps_strbuf *b, struct ps_err *err); /* PS_ENOMEM if the buffer had failed */

@@ -169,6 +169,15 @@ def test_interrupt(work):
     check(warned <= 1 and err.count(b"penstock: ") == 1 + warned, f"one line of error: {err}")
 
 
+def test_least_memory():
+    """What `plan` calls the least that works is what `run` works with."""
+    args = (MODEL, "-p", "Once", "-n", "5", "--temp", "0")
+    least = facts("plan", *args[:5], "--ram", "min")["ram_min_bytes"]
+    penstock("run", *args, "--ram", str(least), "-q")
+    err = penstock("run", *args, "--ram", str(least // 2), "-q", status=5).stderr
+    check(b"least" in err, f"half of the least: {err}")
+
+
 def test_too_far():
     """Beyond the positions that the model was made for, as llama.cpp does: it runs, and says so once."""
     long, ids = " ".join(["word"] * 700), ",".join(["5"] * 520)
@@ -238,6 +247,7 @@ def main():
         test_tokens(work)
         test_facts(work)
         test_pipes(work)
+        test_least_memory()
         test_too_far()
         test_interrupt(work)
         test_interrupt_early(work)

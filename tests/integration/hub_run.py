@@ -220,6 +220,9 @@ def cache_of_the_hub(t):
     r = run(t, h, cache="gone", env={"HF_HUB_CACHE": full, "HF_ENDPOINT": gone})
     fine(t, r, "the Hub does not answer")
     t.check("does not answer" in r.err, f"and that is said: {r.err}")
+    commit = open(os.path.join(full, "models--test--kjv", "refs", "main"), encoding="ascii").read().strip()
+    r = run(t, h, f"hf://test/kjv@{commit}", cache="gone-pinned", env={"HF_HUB_CACHE": full, "HF_ENDPOINT": gone})
+    fine(t, r, "the Hub does not answer, a pinned commit")
     t.equal(sorted(os.walk(full)), kept, "its cache is not written to")
 
 
