@@ -284,7 +284,10 @@ static bool matches(const struct ps_model *m, const char *text, size_t n)
 {
     char id[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(m->id, PS_SHA256_BYTES, id);
-    return strcmp(m->label, text) == 0 ||
+    size_t label = n;
+    while (label > 0 && text[label - 1] == '/')
+        label--;
+    return (strncmp(m->label, text, label) == 0 && m->label[label] == '\0') ||
            (n >= PREFIX_MIN && n <= 2 * PS_SHA256_BYTES && strncasecmp(id, text, n) == 0);
 }
 
