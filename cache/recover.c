@@ -8,19 +8,26 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/host.h"
 #include "base/log.h"
 #include "cache/cache_internal.h"
 #include "cache/index_check.h"
 #include "cache/owner.h"
+
+/* Longer than a write that is under way takes on a disk that works. */
+#define SETTLE_NS      (2 * PS_NS_PER_S)
+#define SETTLE_LOOK_MS 200
 
 #define MAP_BYTES_MIN (256ull << 20)
 #define MAP_BYTES_MAX (64ull << 30)
@@ -371,10 +378,31 @@ static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
     return rc;
 }
 
+/* What other processes had in flight when our smaller limit began to count lands within moments, and can be evicted
+ * only then: each of their commits is a reason to look again, for a bounded time. */
+static int shrink_beside_others(struct ps_cache *c, uint64_t *over, struct ps_err *err)
+{
+    char path[PS_CACHE_PATH_MAX + 32], event[4096];
+    struct pollfd commits = {.fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), .events = POLLIN};
+    const uint64_t start_ns = ps_now_ns();
+    index_path(c, path, "index/data.mdb");
+    if (commits.fd >= 0)
+        (void)inotify_add_watch(commits.fd, path, IN_MODIFY); /* before the first look */
+    int rc = shrink(c, false, over, err);
+    while (rc == 0 && *over > 0 && ps_now_ns() - start_ns < SETTLE_NS &&
+           poll(&commits, 1, SETTLE_LOOK_MS) >= 0) {
+        while (read(commits.fd, event, sizeof event) > 0) {}
+        rc = shrink(c, false, over, err);
+    }
+    if (commits.fd >= 0)
+        close(commits.fd);
+    return rc;
+}
+
 static int fit_budget(struct ps_cache *c, uint64_t budget, bool alone, struct ps_err *err)
 {
     uint64_t over;
-    int rc = shrink(c, alone, &over, err);
+    int rc = alone ? shrink(c, true, &over, err) : shrink_beside_others(c, &over, err);
     if (rc == 0 && alone)
         rc = excess(c, false, &over, err);
     if (rc == 0 && over > 0 && alone) {

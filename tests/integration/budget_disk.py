@@ -121,6 +121,18 @@ def together(t, models):
     t.check(watcher.peak_folder <= budget, f"two processes: the folder reached {watcher.peak_folder} of {budget}")
 
 
+def unequal(t, model):
+    """Two that start at once with different limits: the smaller one governs, and neither fails for what the other has on its
+    way (one in six did)."""
+    for i in range(12):
+        cache = t.path(f"unequal{i}")
+        processes = [peer.spawn([t.program, "run", model, "-p", PROMPT, "-n", "30", "--temp", "0", "--ignore-eos", "--ram", "min", "--quiet",
+                                 "--min-free", "0", "--disk", disk, "--cache", cache], stdout=-3, stderr=open(t.path(f"u{disk}"), "w"))
+                     for disk in ("2M", "4M")]
+        for p, disk in zip(processes, ("2M", "4M")):
+            t.equal(p.wait(60), 0, f"--disk 2M and 4M at once, {disk}: {open(t.path(f'u{disk}')).read()}")
+
+
 def main():
     with peer.Test() as t:
         web = t.nginx(t.path("."))
@@ -131,6 +143,7 @@ def main():
         shares(t, model, stored, c["vocab_size"] * c["hidden_size"] * 4)
         changes(t, web, model)
         together(t, (model, web.url + "/other"))
+        unequal(t, model)
 
 
 main()
