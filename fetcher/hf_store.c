@@ -140,21 +140,25 @@ static int ask_commit(struct hf_store *s, char commit[PS_HF_COMMIT_DIGITS + 1], 
     return rc;
 }
 
+static void go_on_without(struct hf_store *s, const char *repo_dir, const struct ps_err *why)
+{
+    ps_log(PS_LOG_WARN, "fetcher", "the Hub does not answer (%s): going on with its cache: %s",
+           why->text, repo_dir);
+    pthread_mutex_lock(&s->lock);
+    s->cut_off = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* With a snapshot at hand, files that it lacks (a model has no manifest, say) must not fail for want of a network. */
 static void cut_off_if_silent(struct hf_store *s, const char *repo_dir, const char *commit)
 {
     struct ps_err why = {0};
     char told[PS_HF_COMMIT_DIGITS + 1];
     char *snapshot = joined(repo_dir, "snapshots", commit);
-    bool held = s->net && snapshot && access(snapshot, R_OK | X_OK) == 0;
+    bool held = s->net && is_kind(snapshot, S_IFDIR);
     ps_free(snapshot);
-    if (!held || ask_commit(s, told, &why) != PS_ENET)
-        return;
-    ps_log(PS_LOG_WARN, "fetcher", "the Hub does not answer (%s): going on with its cache: %s",
-           why.text, repo_dir);
-    pthread_mutex_lock(&s->lock);
-    s->cut_off = true;
-    pthread_mutex_unlock(&s->lock);
+    if (held && ask_commit(s, told, &why) == PS_ENET)
+        go_on_without(s, repo_dir, &why);
 }
 
 /* The commit whose snapshot may be used, "" for none. */
@@ -172,11 +176,7 @@ static int find_commit(struct hf_store *s, const char *repo_dir,
         return read_ref(repo_dir, s->ref.revision, commit, err);
     int rc = ask_commit(s, commit, &why);
     if (rc == PS_ENET && read_ref(repo_dir, s->ref.revision, commit, NULL) == 0 && commit[0]) {
-        ps_log(PS_LOG_WARN, "fetcher", "the Hub does not answer (%s): going on with its cache: %s",
-               why.text, repo_dir);
-        pthread_mutex_lock(&s->lock);
-        s->cut_off = true;
-        pthread_mutex_unlock(&s->lock);
+        go_on_without(s, repo_dir, &why);
         return 0;
     }
     if (rc != 0 && err)

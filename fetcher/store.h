@@ -7,6 +7,7 @@
 #define PS_FETCHER_STORE_H
 #include <stdatomic.h>
 #include "base/err.h"
+#include "base/size.h"
 #include "base/stats.h"
 #include "proto/source.h"
 
@@ -27,6 +28,13 @@ struct ps_store_options {
      * whoever submits ranges cancels them himself. */
     const atomic_int *interrupt;
 };
+/* What --max-egress means as max_egress_bytes. Who says 0 wants no traffic at all, and the store takes 0 for no limit:
+ * that becomes one byte, which is never enough. Anything but bytes: no limit. */
+static inline uint64_t ps_store_egress_limit(const struct ps_size *s)
+{
+    return s->kind != PS_SIZE_BYTES ? 0 : s->bytes ? s->bytes : 1;
+}
+
 /* No request is made and, for http, no connection opened: that is submit's and get's business. A
  * missing local folder is PS_ENOTFOUND. */
 int ps_store_open(struct ps_source **out, const char *address,

@@ -123,8 +123,7 @@ static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
         rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--max-egress: give a size such as 20G");
     if (rc == 0)
         rc = http_version(&so.http, e->o.http_version, err);
-    /* who says 0 wants no traffic; to the store 0 is no limit, and one byte is never enough */
-    so.max_egress_bytes = egress.kind != PS_SIZE_BYTES ? 0 : egress.bytes ? egress.bytes : 1;
+    so.max_egress_bytes = ps_store_egress_limit(&egress);
     return rc < 0 ? rc : ps_store_open(&e->source, e->o.model, &so, err);
 }
 

@@ -34,7 +34,6 @@ struct item {
     size_t stored_cap;
     struct ps_cache_ticket *ticket;
     uint64_t priority;
-    bool in_pieces;
     unsigned n_ranges;
     unsigned ranges_left; /* mutex: not done yet */
     struct ps_range ranges[PS_SWEEP_PIECES];

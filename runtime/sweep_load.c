@@ -189,14 +189,14 @@ static int submit(struct item *it)
 }
 
 /* Whole, or cut into pieces of at least PIECE_BYTES. */
-static void fill_ranges(struct item *it)
+static void fill_ranges(struct item *it, bool in_pieces)
 {
     const struct ps_map *m = it->sweep->o.map;
     const struct ps_extent *e = &m->extents[it->extent];
     const struct ps_object *o = &m->objects[e->object];
     struct ps_span spans[PS_SWEEP_PIECES] = {{e->offset, e->offset + e->stored_bytes}};
     it->n_ranges = 1;
-    if (it->in_pieces)
+    if (in_pieces)
         it->n_ranges =
             (unsigned)ps_plan_split(spans[0], PS_SWEEP_PIECES, PIECE_BYTES, spans, PS_SWEEP_PIECES);
     for (unsigned i = 0; i < it->n_ranges; i++)
@@ -233,9 +233,9 @@ static bool wants_pieces(struct item *it)
     return cold || it->slot_kind == SLOT_GATHER;
 }
 
-static void ask(struct item *it)
+static void ask(struct item *it, bool in_pieces)
 {
-    fill_ranges(it);
+    fill_ranges(it, in_pieces);
     int rc = submit(it);
     if (rc < 0)
         fail(it, rc);
@@ -252,8 +252,8 @@ static bool ask_again_if_wrong(struct item *it)
     ps_sha256_once(it->stored, e->stored_bytes, hash);
     if (memcmp(hash, e->key, sizeof hash) == 0)
         return false;
-    it->in_pieces = it->net_done = false;
-    ask(it);
+    it->net_done = false;
+    ask(it, false);
     return true;
 }
 
@@ -296,8 +296,7 @@ static void ask_source(struct item *it)
         }
     }
     uint64_t zero = 0, now_ns = ps_now_ns();
-    it->in_pieces = wants_pieces(it);
-    ask(it);
+    ask(it, wants_pieces(it));
     atomic_compare_exchange_strong(&s->o.stats->first_weight_request_ns, &zero, now_ns);
 }
 

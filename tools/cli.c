@@ -139,8 +139,7 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
     s->connections = (unsigned)o->connections;
     s->net_deadline_s = (unsigned)o->net_deadline;
     s->net_stall_s = (unsigned)o->net_stall;
-    /* 0 forbids all traffic; the store takes 0 for no limit, and one byte is never enough */
-    s->max_egress_bytes = limit.kind == PS_SIZE_BYTES && limit.bytes == 0 ? 1 : limit.bytes;
+    s->max_egress_bytes = ps_store_egress_limit(&limit);
     s->http = strcmp(o->http, "h1") == 0   ? PS_HTTP_1
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;
