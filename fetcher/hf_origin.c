@@ -38,6 +38,7 @@ struct hf_origin {
     unsigned connect_timeout_s, timeout_s;
     struct ps_stats *stats;
     struct ps_fetch_lines *lines; /* the questions of a start go over a few connections */
+    char *ca_file;                /* nullable */
     char *authorization;          /* nullable: a whole header line */
     char *hints[PS_HF_REFUSALS];
     pthread_mutex_t lock;
@@ -191,6 +192,7 @@ static int ask(struct hf_origin *o, struct ps_http_errand *e, const struct ps_ur
                                .connect_timeout_s = o->connect_timeout_s,
                                .stop = e->stop,
                                .lines = o->lines,
+                               .ca_file = o->base.ca_file,
                                .stats = o->stats,
                                .where = where,
                                .keep = ps_hf_headers};
@@ -446,6 +448,7 @@ static void hf_free(struct ps_http_origin *base)
     if (o->authorization)
         explicit_bzero(o->authorization, strlen(o->authorization));
     ps_free(o->authorization);
+    ps_free(o->ca_file);
     ps_free(o->base.label);
     pthread_mutex_destroy(&o->lock);
     ps_free(o);
@@ -498,7 +501,9 @@ int ps_hf_origin_new(struct ps_http_origin **out, const struct ps_hf_ref *ref,
     pthread_mutex_init(&o->lock, NULL);
     if (ps_hf_is_commit(ref->revision))
         memcpy(o->commit, ref->revision, sizeof o->commit);
-    if (ps_fetch_lines_new(&o->lines) != 0 || !make_texts(o)) {
+    const char *ca_file = options && options->access ? options->access->ca_file : NULL;
+    o->base.ca_file = o->ca_file = ca_file ? ps_strdup(ca_file) : NULL;
+    if ((ca_file && !o->ca_file) || ps_fetch_lines_new(&o->lines) != 0 || !make_texts(o)) {
         hf_free(&o->base);
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     }

@@ -45,8 +45,9 @@ struct ps_http_request {
     bool home;
     /* sign's: */
     struct ps_http_headers *headers;
-    const char *user, *password; /* nullable, borrowed for the call: Basic authorization */
-    uint64_t ticket;             /* comes back in the answer: which credentials were used */
+    const char *user, *password;      /* nullable, borrowed for the call: Basic authorization */
+    const char *cert_file, *key_file; /* nullable, borrowed for the call: of the client */
+    uint64_t ticket;                  /* comes back in the answer: which credentials were used */
 };
 
 /* The headers and the beginning of the body of a reply that brought no bytes of the object. */
@@ -148,6 +149,8 @@ int ps_http_store_start(struct ps_source **out, struct ps_http_origin *origin,
                         const struct ps_store_options *options, struct ps_err *err);
 
 /* The first implementation: http and https as written, userinfo as Basic authorization, the query
- * string of the base with every object. Takes the uri (also on failure). */
-int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri, struct ps_err *err);
+ * string of the base with every object. Takes the uri (also on failure). `access` nullable, borrowed
+ * for the call. */
+int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri,
+                      const struct ps_access_options *access, struct ps_err *err);
 #endif

@@ -1,6 +1,7 @@
 /* The plain origin: http and https addresses as the user wrote them. Comes in: a base address.
- * Goes out: the address of each object below it, with the base's query string, and the login that
- * stood in the address. Nothing in it ever changes, so it needs no lock. */
+ * Goes out: the address of each object below it, with the base's query string, the login that stood
+ * in the address, and what the user gave besides (access.h), to its own origin alone. Nothing in it
+ * ever changes, so it needs no lock. */
 #include "fetcher/http_origin.h"
 
 #include <string.h>
@@ -12,6 +13,7 @@
 struct plain_origin {
     struct ps_http_origin base;
     struct ps_uri uri;
+    struct ps_access *access; /* nullable */
 };
 
 static int plain_locate(struct ps_http_origin *base, const char *object, struct ps_uri *out,
@@ -44,10 +46,22 @@ static char *plain_label(struct ps_http_origin *base, const char *object)
 static int plain_sign(struct ps_http_origin *base, struct ps_http_request *q)
 {
     const struct plain_origin *o = (const struct plain_origin *)base;
-    if (!q->home || !o->uri.user)
+    const struct ps_access *a = o->access;
+    if (!q->home)
         return 0;
-    q->user = o->uri.user;
-    q->password = o->uri.password ? o->uri.password : "";
+    bool login = a && a->user;
+    for (size_t i = 0; a && i < a->n_headers; i++)
+        ps_http_headers_add(q->headers, "%s", a->headers[i]);
+    if (a) {
+        q->cert_file = a->cert_file;
+        q->key_file = a->key_file;
+    }
+    if (a && a->has_authorization)
+        return 0;
+    q->user = login ? a->user : o->uri.user;
+    q->password = login ? a->password : o->uri.password;
+    if (q->user && !q->password)
+        q->password = "";
     return 0;
 }
 
@@ -55,6 +69,7 @@ static void plain_free(struct ps_http_origin *base)
 {
     struct plain_origin *o = (struct plain_origin *)base;
     ps_uri_deinit(&o->uri);
+    ps_access_free(o->access);
     ps_free(o->base.label);
     ps_free(o);
 }
@@ -77,7 +92,8 @@ static char *make_label(const struct ps_uri *u)
     return label;
 }
 
-int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri, struct ps_err *err)
+int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri,
+                      const struct ps_access_options *access, struct ps_err *err)
 {
     struct plain_origin *o = ps_calloc(1, sizeof *o);
     if (!o) {
@@ -88,9 +104,12 @@ int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri, struct ps
     o->uri = *uri;
     memset(uri, 0, sizeof *uri);
     o->base.label = make_label(&o->uri);
-    if (!o->base.label) {
+    int rc = o->base.label ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    if (rc == 0 && access)
+        rc = ps_access_load(&o->access, access, &o->uri, err);
+    if (rc != 0) {
         plain_free(&o->base);
-        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+        return rc;
     }
     *out = &o->base;
     return 0;

@@ -530,6 +530,21 @@ static void settle_options(struct http_store *s, const struct ps_store_options *
     if (o->net_threads > o->connections)
         o->net_threads = o->connections;
     s->stats = o->stats ? o->stats : &s->own_stats;
+    o->access = NULL; /* borrowed while opening */
+}
+
+/* --cacert, else the scheme's own setting (AWS_CA_BUNDLE), else SSL_CERT_FILE. False: out of memory. */
+static bool choose_ca(struct http_store *s, const struct ps_store_options *options)
+{
+    const char *given = options && options->access ? options->access->ca_file : NULL;
+    given = given ? given : s->origin->ca_file;
+    if (!ps_http_ca_from_env(&s->ca_file, &s->ca_dir))
+        return false;
+    if (!given)
+        return true;
+    ps_free(s->ca_file);
+    s->ca_file = ps_strdup(given);
+    return s->ca_file != NULL;
 }
 
 static int start_threads(struct http_store *s, struct ps_err *err)
@@ -576,7 +591,7 @@ int ps_http_store_start(struct ps_source **out, struct ps_http_origin *origin,
     s->errand_tail = &s->errand_head;
     settle_options(s, options);
     s->base.label = ps_strdup(origin->label);
-    if (!s->base.label || !ps_http_ca_from_env(&s->ca_file, &s->ca_dir))
+    if (!s->base.label || !choose_ca(s, options))
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0)
         rc = start_threads(s, err);
@@ -595,6 +610,6 @@ int ps_http_store_open(struct ps_source **out, const char *address,
     struct ps_http_origin *origin;
     int rc = ps_uri_parse(&uri, address, err);
     if (rc == 0)
-        rc = ps_http_plain_new(&origin, &uri, err);
+        rc = ps_http_plain_new(&origin, &uri, options ? options->access : NULL, err);
     return rc != 0 ? rc : ps_http_store_start(out, origin, options, err);
 }

@@ -18,8 +18,9 @@
     (512l << 10) /* 256 to 512 KiB measured best; libcurl's own 16 KiB costs system calls */
 #define DRAIN_MAX_BYTES                                                                            \
     (64u << 10) /* an error page up to this size is read, so that its connection lives on */
-#define HEADER_MAX_BYTES 4096         /* session tokens of AWS reach 2 KB */
-#define BUSY_GAP_NS      100000000ull /* a longer silence does not count as a busy link */
+#define HEADER_MAX_BYTES                                                                           \
+    (PS_ACCESS_LINE_MAX + 1)     /* session tokens of AWS reach 2 KB, those of others 6 KB */
+#define BUSY_GAP_NS 100000000ull /* a longer silence does not count as a busy link */
 #define TARGET_LIFE_S                                                                              \
     300u /* how long a redirect is remembered: signed addresses live for an hour */
 
@@ -357,9 +358,10 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
                      (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
                                                      : CURL_HTTP_VERSION_1_1));
-    const char *ca_file = s->origin->ca_file ? s->origin->ca_file : s->ca_file;
-    if (ca_file)
-        curl_easy_setopt(e, CURLOPT_CAINFO, ca_file);
+    if (s->ca_file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
+    /* else OpenSSL would ask for it on the terminal */
+    curl_easy_setopt(e, CURLOPT_KEYPASSWD, "");
     if (s->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
 }
@@ -411,6 +413,14 @@ static bool set_login(struct http_transfer *t, const struct ps_http_request *q)
            curl_easy_setopt(t->easy, CURLOPT_PASSWORD, q->password) == CURLE_OK;
 }
 
+/* Of the client: shown to the origin alone. Where a redirect leads, neither goes along. */
+static bool set_certificate(struct http_transfer *t, const struct ps_http_request *q)
+{
+    const char *key = q->key_file ? q->key_file : q->cert_file;
+    return curl_easy_setopt(t->easy, CURLOPT_SSLCERT, q->cert_file) == CURLE_OK &&
+           curl_easy_setopt(t->easy, CURLOPT_SSLKEY, key) == CURLE_OK;
+}
+
 static bool sign(struct http_transfer *t)
 {
     struct ps_http_origin *o = t->net->store->origin;
@@ -424,14 +434,13 @@ static bool sign(struct http_transfer *t)
     if (o->ops->sign && o->ops->sign(o, &q) != 0)
         return false;
     t->ticket = q.ticket;
-    return set_login(t, &q);
+    return set_login(t, &q) && set_certificate(t, &q);
 }
 
 static bool set_headers(struct http_transfer *t)
 {
     drop_headers(t);
     ps_http_headers_add(&t->headers, "Accept-Encoding: identity");
-    ps_http_headers_add(&t->headers, "Accept: */*");
     if (t->ask_strong)
         ps_http_headers_add(&t->headers, "If-Match: %s", t->ask_etag);
     return sign(t) && !t->headers.failed &&
@@ -548,11 +557,36 @@ static struct http_failure connect_failure(struct http_transfer *t, CURLcode rc)
     return f;
 }
 
+static const struct http_failure certificate_refused = {
+    .cls = PS_RETRY_FATAL,
+    .code = PS_EREFUSED,
+    .what = "server does not take our client certificate, or wants one",
+    .hint = "check --cert and --key"};
+
+/* With TLS 1.3 the server's word on our certificate comes after the handshake, as an alert where the reply should
+ * be. */
+static bool client_certificate_refused(const struct http_transfer *t, CURLcode rc)
+{
+    static const char *const alerts[] = {
+        "certificate required",   "bad certificate",     "unknown ca",
+        "certificate revoked",    "certificate expired", "certificate unknown",
+        "unsupported certificate"};
+    if ((rc != CURLE_RECV_ERROR && rc != CURLE_SEND_ERROR && rc != CURLE_SSL_CONNECT_ERROR) ||
+        !strstr(t->curl_text, "alert"))
+        return false;
+    for (size_t i = 0; i < sizeof alerts / sizeof *alerts; i++)
+        if (strstr(t->curl_text, alerts[i]))
+            return true;
+    return false;
+}
+
 /* What libcurl says when the reply itself did not decide. */
 static struct http_failure transport_failure(struct http_transfer *t, CURLcode rc)
 {
     struct http_failure f = cut_short;
     curl_off_t connected = 0;
+    if (client_certificate_refused(t, rc))
+        return certificate_refused;
     switch (rc) {
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
@@ -567,13 +601,21 @@ static struct http_failure transport_failure(struct http_transfer *t, CURLcode r
         f = (struct http_failure){.cls = PS_RETRY_FATAL,
                                   .code = PS_ENET,
                                   .what = "server's certificate is not trusted",
-                                  .hint = "set SSL_CERT_FILE to the CA that signed it"};
+                                  .hint =
+                                      "give the CA that signed it by --cacert or SSL_CERT_FILE"};
         return f;
     case CURLE_SSL_CACERT_BADFILE:
         f = (struct http_failure){.cls = PS_RETRY_FATAL,
                                   .code = PS_ENET,
                                   .what = "can't read the CA file",
-                                  .hint = "check SSL_CERT_FILE and CURL_CA_BUNDLE"};
+                                  .hint = "check --cacert, SSL_CERT_FILE and CURL_CA_BUNDLE"};
+        return f;
+    case CURLE_SSL_CERTPROBLEM:
+        f = (struct http_failure){.cls = PS_RETRY_FATAL,
+                                  .code = PS_EUSAGE,
+                                  .what = "can't use the client certificate",
+                                  .hint = "check --cert and --key: PEM, belonging together, the "
+                                          "key without a passphrase"};
         return f;
     case CURLE_OUT_OF_MEMORY:
         /* libcurl says the same of a header beyond its own bound: bytes had come then, and memory had not run out */

@@ -365,7 +365,7 @@ static struct ps_judgement judge_status(int status)
     switch (status) {
     case 401:
         return refuse(PS_RETRY_FATAL, PS_EREFUSED, "HTTP 401 unauthorized",
-                      "give credentials that may read it");
+                      "give credentials that may read it (--bearer-file, --netrc, --header)");
     case 403:
         return refuse(PS_RETRY_FATAL, PS_EREFUSED, "HTTP 403 forbidden",
                       "check the permissions, or get a fresh signed address");

@@ -481,7 +481,7 @@ static void choose_style(struct s3_origin *o)
         o->path_style = true;
 }
 
-static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
+static int set_up(struct s3_origin *o, const char *address, const char *ca_file, struct ps_err *err)
 {
     int rc = split_address(o, address, err);
     if (rc == 0)
@@ -491,6 +491,11 @@ static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
     if (rc != 0)
         return rc;
     memcpy(o->region, o->config.region, sizeof o->region);
+    if (ca_file) {
+        ps_free(o->config.ca_file);
+        if (!(o->config.ca_file = ps_strdup(ca_file)))
+            return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    }
     o->base.ca_file = o->config.ca_file;
     choose_style(o);
     o->base.label = s3_label(&o->base, "");
@@ -501,7 +506,7 @@ static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
 }
 
 int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
-                     struct ps_err *err)
+                     const struct ps_access_options *access, struct ps_err *err)
 {
     struct s3_origin *o = ps_calloc(1, sizeof *o);
     if (!o)
@@ -510,7 +515,7 @@ int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps
     o->stats = stats;
     pthread_mutex_init(&o->lock, NULL);
     pthread_mutex_init(&o->fetch_lock, NULL);
-    int rc = set_up(o, address, err);
+    int rc = set_up(o, address, access ? access->ca_file : NULL, err);
     if (rc != 0) {
         s3_free(&o->base);
         return rc;
@@ -527,6 +532,6 @@ int ps_s3_store_open(struct ps_source **out, const char *address,
     if (options)
         opt = *options;
     opt.http = PS_HTTP_1; /* S3 speaks nothing else */
-    int rc = ps_s3_origin_new(&o, address, opt.stats, err);
+    int rc = ps_s3_origin_new(&o, address, opt.stats, opt.access, err);
     return rc != 0 ? rc : ps_http_store_start(out, o, &opt, err);
 }

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/log.h"
 #include "fetcher/store_impl.h"
 #include "fetcher/uri.h"
 
@@ -40,10 +41,27 @@ static int (*const openers[])(struct ps_source **, const char *, const struct ps
     [PS_URI_HF] = ps_hf_store_open,     [PS_URI_UNKNOWN] = unknown_open,
 };
 
+/* A CA is checked for every scheme: a typing error must not wait for the first handshake. */
+static int check_access(const char *address, const struct ps_access_options *o, struct ps_err *err)
+{
+    struct ps_access *a = NULL;
+    if (!o || ps_uri_kind(address) == PS_URI_HTTP)
+        return 0;
+    if (ps_access_has_secrets(o))
+        ps_log(PS_LOG_WARN,
+               "fetcher", "--bearer, --header, --cert and --key are for http(s) addresses: not used for this model");
+    int rc = ps_access_load(&a, o, NULL, err);
+    ps_access_free(a);
+    return rc;
+}
+
 int ps_store_open(struct ps_source **out, const char *address,
                   const struct ps_store_options *options, struct ps_err *err)
 {
     if (!address || !*address)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "no model given: write a folder or an address");
+    int rc = check_access(address, options ? options->access : NULL, err);
+    if (rc != 0)
+        return rc;
     return openers[ps_uri_kind(address)](out, address, options, err);
 }

@@ -2,13 +2,14 @@
  * out: a struct ps_source.
  *
  * Schemes: a path or file://, http://, https://, s3:// (s3_store.c), hf:// (hf_store.c); any other is PS_EUSAGE.
- * What s3 and hf need besides, credentials above all, comes from the environment. */
+ * What http needs to be let in comes in the options (access.h); what s3 and hf need, from the environment. */
 #ifndef PS_FETCHER_STORE_H
 #define PS_FETCHER_STORE_H
 #include <stdatomic.h>
 #include "base/err.h"
 #include "base/size.h"
 #include "base/stats.h"
+#include "fetcher/access.h"
 #include "proto/source.h"
 
 enum ps_http_version { PS_HTTP_AUTO, PS_HTTP_1, PS_HTTP_2 };
@@ -27,6 +28,7 @@ struct ps_store_options {
     /* Nullable; must outlive the source. Once it is not 0, get and head of http end soon with PS_EINTERRUPTED;
      * whoever submits ranges cancels them himself. */
     const atomic_int *interrupt;
+    const struct ps_access_options *access; /* nullable; borrowed for the call of ps_store_open */
 };
 /* What --max-egress means as max_egress_bytes. Who says 0 wants no traffic at all, and the store takes 0 for no limit:
  * that becomes one byte, which is never enough. Anything but bytes: no limit. */

@@ -8,8 +8,9 @@ int ps_http_store_open(struct ps_source **out, const char *address,
 int ps_s3_store_open(struct ps_source **out, const char *address,
                      const struct ps_store_options *options, struct ps_err *err);
 struct ps_http_origin;
+/* `access` nullable: of it, the CA. */
 int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
-                     struct ps_err *err);
+                     const struct ps_access_options *access, struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 

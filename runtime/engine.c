@@ -9,7 +9,6 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
-#include "fetcher/store.h"
 
 static const char *const ORIGIN = "engine";
 
@@ -95,36 +94,10 @@ static int find_cache_dir(struct ps_engine *e, struct ps_err *err)
                : ps_err_set(err, PS_EUSAGE, ORIGIN, "the name of the cache directory is too long");
 }
 
-static int http_version(enum ps_http_version *out, const char *text, struct ps_err *err)
-{
-    *out = PS_HTTP_AUTO;
-    if (!text || !*text || strcmp(text, "auto") == 0)
-        return 0;
-    if (strcmp(text, "h1") != 0 && strcmp(text, "h2") != 0)
-        return ps_err_set(err, PS_EUSAGE, ORIGIN,
-                          "--http: unknown value \"%.20s\": use auto, h1 or h2", text);
-    *out = text[1] == '1' ? PS_HTTP_1 : PS_HTTP_2;
-    return 0;
-}
-
 static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
 {
-    struct ps_size egress;
-    struct ps_store_options so = {
-        .connections = e->o.connections,
-        .net_deadline_s = e->o.net_deadline_s,
-        .net_stall_s = e->o.net_stall_s,
-        .direct_io = direct,
-        .stats = &e->stats,
-        .interrupt = &e->interrupt, /* the tokenizer may wait behind the weights */
-    };
-    int rc = ps_size_parse(&egress, e->o.max_egress, "--max-egress", err);
-    if (rc == 0 && egress.kind != PS_SIZE_DEFAULT && egress.kind != PS_SIZE_BYTES)
-        rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--max-egress: give a size such as 20G");
-    if (rc == 0)
-        rc = http_version(&so.http, e->o.http_version, err);
-    so.max_egress_bytes = ps_store_egress_limit(&egress);
-    return rc < 0 ? rc : ps_store_open(&e->source, e->o.model, &so, err);
+    /* the tokenizer may wait behind the weights: hence the interrupt */
+    return ps_engine_source_open(&e->source, &e->o, direct, &e->stats, &e->interrupt, err);
 }
 
 /* A local model that can't stay in the page cache would only push everything else out of it: such a one is read
@@ -202,6 +175,7 @@ int ps_engine_open(struct ps_engine **out, const struct ps_engine_options *optio
         return ps_engine_error(error, PS_ENOMEM, NULL);
     e->opened_ns = ps_now_ns();
     int rc = open_all(e, options, &err);
+    e->o.source = NULL; /* borrowed while opening */
     if (rc < 0) {
         ps_engine_close(e);
         return ps_engine_error(error, rc, &err);

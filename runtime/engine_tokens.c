@@ -119,13 +119,26 @@ int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32
 int ps_tokenize_only(const char *model, const char *text, size_t len, uint32_t flags,
                      uint32_t **ids, size_t *n, struct ps_error *error)
 {
+    const struct ps_engine_options o = {.struct_size = sizeof o, .model = model};
+    return ps_tokenize_from(&o, text, len, flags, ids, n, error);
+}
+
+int ps_tokenize_from(const struct ps_engine_options *options, const char *text, size_t len,
+                     uint32_t flags, uint32_t **ids, size_t *n, struct ps_error *error)
+{
     struct ps_err err = {0};
-    struct ps_store_options so = {0};
+    struct ps_engine_options o = {0};
     struct ps_source *src = NULL;
     struct ps_tokenizer *t = NULL;
     uint32_t *list = NULL;
     size_t count = 0;
-    int rc = ps_store_open(&src, model, &so, &err);
+    int rc = 0;
+    if (!options || options->struct_size < sizeof(uint32_t) || options->struct_size > sizeof o)
+        rc = ps_err_set(&err, PS_EUSAGE, "engine", "ps_engine_options.struct_size is wrong");
+    else
+        memcpy(&o, options, options->struct_size);
+    if (rc == 0)
+        rc = ps_engine_source_open(&src, &o, false, NULL, NULL, &err);
     if (rc == 0)
         rc = ps_tokenizer_from_source(&t, NULL, src, &err);
     if (rc == 0)

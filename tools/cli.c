@@ -48,8 +48,40 @@ static const char *device_of(const struct ps_opts *o, const struct ps_size *vram
     return !none || o->gpu_layers > 0 ? "cuda" : "cpu";
 }
 
+static void fill_access(struct ps_access_options *a, const struct ps_opts *o)
+{
+    *a = (struct ps_access_options){
+        .bearer = o->bearer,
+        .bearer_file = o->bearer_file,
+        .headers = o->header.items,
+        .n_headers = o->header.n,
+        .netrc = o->netrc,
+        .netrc_file = o->netrc_file,
+        .ca_file = o->cacert,
+        .cert_file = o->cert,
+        .key_file = o->key,
+    };
+}
+
+static void fill_source(struct ps_source_options *s, const struct ps_opts *o)
+{
+    *s = (struct ps_source_options){
+        .struct_size = sizeof *s,
+        .netrc = o->netrc,
+        .bearer = o->bearer,
+        .bearer_file = o->bearer_file,
+        .headers = o->header.items,
+        .n_headers = (uint32_t)o->header.n,
+        .netrc_file = o->netrc_file,
+        .cert = o->cert,
+        .key = o->key,
+        .cacert = o->cacert,
+    };
+}
+
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
+    static struct ps_source_options source; /* the main thread's, for the engine that is opened next */
     struct ps_size vram;
     int rc = ps_size_parse(&vram, o->vram, "--vram", err);
 
@@ -78,6 +110,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->vram = o->vram;
     e->gpu_layers = o->gpu_layers > 0 ? (int32_t)o->gpu_layers : 0;
     e->no_kv_offload = o->no_kv_offload;
+    fill_source(&source, o);
+    e->source = &source;
     return 0;
 }
 
@@ -127,6 +161,7 @@ void ps_cli_engine_close(struct ps_engine *engine)
 
 int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err)
 {
+    static struct ps_access_options access; /* the main thread's, for the source that is opened next */
     struct ps_size limit = {.kind = PS_SIZE_DEFAULT};
     int rc = ps_size_parse(&limit, o->max_egress, "--max-egress", err);
 
@@ -140,6 +175,8 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
     s->net_deadline_s = (unsigned)o->net_deadline;
     s->net_stall_s = (unsigned)o->net_stall;
     s->max_egress_bytes = ps_store_egress_limit(&limit);
+    fill_access(&access, o);
+    s->access = &access;
     s->http = strcmp(o->http, "h1") == 0   ? PS_HTTP_1
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;

@@ -139,19 +139,15 @@ int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
 
 static int inspect_model(const struct ps_opts *o, struct ps_err *err)
 {
-    struct ps_engine_options e = {.struct_size = sizeof e,
-                                  .model = o->args[0],
-                                  .disk = "0", /* facts alone: nothing is kept */
-                                  .ram = "min",
-                                  .http_version = o->http,
-                                  .max_egress = o->max_egress,
-                                  .connections = (uint32_t)o->connections,
-                                  .net_deadline_s = (uint32_t)o->net_deadline,
-                                  .net_stall_s = (uint32_t)o->net_stall};
+    struct ps_engine_options e;
     struct ps_engine *engine = NULL;
     char *json;
-    int rc = open_for_facts(&engine, &e, err);
+    int rc = ps_cli_engine_options(&e, o, err);
 
+    e.disk = "0"; /* facts alone: nothing is kept */
+    e.ram = "min";
+    if (rc == 0)
+        rc = open_for_facts(&engine, &e, err);
     if (rc < 0)
         return rc;
     json = ps_engine_inspect_json(engine, o->extents);

@@ -24,16 +24,19 @@ static void write_ids(struct ps_strbuf *b, const uint32_t *ids, size_t n, bool j
 
 int ps_cmd_tokenize(const struct ps_opts *o, struct ps_err *err)
 {
+    struct ps_engine_options e;
     struct ps_error error = {0};
     struct ps_strbuf b;
     uint32_t *ids = NULL;
     char *text = NULL;
     size_t len = 0, n = 0;
-    int rc = ps_cli_text(&text, &len, o, o->n_args > 1 ? o->args[1] : NULL, err);
+    int rc = ps_cli_engine_options(&e, o, err);
 
+    if (rc == 0)
+        rc = ps_cli_text(&text, &len, o, o->n_args > 1 ? o->args[1] : NULL, err);
     if (rc < 0)
         return rc;
-    if (ps_tokenize_only(o->args[0], text, len, o->no_bos ? 2 : 3, &ids, &n, &error) < 0)
+    if (ps_tokenize_from(&e, text, len, o->no_bos ? 2 : 3, &ids, &n, &error) < 0)
         rc = ps_cli_error(err, &error);
     ps_free(text);
     if (rc == 0) {

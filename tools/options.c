@@ -261,8 +261,10 @@ void ps_opts_deinit(struct ps_opts *o)
 {
     ps_free(o->args);
     ps_free(o->stop.items);
+    ps_free(o->header.items);
+    ps_free(o->mirror.items);
     o->args = NULL;
-    o->stop.items = NULL;
+    o->stop.items = o->header.items = o->mirror.items = NULL;
 }
 
 enum ps_opt_origin ps_opts_origin(const struct ps_opts *o, const char *name)

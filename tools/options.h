@@ -93,7 +93,7 @@ struct ps_opt_layers {
     int32_t first, last; /* inclusive; both -1: all */
 };
 
-#define PS_OPT_MAX 64 /* most rows in the option table */
+#define PS_OPT_MAX 128 /* most rows in the option table */
 
 struct ps_opts {
     enum ps_command command;
@@ -103,14 +103,15 @@ struct ps_opts {
 
     const char *model, *prompt, *file, *cache, *disk, *ram, *vram, *min_free, *max_egress, *http,
         *device;
+    const char *bearer, *bearer_file, *netrc_file, *cacert, *cert, *key;
     const char *cache_type_k, *cache_type_v, *stats, *log, *tokens, *out, *codec, *host, *direct_io;
     int64_t n_predict, ctx_size, ubatch_size, threads, seed, top_k, repeat_last_n;
     int64_t gpu_layers, connections, net_deadline, net_stall, port;
     double temp, top_p, min_p, repeat_penalty, seconds;
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;
-    bool help, version, man;
-    struct ps_opt_list stop;
+    bool help, version, man, netrc;
+    struct ps_opt_list stop, header, mirror;
     struct ps_opt_layers layers;
 };
 enum ps_opt_origin { PS_FROM_DEFAULT, PS_FROM_ENV, PS_FROM_ARGV };

@@ -34,6 +34,21 @@ struct ps_error {
 const char *ps_version(void);
 void ps_string_free(char *s);
 
+/* How the model's server lets us in, and where else the same bytes are. Read while the source is opened. */
+struct ps_source_options {
+    uint32_t struct_size;
+    /* http(s) only. They go to the scheme, host and port of the model's address and nowhere else. */
+    uint32_t netrc;             /* 1: the login may stand in ~/.netrc */
+    const char *bearer;         /* a token; NULL: none */
+    const char *bearer_file;    /* a file that holds it */
+    const char *const *headers; /* "Name: value", or "@FILE" for a file of such lines */
+    uint32_t n_headers, n_mirrors;
+    const char *netrc_file;     /* in place of ~/.netrc; it has to exist */
+    const char *cert, *key;     /* PEM files; the key may stand in cert's */
+    const char *cacert;         /* PEM file: trusted in place of SSL_CERT_FILE; for every scheme */
+    const char *const *mirrors; /* addresses of the same model */
+};
+
 struct ps_engine_options {
     uint32_t struct_size;
     uint32_t threads;      /* compute threads; 0 = usable CPUs */
@@ -66,6 +81,7 @@ struct ps_engine_options {
     const char *vram; /* most device memory: "6G", "50%" of the model, "min"; NULL: what is free less a margin */
     int32_t gpu_layers;     /* the last so many layers are computed on the device; 0 or less: all */
     uint32_t no_kv_offload; /* 1: the KV cache of those layers stays in host memory */
+    const struct ps_source_options *source; /* NULL: none of it */
 };
 /* Blocks until the model's map is known (config, headers or manifest), its budgets are checked and its cache is
  * open. */
@@ -94,6 +110,9 @@ void ps_ids_free(uint32_t *ids);
 /* The same without any weights: `model` may be a folder that holds only tokenizer files. */
 int ps_tokenize_only(const char *model, const char *text, size_t len, uint32_t flags,
                      uint32_t **ids, size_t *n, struct ps_error *err);
+/* The same with all that engine options say of the source; the others are not looked at. */
+int ps_tokenize_from(const struct ps_engine_options *options, const char *text, size_t len,
+                     uint32_t flags, uint32_t **ids, size_t *n, struct ps_error *err);
 
 /* Logits of every position: n * vocab floats into `out` (out_count must be at least that); *vocab is set first
  * and, when out is NULL, alone. */

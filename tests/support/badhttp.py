@@ -20,6 +20,7 @@ import os
 import re
 import select
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -34,7 +35,7 @@ class Request:
     """name: the decoded path without its first slash and without the query; first, last: the range, inclusive (None:
     the whole, or a tail); n: how many requests for this object came before; total: before, of any object; same: how
     many for just this range of it."""
-    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began")
+    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began", "subject")
 
     def __repr__(self):
         return f"{self.method} {self.target} [{self.first}-{self.last}] {self.status} {self.sent}"
@@ -75,9 +76,10 @@ SO_MAX_PACING_RATE = 47  # Linux: the kernel spaces the segments of a connection
 
 class Server:
     """pace: bytes per second that each connection gets, from its first byte on (nginx's limit_rate lets the first second
-    of every reply through)."""
+    of every reply through). tls: (certificate, key) makes it https; client_ca: a file of CAs, one of which must have signed
+    the client's certificate (Request.subject tells whose it was)."""
 
-    def __init__(self, root, scenario=None, pace=None):
+    def __init__(self, root, scenario=None, pace=None, tls=None, client_ca=None):
         self.root, self.scenario, self.pace = os.path.abspath(root), scenario, pace
         self.lock = threading.Lock()
         self.log, self.counts, self.cache = [], {}, {}
@@ -85,7 +87,14 @@ class Server:
         self.stopped = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        self.tls = None
+        if tls:
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(*tls)
+            if client_ca:
+                self.tls.verify_mode = ssl.CERT_REQUIRED
+                self.tls.load_verify_locations(client_ca)
         self.thread = threading.Thread(target=self._accept, daemon=True)
         self.thread.start()
 
@@ -136,6 +145,8 @@ class Server:
             connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(self.pace))
         connection.settimeout(30)
         try:
+            if self.tls:
+                connection = self.tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as f:
                 while not self.stopped.is_set() and self._one(connection, f):
                     pass
@@ -148,6 +159,7 @@ class Server:
             return False
         headers = {k.lower(): v for k, v in http.client.parse_headers(f).items()}
         q, r = self._request(line[0], line[1], headers), Reply()
+        q.subject = connection.getpeercert() if self.tls else None
         self._answer(q, r)
         if self.scenario:
             self.scenario(q, r)
