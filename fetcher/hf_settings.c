@@ -187,6 +187,13 @@ int ps_hf_settings_read(struct ps_hf_settings *out, env_fn *env, struct ps_err *
     return 0;
 }
 
+void ps_hf_settings_forget_user(struct ps_hf_settings *s)
+{
+    forget(&s->token);
+    ps_free(s->hub_cache);
+    s->hub_cache = NULL;
+}
+
 void ps_hf_settings_deinit(struct ps_hf_settings *s)
 {
     forget(&s->token);

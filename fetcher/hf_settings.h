@@ -22,5 +22,7 @@ struct ps_hf_settings {
 /* `env` is getenv, or a test's. PS_EUSAGE: a malformed endpoint, or a token that can't be sent. */
 int ps_hf_settings_read(struct ps_hf_settings *out, char *(*env)(const char *name),
                         struct ps_err *err);
+/* For an address that the user has not given himself: no token, and not his cache of the Hub. */
+void ps_hf_settings_forget_user(struct ps_hf_settings *s);
 void ps_hf_settings_deinit(struct ps_hf_settings *s); /* also fine on a zeroed struct */
 #endif

@@ -448,6 +448,8 @@ int ps_hf_store_open(struct ps_source **out, const char *address,
     int rc = ps_hf_ref_parse(&s->ref, address, err);
     if (rc == 0)
         rc = ps_hf_settings_read(&s->settings, getenv, err);
+    if (rc == 0 && options && options->anonymous)
+        ps_hf_settings_forget_user(&s->settings);
     if (rc == 0 && !(s->base.label = ps_hf_label(&s->ref)))
         rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0 && !s->settings.offline)

@@ -191,6 +191,7 @@ void http_wake_all_locked(struct http_store *s);
 void http_now_waiting_locked(struct http_store *s, struct http_job *j); /* into the waiting heap */
 uint64_t http_job_from(const struct http_job *j); /* first byte still missing, as an offset in the object */
 uint64_t http_job_to(const struct http_job *j);
+uint64_t http_job_deadline_ns(const struct http_store *s, const struct http_job *j);
 
 /* http_finish.c */
 int http_finish_start(struct http_store *s, struct ps_err *err);

@@ -20,6 +20,11 @@ uint64_t http_job_to(const struct http_job *j)
     return j->r->offset + j->r->bytes;
 }
 
+uint64_t http_job_deadline_ns(const struct http_store *s, const struct http_job *j)
+{
+    return j->r->deadline_ns ? j->r->deadline_ns : s->opt.net_deadline_s * PS_NS_PER_S;
+}
+
 void http_now_waiting_locked(struct http_store *s, struct http_job *j)
 {
     j->state = HTTP_WAITING;
@@ -268,7 +273,7 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         .failures = j->failures,
         .bad_replies = j->bad_replies,
         .elapsed_ns = now_ns - j->first_ns,
-        .deadline_ns = s->opt.net_deadline_s * PS_NS_PER_S,
+        .deadline_ns = http_job_deadline_ns(s, j),
         .retry_after_ns = f->retry_after_ns,
         .first_contact = !s->host_seen,
         .connect_limit_ns = s->opt.connect_timeout_s * PS_NS_PER_S,

@@ -215,10 +215,21 @@ static void waiter_done(struct ps_range *r, int rc, const struct ps_err *err)
     pthread_mutex_unlock(&w->lock);
 }
 
+static bool told_to_end(const struct http_store *s)
+{
+    return (s->opt.interrupt && atomic_load(s->opt.interrupt)) ||
+           (s->opt.stop && atomic_load(s->opt.stop));
+}
+
+static bool may_be_told(const struct http_store *s)
+{
+    return s->opt.interrupt || s->opt.stop;
+}
+
 /* Withdraws the ranges once the caller is interrupted. Their buffers are his: each done() is still waited for. */
 static void hear_interrupt_locked(struct waiter *w, struct ps_range *r, size_t n)
 {
-    if (w->interrupted || !atomic_load(w->s->opt.interrupt))
+    if (w->interrupted || !told_to_end(w->s))
         return;
     w->interrupted = true;
     pthread_mutex_unlock(&w->lock); /* the store's lock is never taken inside this one */
@@ -229,7 +240,7 @@ static void hear_interrupt_locked(struct waiter *w, struct ps_range *r, size_t n
 
 static void waiter_sleep_locked(struct waiter *w)
 {
-    if (!w->s->opt.interrupt || w->interrupted) {
+    if (!may_be_told(w->s) || w->interrupted) {
         pthread_cond_wait(&w->cond, &w->lock);
         return;
     }
@@ -244,7 +255,7 @@ static int waiter_wait(struct waiter *w, struct ps_range *r, size_t n, struct ps
 {
     pthread_mutex_lock(&w->lock);
     while (w->pending > 0) {
-        if (w->s->opt.interrupt)
+        if (may_be_told(w->s))
             hear_interrupt_locked(w, r, n);
         if (w->pending > 0)
             waiter_sleep_locked(w);

@@ -7,11 +7,13 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 
 #define ORIGIN "fetcher"
 #define RECEIVE_BUFFER_BYTES                                                                       \
@@ -124,8 +126,10 @@ static void keep_page(struct http_transfer *t, const char *p, size_t n)
 static bool over_budget(const struct http_transfer *t)
 {
     /* What was reserved is always fine; only a body without a stated length, or a whole object,
-     * can go beyond. */
-    return t->net->store->opt.max_egress_bytes && t->body_bytes > t->reserved;
+     * can go beyond. Where several stores share a limit, the statistics know what all have received. */
+    const struct http_store *s = t->net->store;
+    return s->opt.max_egress_bytes && (t->body_bytes > t->reserved ||
+                                       ps_stat_get(&s->stats->bytes_net) > s->opt.max_egress_bytes);
 }
 
 static size_t on_body(char *p, size_t size, size_t count, void *user)
@@ -187,6 +191,19 @@ static bool note_object(struct http_transfer *t)
     return same;
 }
 
+/* How far away the model's own server is: what it names must not be closer. */
+static void note_peer(struct http_transfer *t)
+{
+    _Atomic unsigned *closest = t->net->store->opt.peer_space;
+    char *ip = NULL;
+    if (!closest || !t->trusted ||
+        curl_easy_getinfo(t->easy, CURLINFO_PRIMARY_IP, &ip) != CURLE_OK || !ip || !*ip)
+        return;
+    unsigned space = ps_net_space_of_host(ip), was = atomic_load(closest);
+    if (was == PS_SPACE_ANY || space < was)
+        atomic_store(closest, space);
+}
+
 /* A target reached over redirects is remembered with the object. */
 static void note_target(struct http_transfer *t)
 {
@@ -245,6 +262,7 @@ static bool accept_body(struct http_transfer *t)
         return false;
     }
     note_target(t);
+    note_peer(t);
     t->pos = t->judge.from;
     t->body_to = t->judge.to;
     if (t->body_to != UINT64_MAX && !reserve_more(t, t->body_to - t->pos)) {
@@ -332,6 +350,35 @@ static const struct http_failure no_address = {.cls = PS_RETRY_FATAL,
                                                .what = "no address for this object",
                                                .hint = "its name is too long"};
 
+/* A proxy's address says nothing of where the request ends; who asks through one leaves that to the proxy. */
+static bool uses_proxy(void)
+{
+    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
+                                        "ALL_PROXY"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        if (v && *v)
+            return true;
+    }
+    return false;
+}
+
+/* What a name resolves to is known only here: the address that was checked is the one that is connected to. */
+static curl_socket_t open_allowed(void *user, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    const struct http_store *s = user;
+    (void)purpose;
+    enum ps_net_space least = s->opt.least_space;
+    if (least > PS_SPACE_LOOPBACK && uses_proxy())
+        least = PS_SPACE_LOOPBACK;
+    if (!ps_net_space_allowed(ps_net_space_of(&a->addr), least)) {
+        ps_log(PS_LOG_WARN, "fetcher", "%s: its address is not one that a list of mirrors may name",
+               s->base.label);
+        return CURL_SOCKET_BAD;
+    }
+    return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+}
+
 static void fixed_options(struct http_transfer *t)
 {
     const struct http_store *s = t->net->store;
@@ -364,6 +411,10 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_KEYPASSWD, "");
     if (s->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
+    if (s->opt.least_space != PS_SPACE_ANY) {
+        curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_allowed);
+        curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, (void *)s);
+    }
 }
 
 int http_transfer_init(struct http_transfer *t, struct http_net *n, struct ps_err *err)

@@ -91,7 +91,7 @@ static const struct http_failure *reason_to_cut(struct http_store *s, const stru
         return &withdrawn;
     if (now_ns - t->last_ns >= s->opt.net_stall_s * PS_NS_PER_S)
         return &stalled;
-    if (t->jobs && ps_retry_overdue(now_ns - t->jobs->first_ns, s->opt.net_deadline_s * PS_NS_PER_S,
+    if (t->jobs && ps_retry_overdue(now_ns - t->jobs->first_ns, http_job_deadline_ns(s, t->jobs),
                                     now_ns - t->started_ns, t->body_bytes))
         return &overdue;
     return NULL;
@@ -114,7 +114,7 @@ static uint64_t police(struct http_net *n)
             continue;
         }
         uint64_t at = t->last_ns + s->opt.net_stall_s * PS_NS_PER_S;
-        uint64_t due = t->jobs ? t->jobs->first_ns + s->opt.net_deadline_s * PS_NS_PER_S : at;
+        uint64_t due = t->jobs ? t->jobs->first_ns + http_job_deadline_ns(s, t->jobs) : at;
         if (due <= now_ns)
             due = now_ns + HEALTH_CHECK_NS;
         if (due < at)

@@ -505,17 +505,18 @@ static int set_up(struct s3_origin *o, const char *address, const char *ca_file,
     return n > 0 ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
 }
 
-int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
-                     const struct ps_access_options *access, struct ps_err *err)
+int ps_s3_origin_new(struct ps_http_origin **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err)
 {
     struct s3_origin *o = ps_calloc(1, sizeof *o);
     if (!o)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     o->base.ops = &s3_ops;
-    o->stats = stats;
+    o->stats = options->stats;
     pthread_mutex_init(&o->lock, NULL);
     pthread_mutex_init(&o->fetch_lock, NULL);
-    int rc = set_up(o, address, access ? access->ca_file : NULL, err);
+    int rc = set_up(o, address, options->access ? options->access->ca_file : NULL, err);
+    o->config.anonymous |= options->anonymous;
     if (rc != 0) {
         s3_free(&o->base);
         return rc;
@@ -532,6 +533,6 @@ int ps_s3_store_open(struct ps_source **out, const char *address,
     if (options)
         opt = *options;
     opt.http = PS_HTTP_1; /* S3 speaks nothing else */
-    int rc = ps_s3_origin_new(&o, address, opt.stats, opt.access, err);
+    int rc = ps_s3_origin_new(&o, address, &opt, err);
     return rc != 0 ? rc : ps_http_store_start(out, o, &opt, err);
 }

@@ -57,7 +57,7 @@ int ps_s3_writer_open(struct ps_s3_writer **out, const char *address,
     if (options)
         w->opt = *options;
     w->opt.net_deadline_s = w->opt.net_deadline_s ? w->opt.net_deadline_s : 120;
-    int rc = ps_s3_origin_new(&w->origin, address, w->opt.stats, w->opt.access, err);
+    int rc = ps_s3_origin_new(&w->origin, address, &w->opt, err);
     w->opt.access = NULL; /* borrowed for this call */
     if (rc != 0) {
         ps_free(w);

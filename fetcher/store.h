@@ -10,6 +10,7 @@
 #include "base/size.h"
 #include "base/stats.h"
 #include "fetcher/access.h"
+#include "fetcher/net_space.h"
 #include "proto/source.h"
 
 enum ps_http_version { PS_HTTP_AUTO, PS_HTTP_1, PS_HTTP_2 };
@@ -29,6 +30,14 @@ struct ps_store_options {
      * whoever submits ranges cancels them himself. */
     const atomic_int *interrupt;
     const struct ps_access_options *access; /* nullable; borrowed for the call of ps_store_open */
+    /* Other addresses of the same model: http(s), s3, hf, or a folder. Borrowed for the call. */
+    const char *const *mirrors;
+    size_t n_mirrors;
+    /* What follows is for a source that is one of several (mirror_store.c). */
+    const atomic_int *stop; /* nullable; must outlive the source: as interrupt */
+    bool anonymous;         /* no credentials from the environment, no folder of this machine */
+    enum ps_net_space least_space; /* http(s): connect to nothing closer than that */
+    _Atomic unsigned *peer_space; /* nullable; must outlive the source: the closest ps_net_space that has answered */
 };
 /* What --max-egress means as max_egress_bytes. Who says 0 wants no traffic at all, and the store takes 0 for no limit:
  * that becomes one byte, which is never enough. Anything but bytes: no limit. */
@@ -37,8 +46,9 @@ static inline uint64_t ps_store_egress_limit(const struct ps_size *s)
     return s->kind != PS_SIZE_BYTES ? 0 : s->bytes ? s->bytes : 1;
 }
 
-/* No request is made and, for http, no connection opened: that is submit's and get's business. A
- * missing local folder is PS_ENOTFOUND. */
+/* A remote model may have mirrors (options, or a list beside its manifest): mirror_store.c stands before its store
+ * then. No request is made and, for http, no connection opened: that is submit's and get's business. A missing
+ * local folder is PS_ENOTFOUND. */
 int ps_store_open(struct ps_source **out, const char *address,
                   const struct ps_store_options *options, struct ps_err *err);
 #endif

@@ -7,10 +7,15 @@ int ps_http_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 int ps_s3_store_open(struct ps_source **out, const char *address,
                      const struct ps_store_options *options, struct ps_err *err);
+/* The source of one address alone. */
+int ps_store_open_one(struct ps_source **out, const char *address,
+                      const struct ps_store_options *options, struct ps_err *err);
+int ps_mirror_store_open(struct ps_source **out, const char *address,
+                         const struct ps_store_options *options, struct ps_err *err);
 struct ps_http_origin;
-/* `access` nullable: of it, the CA. */
-int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
-                     const struct ps_access_options *access, struct ps_err *err);
+/* Of the options: stats, anonymous, and the CA of access. */
+int ps_s3_origin_new(struct ps_http_origin **out, const char *address,
+                     const struct ps_store_options *options, struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 

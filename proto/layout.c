@@ -78,11 +78,21 @@ static bool file_matches(const struct ps_manifest_file *f, const char *bytes, si
     return memcmp(sha, f->sha256, sizeof sha) == 0;
 }
 
-/* Fetches a file until it has the manifest's hash, twice at most: one bad transfer is no damage. */
+#define WRONG_MAX 16 /* sources of one model */
+
+/* Is it worth while to ask again for what came wrong? Once in any case: one bad transfer is no damage; then as long as
+ * there is somebody else to ask. */
+static bool ask_again(struct ps_source *src, const char *object, int attempt)
+{
+    bool elsewhere = ps_source_distrust(src, object);
+    return attempt == 0 || (elsewhere && attempt < WRONG_MAX);
+}
+
+/* Fetches a file until it has the manifest's hash. */
 static int get_checked(char **out, size_t *len, struct ps_source *src,
                        const struct ps_manifest_file *f, struct ps_err *err)
 {
-    for (int attempt = 0; attempt < 2; attempt++) {
+    for (int attempt = 0;; attempt++) {
         char *bytes;
         size_t n;
         int rc = ps_source_get(src, f->name, f->bytes, &bytes, &n, NULL, err);
@@ -94,6 +104,8 @@ static int get_checked(char **out, size_t *len, struct ps_source *src,
             return 0;
         }
         ps_free(bytes);
+        if (!ask_again(src, f->name, attempt))
+            break;
     }
     return ps_err_set(err, PS_EDATA, ORIGIN,
                       "%s: has another hash than %s says: was the model split again?", f->name,
@@ -129,8 +141,12 @@ static int read_index_once(struct index_job *j, uint32_t i, struct ps_err *err)
 
 static int read_index(void *user, uint32_t i, struct ps_err *err)
 {
+    const struct index_job *j = user;
     int rc = read_index_once(user, i, err);
-    return rc == PS_EDATA ? read_index_once(user, i, err) : rc;
+    for (int attempt = 0; rc == PS_EDATA && ask_again(j->src, j->m->shards[i].name, attempt);
+         attempt++)
+        rc = read_index_once(user, i, err);
+    return rc;
 }
 
 static int open_shards(struct ps_map **map, struct ps_source *src, const struct ps_manifest *m,
@@ -159,8 +175,10 @@ static int take_config(struct ps_model_files *f, struct roots *r, struct ps_err 
         return ps_err_set(err, PS_EDATA, ORIGIN, "%s is absurdly large", CONFIG_NAME);
     if (r->config.rc != 0)
         return fail_as(&r->config, err);
-    if (!file_matches(listed, r->config.bytes, r->config.len))
+    if (!file_matches(listed, r->config.bytes, r->config.len)) {
+        (void)ps_source_distrust(r->src, CONFIG_NAME);
         return get_checked(&f->config, &f->config_len, r->src, listed, err);
+    }
     f->config = r->config.bytes;
     f->config_len = r->config.len;
     r->config.bytes = NULL;

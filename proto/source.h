@@ -32,6 +32,7 @@ struct ps_range {
     uint64_t object_bytes; /* total size if known, else 0; a reply that says otherwise is PS_EDATA */
     uint64_t priority;     /* smaller is asked first (position in consumption order) */
     bool alone; /* never joined with a neighbour in one request: a piece of what is waited for */
+    uint64_t deadline_ns; /* 0: the source's; else the longest time that this range may go without success */
     void (*done)(struct ps_range *r, int rc, const struct ps_err *err);
     void *user;
     /* private to the source from submit until done */
@@ -43,6 +44,14 @@ struct ps_object_info {
     uint64_t bytes; /* total size, 0 if the server would not say */
     char etag[128]; /* "" if none; strong ETags only, quotes included */
     char identity[256]; /* what names this version for cache keys: never contains a query string or a secret */
+};
+
+/* One of several places, for statistics. */
+struct ps_source_part {
+    const char *label; /* printable; lives as long as the source */
+    uint64_t bytes;    /* delivered */
+    uint64_t failures; /* ranges and objects that had to be asked for elsewhere, or again */
+    bool listed;       /* named by the model (mirrors.json), not by the user */
 };
 
 struct ps_source_ops {
@@ -65,6 +74,11 @@ struct ps_source_ops {
     /* For local sources: path of the object (heap, ps_free) so that it can be read directly; NULL
      * op or PS_EUNSUPPORTED otherwise. */
     int (*local_path)(struct ps_source *s, const char *object, char **path, struct ps_err *err);
+    /* Nullable. What came of this object last was found wrong by its reader, who had the means (a hash of
+     * his own): true if it can be had from elsewhere, and will be. */
+    bool (*distrust)(struct ps_source *s, const char *object);
+    /* Nullable: the i-th of the places that this source reads from. False: there is none. */
+    bool (*part)(struct ps_source *s, unsigned i, struct ps_source_part *out);
     /* Cancels what is in flight, waits for every done(), joins threads, frees. */
     void (*close)(struct ps_source *s);
 };
@@ -94,6 +108,10 @@ static inline int ps_source_head(struct ps_source *s, const char *object, void *
                                  size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     return s->ops->head(s, object, buf, bytes, len, info, err);
+}
+static inline bool ps_source_distrust(struct ps_source *s, const char *object)
+{
+    return s->ops->distrust && s->ops->distrust(s, object);
 }
 static inline void ps_source_close(struct ps_source *s)
 {

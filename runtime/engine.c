@@ -96,6 +96,7 @@ static int find_cache_dir(struct ps_engine *e, struct ps_err *err)
 
 static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
 {
+    e->mirrored = e->o.source && e->o.source->n_mirrors > 0;
     /* the tokenizer may wait behind the weights: hence the interrupt */
     return ps_engine_source_open(&e->source, &e->o, direct, &e->stats, &e->interrupt, err);
 }

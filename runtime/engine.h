@@ -71,6 +71,7 @@ struct ps_engine {
     struct ps_stats stats;
 
     struct ps_source *source;
+    bool mirrored; /* the user gave mirrors: for a moment two stores may hold buffers */
     struct ps_model_files files;
     struct ps_arch *arch;
     struct ps_weights *weights;

@@ -105,7 +105,7 @@ static uint64_t fixed_bytes(const struct ps_engine *e)
     bool tokenizer = !e->o.without_tokenizer || e->o.headers_only;
     uint64_t n = tokenizer ? (uint64_t)e->arch->vocab * TOKEN_BYTES : 0;
     n += (uint64_t)e->files.map->n_extents * EXTENT_TABLE_BYTES;
-    n += e->source->local ? 0 : connections * NET_BUFFER_BYTES;
+    n += e->source->local ? 0 : connections * NET_BUFFER_BYTES * (e->mirrored ? 2 : 1);
     return n + (e->gpu.api ? e->gpu.info.host_bytes : 0);
 }
 

@@ -58,6 +58,8 @@ int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options
         .stats = stats,
         .interrupt = interrupt,
         .access = &access,
+        .mirrors = s.mirrors,
+        .n_mirrors = s.n_mirrors,
     };
     if (rc == 0)
         rc = ps_size_parse(&egress, o->max_egress, "--max-egress", err);

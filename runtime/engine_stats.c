@@ -66,6 +66,25 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     ps_jw_kuint(w, "threads", ps_pool_threads(e->pool));
 }
 
+/* Where the bytes came from, if there was a choice. */
+static void write_parts(struct ps_source *s, struct ps_json_writer *w)
+{
+    struct ps_source_part p;
+    if (!s->ops->part || !s->ops->part(s, 0, &p))
+        return;
+    ps_jw_key(w, "mirrors");
+    ps_jw_array(w);
+    for (unsigned i = 0; s->ops->part(s, i, &p); i++) {
+        ps_jw_object(w);
+        ps_jw_kstring(w, "source", p.label);
+        ps_jw_kuint(w, "bytes", p.bytes);
+        ps_jw_kuint(w, "failures", p.failures);
+        ps_jw_kbool(w, "listed", p.listed);
+        ps_jw_object_end(w);
+    }
+    ps_jw_array_end(w);
+}
+
 char *ps_engine_stats_json(struct ps_engine *e)
 {
     struct ps_strbuf b;
@@ -80,6 +99,7 @@ char *ps_engine_stats_json(struct ps_engine *e)
     ps_jw_kstring(&w, "model_id", id);
     write_tokens(e, &w);
     write_bytes(e, &w);
+    write_parts(e->source, &w);
     ps_jw_key(&w, "plan");
     ps_engine_write_plan(e, &w);
     ps_jw_key(&w, "plan_predicted_s_per_token");

@@ -298,11 +298,12 @@ static int check_public_traffic(const struct ps_session *s, const struct ps_gene
     if (!e->source->is_public || (e->o.max_egress && *e->o.max_egress) || each == 0 ||
         sweeps <= PUBLIC_SWEEPS_MAX)
         return 0;
-    return ps_err_set(err, PS_EBUDGET, ORIGIN,
-                      "%s: the same %.1f MB would be fetched up to %llu times from a public hub: "
-                      "give it more --disk or "
-                      "--ram, a mirror (HF_ENDPOINT), or say how much is fine with --max-egress",
-                      e->source->label, (double)each / 1e6, (unsigned long long)sweeps);
+    return ps_err_set(
+        err, PS_EBUDGET, ORIGIN,
+        "%s: the same %.1f MB would be fetched up to %llu times from a public hub: "
+        "give it more --disk or "
+        "--ram, a mirror (--mirror, HF_ENDPOINT), or say how much is fine with --max-egress",
+        e->source->label, (double)each / 1e6, (unsigned long long)sweeps);
 }
 
 static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,

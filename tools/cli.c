@@ -76,6 +76,8 @@ static void fill_source(struct ps_source_options *s, const struct ps_opts *o)
         .cert = o->cert,
         .key = o->key,
         .cacert = o->cacert,
+        .mirrors = o->mirror.items,
+        .n_mirrors = (uint32_t)o->mirror.n,
     };
 }
 
@@ -177,6 +179,8 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
     s->max_egress_bytes = ps_store_egress_limit(&limit);
     fill_access(&access, o);
     s->access = &access;
+    s->mirrors = o->mirror.items;
+    s->n_mirrors = o->mirror.n;
     s->http = strcmp(o->http, "h1") == 0   ? PS_HTTP_1
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;

@@ -114,6 +114,11 @@ static const struct ps_opt_spec options[] = {
     {"key", NULL, NULL, "FILE",
      "Its private key, PEM without a passphrase (default: in --cert's file)", NULL, NULL,
      PS_OPT_FILE, PS_GROUP_NETWORK, SOURCE, AT(key), 0, 0},
+    {"mirror", NULL, NULL, "ADDRESS",
+     "Another address of the same model (http, s3, hf or a folder), asked where the first one "
+     "fails; "
+     "may be given several times",
+     NULL, NULL, PS_OPT_LIST, PS_GROUP_NETWORK, SOURCE, AT(mirror), 0, 0},
     {"http", NULL, NULL, "VERSION", "HTTP version", "auto", "auto|h1|h2", PS_OPT_CHOICE,
      PS_GROUP_NETWORK, SOURCE, AT(http), 0, 0},
 

@@ -1,0 +1,315 @@
+/* The mirror store's helper. Comes in: objects of a plain folder that another source is to deliver; the
+ * list of mirrors beside a manifest. Goes out: whether that source holds the same version; more sources.
+ *
+ * What is proved of an object without a known hash: the same size; the same content hash where both name
+ * one (the Hub's SHA-256 of LFS files), else the same header (names, types, shapes and places of all
+ * tensors) and the same bytes as the reference has delivered, in a few samples. That the rest is the same
+ * is not proved: two versions trained from one another differ nearly everywhere, so a sample tells them
+ * apart, but one that differs in a single tensor may pass. Pre-split models have no such gap. */
+#include "fetcher/mirror_internal.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "fetcher/mirror_list.h"
+
+#define ORIGIN "fetcher"
+
+/* ---- what the reference says ---- */
+
+void mirror_note_head_locked(struct mirror_object *o, const void *head, size_t bytes,
+                             const struct ps_object_info *info)
+{
+    if (o->head_known && o->head_bytes >= bytes)
+        return;
+    ps_sha256_once(head, bytes, o->head_sha);
+    o->head_bytes = bytes;
+    o->bytes = info->bytes;
+    memcpy(o->identity, info->identity, sizeof o->identity);
+    o->head_known = true;
+}
+
+void mirror_note_sample_locked(struct mirror_object *o, const struct ps_range *r)
+{
+    if (o->n_samples >= PS_MIRROR_SAMPLES)
+        return;
+    if (!o->samples)
+        o->samples = ps_calloc(PS_MIRROR_SAMPLES, sizeof *o->samples);
+    if (!o->samples)
+        return;
+    struct mirror_sample *s = &o->samples[o->n_samples++];
+    uint64_t n = r->bytes < PS_MIRROR_SAMPLE_BYTES ? r->bytes : PS_MIRROR_SAMPLE_BYTES;
+    uint64_t skip = (r->bytes - n) / 2;
+    s->offset = r->offset + skip;
+    s->bytes = (uint32_t)n;
+    memcpy(s->data, (const char *)r->buf + skip, (size_t)n);
+}
+
+/* ---- proofs ---- */
+
+/* "sha256:...": names that say what the bytes are, wherever they lie. */
+static bool same_content(const char *a, const char *b)
+{
+    return strncmp(a, "sha256:", 7) == 0 && strcmp(a, b) == 0;
+}
+
+static int differs(const char *what, const char *label, const char *object)
+{
+    ps_log(PS_LOG_WARN, ORIGIN, "%s is no mirror of this model: %s: another %s", label, object, what);
+    return PS_EDATA;
+}
+
+static int compare_head(struct ps_source *s, const struct mirror_object *o, bool *same_hash,
+                        struct ps_err *err)
+{
+    struct ps_object_info info;
+    uint8_t sha[PS_SHA256_BYTES];
+    size_t len;
+    char *head = ps_malloc(o->head_bytes);
+    int rc = head ? ps_source_head(s, o->name, head, o->head_bytes, &len, &info, err) : PS_ENOMEM;
+    if (rc == 0) {
+        ps_sha256_once(head, len, sha);
+        *same_hash = same_content(o->identity, info.identity);
+        if (o->bytes && info.bytes && o->bytes != info.bytes)
+            rc = differs("size", s->label, o->name);
+        else if (len != o->head_bytes || memcmp(sha, o->head_sha, sizeof sha) != 0)
+            rc = differs("header", s->label, o->name);
+    }
+    ps_free(head);
+    return rc;
+}
+
+struct asked {
+    struct mirror_store *m;
+    bool done; /* lock */
+    int rc;    /* lock */
+};
+
+static void on_sample(struct ps_range *r, int rc, const struct ps_err *err)
+{
+    struct asked *a = r->user;
+    struct mirror_store *m = a->m;
+    (void)err;
+    pthread_mutex_lock(&m->lock);
+    a->rc = rc;
+    a->done = true;
+    pthread_cond_signal(&m->helper_cond);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Reads a range on the helper's thread, which has to end soon when the store closes. */
+static int read_sample(struct mirror_store *m, struct ps_source *s, struct ps_range *r)
+{
+    struct asked a = {.m = m};
+    bool withdrawn = false;
+    r->done = on_sample;
+    r->user = &a;
+    int rc = ps_source_submit(s, r, NULL);
+    if (rc != 0)
+        return rc;
+    pthread_mutex_lock(&m->lock);
+    while (!a.done) {
+        if (m->closing && !withdrawn)
+            ps_source_cancel(s, r);
+        withdrawn = m->closing;
+        pthread_cond_wait(&m->helper_cond, &m->lock);
+    }
+    rc = a.rc;
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
+static int compare_sample(struct mirror_store *m, struct ps_source *s,
+                          const struct mirror_object *o, const struct mirror_sample *want)
+{
+    uint8_t got[PS_MIRROR_SAMPLE_BYTES];
+    struct ps_range r = {.object = o->name,
+                         .offset = want->offset,
+                         .bytes = want->bytes,
+                         .buf = got,
+                         .object_bytes = o->bytes,
+                         .deadline_ns = 10 * PS_NS_PER_S};
+    int rc = read_sample(m, s, &r);
+    if (rc == 0 && memcmp(got, want->data, want->bytes) != 0)
+        rc = differs("content", s->label, o->name);
+    return rc;
+}
+
+/* Samples from the reference itself, where it has delivered no weights yet. It may be down: then there are none. */
+static void fetch_samples(struct mirror_store *m, struct ps_source *s, struct mirror_object *o)
+{
+    uint64_t room = o->bytes > o->head_bytes ? o->bytes - o->head_bytes : 0;
+    uint8_t got[PS_MIRROR_SAMPLE_BYTES];
+    for (unsigned i = 0; i < 2 && room > sizeof got; i++) {
+        struct ps_range r = {.object = o->name,
+                             .offset = o->head_bytes + room / 3 * (i + 1) - sizeof got / 2,
+                             .bytes = sizeof got,
+                             .buf = got,
+                             .object_bytes = o->bytes,
+                             .deadline_ns = 3 * PS_NS_PER_S};
+        if (r.offset + r.bytes > o->bytes || read_sample(m, s, &r) != 0)
+            return;
+        mirror_note_sample_locked(o, &r);
+    }
+}
+
+/* A copy of what is known of the object: the lock is not held while others are asked. */
+static int copy_object(struct mirror_object *to, const struct mirror_object *from)
+{
+    *to = *from;
+    to->samples = NULL;
+    if (from->n_samples == 0)
+        return 0;
+    to->samples = ps_calloc(PS_MIRROR_SAMPLES, sizeof *to->samples);
+    if (!to->samples)
+        return PS_ENOMEM;
+    memcpy(to->samples, from->samples, from->n_samples * sizeof *to->samples);
+    return 0;
+}
+
+static int prove(struct mirror_store *m, struct mirror_object *o, unsigned at, bool reference_works,
+                 struct ps_err *err)
+{
+    bool same_hash = false;
+    struct ps_source *s = mirror_open(m, at, err);
+    if (!s)
+        return PS_ENET;
+    if (!o->head_known)
+        return ps_err_set(err, PS_EDATA, ORIGIN, "%s: nothing is known of it to compare", o->name);
+    int rc = compare_head(s, o, &same_hash, err);
+    if (rc != 0 || same_hash)
+        return rc;
+    if (o->n_samples == 0 && reference_works && m->sources[m->reference].s)
+        fetch_samples(m, m->sources[m->reference].s, o);
+    for (unsigned i = 0; i < o->n_samples && rc == 0; i++)
+        rc = compare_sample(m, s, o, &o->samples[i]);
+    if (rc == 0 && o->n_samples == 0)
+        ps_log(PS_LOG_WARN,
+               ORIGIN, "%s: %s: size and header are those of the first address; its weights could not be compared",
+               s->label, o->name);
+    return rc;
+}
+
+static void prove_for(struct mirror_store *m, struct mirror_object *o, unsigned at)
+{
+    struct mirror_object copy;
+    struct ps_err err = {0};
+    pthread_mutex_lock(&m->lock);
+    bool works = m->reference >= 0 && m->health[m->reference].failures == 0;
+    int rc = copy_object(&copy, o);
+    pthread_mutex_unlock(&m->lock);
+    if (rc == 0)
+        rc = prove(m, &copy, at, works, &err);
+    pthread_mutex_lock(&m->lock);
+    if (rc == 0)
+        o->proven |= 1u << at;
+    else
+        o->wary |= 1u << at;
+    if (rc == PS_ENET)
+        ps_mirror_failed(&m->health[at], ps_now_ns());
+    if (rc == 0 && o->n_samples == 0 && copy.n_samples > 0 && !o->samples) {
+        o->samples = copy.samples;
+        o->n_samples = copy.n_samples;
+        copy.samples = NULL;
+    }
+    pthread_mutex_unlock(&m->lock);
+    ps_free(copy.samples);
+    if (rc != 0 && !atomic_load(&m->stop))
+        mirror_count_failure(m, at, rc, &err);
+}
+
+/* ---- the list ---- */
+
+static void read_list(struct mirror_store *m)
+{
+    struct ps_mirror_list l;
+    struct ps_err err = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+    pthread_mutex_lock(&m->lock);
+    struct ps_source *s = m->sources[m->reference].s;
+    pthread_mutex_unlock(&m->lock);
+    if (s->local ||
+        ps_source_get(s, PS_MIRRORS_NAME, PS_MIRRORS_MAX_BYTES, &text, &bytes, NULL, &err) != 0)
+        return; /* most have none */
+    unsigned space = atomic_load(&m->peer_space);
+    int rc = ps_mirror_list_parse(&l, text, bytes,
+                                  space == PS_SPACE_ANY ? PS_SPACE_PUBLIC : (enum ps_net_space)space,
+                                  &err);
+    ps_free(text);
+    if (rc != 0) {
+        ps_log(PS_LOG_WARN, ORIGIN, "%s is passed over: %s", PS_MIRRORS_NAME, err.text);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < l.n; i++)
+        if (mirror_add_locked(m, l.items[i], true) != 0)
+            break;
+    unsigned n = m->n;
+    pthread_mutex_unlock(&m->lock);
+    ps_log(PS_LOG_INFO, ORIGIN, "%s: %zu mirrors, %zu passed over; %u addresses in all",
+           PS_MIRRORS_NAME, l.n, l.passed_over, n);
+    ps_mirror_list_deinit(&l);
+}
+
+/* ---- the thread ---- */
+
+static struct mirror_job *parked_locked(struct mirror_store *m)
+{
+    for (struct mirror_job *j = m->live; j; j = j->next)
+        if (j->state == MIRROR_PARKED && !j->cancelled && !(j->o->proven >> j->at & 1) &&
+            !(j->o->wary >> j->at & 1))
+            return j;
+    return NULL;
+}
+
+static bool ended_locked(const struct mirror_store *m)
+{
+    for (const struct mirror_job *j = m->live; j; j = j->next)
+        if (j->cancelled && (j->state == MIRROR_PARKED || j->state == MIRROR_HELD))
+            return true;
+    return false;
+}
+
+static void *helper_main(void *arg)
+{
+    struct mirror_store *m = arg;
+    pthread_mutex_lock(&m->lock);
+    while (!m->closing) {
+        struct mirror_job *j = parked_locked(m);
+        bool list = m->list_wanted && !m->list_asked;
+        if (!j && !list && !ended_locked(m)) {
+            pthread_cond_wait(&m->helper_cond, &m->lock);
+            continue;
+        }
+        struct mirror_object *o = j ? j->o : NULL;
+        unsigned at = j ? j->at : 0;
+        m->list_asked |= list;
+        pthread_mutex_unlock(&m->lock);
+        if (list)
+            read_list(m);
+        else if (o)
+            prove_for(m, o, at);
+        mirror_go_on(m);
+        pthread_mutex_lock(&m->lock);
+    }
+    pthread_mutex_unlock(&m->lock);
+    mirror_go_on(m);
+    return NULL;
+}
+
+int mirror_helper_start(struct mirror_store *m, struct ps_err *err)
+{
+    sigset_t all, before;
+    sigfillset(&all); /* signals belong to the main thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    m->helper_runs = pthread_create(&m->helper, NULL, helper_main, m) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return m->helper_runs ? 0
+                          : ps_err_set(err, PS_EFAIL, ORIGIN,
+                                       "can't start a thread: raise the limit of threads");
+}

@@ -1,0 +1,465 @@
+/* One model at several addresses. Comes in: the user's address, his mirrors, and the list that may stand
+ * beside a manifest. Goes out: a source that goes on while one of them works.
+ *
+ * What is the same everywhere: a pre-split model's bytes are proved by hashes, whoever sends them. A
+ * plain folder has none, so whoever answered first is the reference: his names (ETag, commit) name the
+ * versions in the cache, small files come from him alone, and weights come from another only if that one
+ * holds the same as far as can be told (mirror_prove.c). Credentials for the first address never go to
+ * another. */
+#include "fetcher/mirror_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "fetcher/mirror_list.h"
+#include "fetcher/store_impl.h"
+#include "proto/manifest.h"
+
+#define ORIGIN      "fetcher"
+#define CONFIG_NAME "config.json" /* every model has one */
+
+/* ---- sources and objects ---- */
+
+struct mirror_object *mirror_object_locked(struct mirror_store *m, const char *name)
+{
+    for (struct mirror_object *o = m->objects; o; o = o->next)
+        if (strcmp(o->name, name) == 0)
+            return o;
+    struct mirror_object *o = ps_calloc(1, sizeof *o);
+    if (o && !(o->name = ps_strdup(name))) {
+        ps_free(o);
+        o = NULL;
+    }
+    if (o) {
+        o->last = -1;
+        o->next = m->objects;
+        m->objects = o;
+    }
+    return o;
+}
+
+int mirror_add_locked(struct mirror_store *m, const char *address, bool listed)
+{
+    struct mirror_source *s = &m->sources[m->n];
+    if (m->n >= PS_MIRRORS_MAX)
+        return PS_EBUDGET;
+    for (unsigned i = 0; i < m->n; i++)
+        if (strcmp(m->sources[i].address, address) == 0)
+            return 0;
+    s->address = ps_strdup(address);
+    if (!s->address)
+        return PS_ENOMEM;
+    s->listed = listed;
+    m->n++;
+    return 0;
+}
+
+static int open_at(struct mirror_store *m, unsigned i, struct ps_source **out, struct ps_err *err)
+{
+    const struct mirror_source *s = &m->sources[i];
+    struct ps_access_options access = {.ca_file = m->ca_file};
+    struct ps_store_options o = m->opt;
+    unsigned space = atomic_load(&m->peer_space);
+    if (!s->listed) { /* a .netrc knows hosts: each gets what is his */
+        access.netrc = m->netrc;
+        access.netrc_file = m->netrc_file;
+    } else {
+        o.anonymous = true;
+        if (ps_uri_kind(s->address) == PS_URI_HTTP)
+            o.least_space = space == PS_SPACE_ANY ? PS_SPACE_PUBLIC : (enum ps_net_space)space;
+    }
+    o.access = &access;
+    o.peer_space = NULL;
+    return ps_store_open_one(out, s->address, &o, err);
+}
+
+struct ps_source *mirror_open(struct mirror_store *m, unsigned i, struct ps_err *err)
+{
+    struct mirror_source *s = &m->sources[i];
+    struct ps_source *opened = NULL;
+    struct ps_err why = {0};
+    pthread_mutex_lock(&m->open_lock);
+    if (!s->s && !s->broken) {
+        int rc = open_at(m, i, &opened, &why);
+        pthread_mutex_lock(&m->lock);
+        s->s = rc == 0 ? opened : NULL;
+        s->label = opened ? opened->label : NULL;
+        pthread_mutex_unlock(&m->lock);
+        s->broken = rc != 0;
+        if (rc != 0)
+            ps_log(PS_LOG_WARN, ORIGIN, "a mirror is not used: %s", why.text);
+    }
+    struct ps_source *out = s->s;
+    pthread_mutex_unlock(&m->open_lock);
+    if (!out)
+        ps_err_set(err, PS_ENET, ORIGIN, "%s",
+                   why.text[0] ? why.text : "a mirror that can't be opened");
+    return out;
+}
+
+void mirror_count_failure(struct mirror_store *m, unsigned i, int rc, const struct ps_err *err)
+{
+    pthread_mutex_lock(&m->lock);
+    m->sources[i].failed++;
+    bool first = m->sources[i].failed == 1 && m->n > 1;
+    const char *label = m->sources[i].label;
+    pthread_mutex_unlock(&m->lock);
+    ps_log(first ? PS_LOG_WARN : PS_LOG_DEBUG, ORIGIN, "%s fails (%s): asking another mirror",
+           label ? label : "a mirror", err && err->text[0] ? err->text : ps_err_name(rc));
+}
+
+/* ---- small files and headers ---- */
+
+/* One get or head, as a question that can be put to any source. */
+struct question {
+    const char *object;
+    bool is_get;
+    uint64_t max_bytes;
+    char *data; /* get's result */
+    void *buf;
+    size_t bytes, len;
+    struct ps_object_info info;
+};
+
+static int ask(struct ps_source *s, struct question *q, struct ps_err *err)
+{
+    return q->is_get ? ps_source_get(s, q->object, q->max_bytes, &q->data, &q->len, &q->info, err)
+                     : ps_source_head(s, q->object, q->buf, q->bytes, &q->len, &q->info, err);
+}
+
+/* Whoever has no manifest may still hold the model, as a plain folder: then there is none, and nobody else is asked.
+ * Otherwise he does not hold this model at all. */
+static bool holds_the_model(struct ps_source *s)
+{
+    char byte;
+    size_t len;
+    return ps_source_head(s, CONFIG_NAME, &byte, 1, &len, NULL, NULL) == 0;
+}
+
+static bool stands_locked(const struct mirror_store *m, unsigned i, int rc)
+{
+    return rc == PS_ENOTFOUND && !m->presplit && m->reference == (int)i;
+}
+
+static void note_answer(struct mirror_store *m, unsigned i, const struct question *q)
+{
+    pthread_mutex_lock(&m->lock);
+    struct mirror_object *o = mirror_object_locked(m, q->object);
+    ps_mirror_worked(&m->health[i]);
+    m->sources[i].bytes += q->len;
+    if (m->reference < 0) {
+        m->reference = (int)i;
+        if (i > 0)
+            ps_log(
+                PS_LOG_WARN, ORIGIN,
+                "%s stands in for %s: what the cache holds of that one is not used, except by hash",
+                m->sources[i].label, m->base.label);
+    }
+    if (o) {
+        o->last = (int)i;
+        if (!q->is_get && m->reference == (int)i && m->n > 1)
+            mirror_note_head_locked(o, q->buf, q->len, &q->info);
+    }
+    if (q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && !m->presplit) {
+        m->presplit = true;
+        m->list_wanted = !m->sources[i].listed;
+        pthread_cond_signal(&m->helper_cond);
+    }
+    /* a hub's store learns only from headers whether its files are local */
+    const struct ps_source *r = m->sources[m->reference].s;
+    if (r && m->base.local != r->local)
+        m->base.local = r->local;
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Of several, the next to be asked; -1: nobody. A plain folder's small files come from the reference alone. */
+static int next_to_ask(struct mirror_store *m, const char *object, uint32_t tried)
+{
+    pthread_mutex_lock(&m->lock);
+    const struct mirror_object *o = mirror_object_locked(m, object);
+    uint32_t usable = (uint32_t)((1ull << m->n) - 1);
+    if (m->reference >= 0 && !m->presplit)
+        usable = 1u << m->reference;
+    int i = ps_mirror_pick(m->health, m->n, usable, tried, o ? o->wary : 0, ps_now_ns());
+    pthread_mutex_unlock(&m->lock);
+    return i;
+}
+
+/* What is told after everybody has failed: wrong bytes, then what is not simply missing, then the first. */
+static bool tells_more(int rc, int than)
+{
+    return than == 0 || (rc == PS_EDATA && than != PS_EDATA) ||
+           (than == PS_ENOTFOUND && rc != PS_ENOTFOUND);
+}
+
+static bool ends_all(int rc)
+{
+    return rc == PS_ENOMEM || rc == PS_EINTERRUPTED || rc == PS_ECANCELLED || rc == PS_EBUDGET ||
+           rc == PS_EUSAGE;
+}
+
+static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
+{
+    uint32_t tried = 0;
+    int told = 0, i;
+    while ((i = next_to_ask(m, q->object, tried)) >= 0) {
+        struct ps_err why = {0};
+        struct ps_source *s = mirror_open(m, (unsigned)i, &why);
+        int rc = s ? ask(s, q, &why) : PS_ENET;
+        tried |= 1u << i;
+        if (rc == 0) {
+            note_answer(m, (unsigned)i, q);
+            return 0;
+        }
+        if (tells_more(rc, told)) {
+            told = rc;
+            if (err)
+                *err = why;
+        }
+        if (ends_all(rc) || m->n == 1)
+            return told;
+        bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
+        bool stands = missing && q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && holds_the_model(s);
+        pthread_mutex_lock(&m->lock);
+        stands |= stands_locked(m, (unsigned)i, rc);
+        if (rc == PS_ENET && s)
+            ps_mirror_failed(&m->health[i], ps_now_ns());
+        pthread_mutex_unlock(&m->lock);
+        if (stands) { /* whatever others said before: who holds the model knows */
+            if (err)
+                *err = why;
+            return rc;
+        }
+        if (rc != PS_ENOTFOUND)
+            mirror_count_failure(m, (unsigned)i, rc, &why);
+    }
+    return told ? told : ps_err_set(err, PS_ENET, ORIGIN, "%s: nobody to ask", q->object);
+}
+
+static int mirror_get(struct ps_source *base, const char *object, uint64_t max_bytes, char **out,
+                      size_t *len, struct ps_object_info *info, struct ps_err *err)
+{
+    struct question q = {.object = object, .is_get = true, .max_bytes = max_bytes};
+    int rc = put((struct mirror_store *)base, &q, err);
+    if (rc != 0)
+        return rc;
+    *out = q.data;
+    *len = q.len;
+    if (info)
+        *info = q.info;
+    return 0;
+}
+
+static int mirror_head(struct ps_source *base, const char *object, void *buf, size_t bytes,
+                       size_t *len, struct ps_object_info *info, struct ps_err *err)
+{
+    struct question q = {.object = object, .buf = buf, .bytes = bytes};
+    int rc = put((struct mirror_store *)base, &q, err);
+    if (rc != 0)
+        return rc;
+    *len = q.len;
+    if (info)
+        *info = q.info;
+    return 0;
+}
+
+static int mirror_local_path(struct ps_source *base, const char *object, char **path,
+                             struct ps_err *err)
+{
+    struct ps_source *s = ((struct mirror_store *)base)->sources[0].s;
+    return s->ops->local_path
+               ? s->ops->local_path(s, object, path, err)
+               : ps_err_set(err, PS_EUNSUPPORTED, ORIGIN, "not a local file: %s", object);
+}
+
+static bool mirror_distrust(struct ps_source *base, const char *object)
+{
+    struct mirror_store *m = (struct mirror_store *)base;
+    bool another = false;
+    pthread_mutex_lock(&m->lock);
+    struct mirror_object *o = m->n > 1 ? mirror_object_locked(m, object) : NULL;
+    if (o && o->last >= 0) {
+        o->wary |= 1u << o->last;
+        m->sources[o->last].failed++;
+        another = (((1ull << m->n) - 1) & ~(uint64_t)o->wary) != 0;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return another;
+}
+
+static bool mirror_part(struct ps_source *base, unsigned i, struct ps_source_part *out)
+{
+    struct mirror_store *m = (struct mirror_store *)base;
+    pthread_mutex_lock(&m->lock);
+    bool there = i < m->n && m->n > 1;
+    if (there) {
+        const struct mirror_source *s = &m->sources[i];
+        *out = (struct ps_source_part){.label = s->label ? s->label : "(not asked)",
+                                       .bytes = s->bytes,
+                                       .failures = s->failed,
+                                       .listed = s->listed};
+    }
+    pthread_mutex_unlock(&m->lock);
+    return there;
+}
+
+/* ---- open and close ---- */
+
+static void free_everything(struct mirror_store *m)
+{
+    while (m->objects) {
+        struct mirror_object *o = m->objects;
+        m->objects = o->next;
+        ps_free(o->name);
+        ps_free(o->samples);
+        ps_free(o);
+    }
+    while (m->free_jobs) {
+        struct mirror_job *j = m->free_jobs;
+        m->free_jobs = j->next;
+        ps_free(j);
+    }
+    for (unsigned i = 0; i < m->n; i++) {
+        explicit_bzero(m->sources[i].address, strlen(m->sources[i].address));
+        ps_free(m->sources[i].address);
+    }
+    ps_free(m->ca_file);
+    ps_free(m->netrc_file);
+    ps_free(m->base.label);
+    pthread_cond_destroy(&m->helper_cond);
+    pthread_mutex_destroy(&m->open_lock);
+    pthread_mutex_destroy(&m->lock);
+    ps_free(m);
+}
+
+static void mirror_close(struct ps_source *base)
+{
+    struct mirror_store *m = (struct mirror_store *)base;
+    pthread_mutex_lock(&m->lock);
+    m->closing = true;
+    atomic_store(&m->stop, 1);
+    pthread_cond_signal(&m->helper_cond);
+    pthread_mutex_unlock(&m->lock);
+    if (m->helper_runs)
+        pthread_join(m->helper, NULL); /* what was parked has ended */
+    for (unsigned i = 0; i < m->n; i++)
+        ps_source_close(
+            m->sources[i].s); /* waits for what is with it; on_done() starts nothing any more */
+    mirror_go_on(m);
+    PS_ASSERT(m->live == NULL);
+    free_everything(m);
+}
+
+static bool copy_text(char **out, const char *text)
+{
+    *out = text ? ps_strdup(text) : NULL;
+    return !text || *out;
+}
+
+static int settle(struct mirror_store *m, const char *address, const struct ps_store_options *o,
+                  struct ps_err *err)
+{
+    static const struct ps_store_options none;
+    const struct ps_access_options *a = o ? o->access : NULL;
+    m->opt = o ? *o : none;
+    m->opt.access = NULL;
+    m->opt.mirrors = NULL;
+    m->opt.n_mirrors = 0;
+    m->opt.stop = &m->stop;
+    m->stats = m->opt.stats ? m->opt.stats : &m->own_stats;
+    m->opt.stats = m->stats;
+    m->netrc = a && a->netrc;
+    bool ok = copy_text(&m->ca_file, a ? a->ca_file : NULL) &&
+              copy_text(&m->netrc_file, a ? a->netrc_file : NULL) &&
+              mirror_add_locked(m, address, false) == 0;
+    int rc = ok ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    for (size_t i = 0; rc == 0 && o && i < o->n_mirrors; i++) {
+        rc = mirror_add_locked(m, o->mirrors[i], false);
+        if (rc == PS_ENOMEM)
+            ps_err_set(err, rc, ORIGIN, "out of memory");
+        else if (rc != 0)
+            rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--mirror: more than %u", PS_MIRRORS_MAX - 1);
+    }
+    return rc;
+}
+
+/* The first source is opened now, with the user's credentials. */
+static int open_first(struct mirror_store *m, const struct ps_store_options *options,
+                      struct ps_err *err)
+{
+    struct ps_store_options o = m->opt;
+    struct ps_source *s = NULL;
+    o.access = options ? options->access : NULL;
+    o.peer_space = &m->peer_space;
+    int rc = ps_store_open_one(&s, m->sources[0].address, &o, err);
+    if (rc != 0)
+        return rc;
+    m->sources[0].s = s;
+    m->sources[0].label = s->label;
+    m->base.label = ps_strdup(s->label);
+    m->base.local = s->local;
+    m->base.is_public = s->is_public;
+    m->ops.scheme = s->ops->scheme;
+    if (!s->ops->local_path)
+        m->ops.local_path = NULL;
+    return m->base.label ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+/* A mirror that can never work is the user's mistake, to be told before anything is fetched. A hub's bytes may be asked
+ * for over and over where another can give them. */
+static int check_mirrors(struct mirror_store *m, struct ps_err *err)
+{
+    for (unsigned i = 1; i < m->n; i++) {
+        struct ps_source *s = NULL;
+        int rc = open_at(m, i, &s, err);
+        if (rc != 0) {
+            ps_err_prefix(err, "--mirror");
+            return rc;
+        }
+        m->sources[i].s = s;
+        m->sources[i].label = s->label;
+        if (m->base.is_public && !s->is_public) {
+            m->base.is_public = false;
+            m->spare_first = true;
+        }
+    }
+    return 0;
+}
+
+int ps_mirror_store_open(struct ps_source **out, const char *address,
+                         const struct ps_store_options *options, struct ps_err *err)
+{
+    struct mirror_store *m = ps_calloc(1, sizeof *m);
+    if (!m)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->open_lock, NULL);
+    pthread_cond_init(&m->helper_cond, NULL);
+    m->reference = -1;
+    m->ops = (struct ps_source_ops){.submit = mirror_submit,
+                                    .cancel = mirror_cancel,
+                                    .get = mirror_get,
+                                    .head = mirror_head,
+                                    .local_path = mirror_local_path,
+                                    .distrust = mirror_distrust,
+                                    .part = mirror_part,
+                                    .close = mirror_close};
+    m->base.ops = &m->ops;
+    int rc = settle(m, address, options, err);
+    if (rc == 0)
+        rc = open_first(m, options, err);
+    if (rc == 0)
+        rc = check_mirrors(m, err);
+    if (rc == 0)
+        rc = mirror_helper_start(m, err);
+    if (rc != 0) {
+        mirror_close(&m->base);
+        return rc;
+    }
+    *out = &m->base;
+    return 0;
+}

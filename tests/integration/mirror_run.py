@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""One model at several addresses. `penstock run --mirror` and mirrors.json, plain and pre-split, against servers that are
+not there, lose an object, send wrong bytes, refuse, hang, die under way and come back: always the text of the folder, in
+time, with the cache clean and the same whichever server delivered; and wrong text from nobody: a mirror of another version
+is found out. Credentials of one address never go to another; a list from a server leads nowhere it must not."""
+# ctest-timeout: 240
+import json
+import os
+import shutil
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import badhttp  # noqa: E402
+import fakes3  # noqa: E402
+import peer  # noqa: E402
+
+ARGS = ("-p", "And it came to pass", "-n", "6", "--temp", "0", "--ignore-eos")
+SLOW = 6 if peer.SANITIZED else 1
+WEIGHTS = (".safetensors", ".shard")
+
+
+class Setting:
+    text, plain, split, other = b"", "", "", ""
+
+
+def run(t, address, *args, env=None, cache="cache", seconds=60, disk="32M"):
+    return t.run("run", address, *ARGS, *args, cache=t.path(cache), disk=disk, env={"PENSTOCK_MIN_FREE": "0", **(env or {})},
+                 seconds=seconds * SLOW)
+
+
+def fine(t, r, what, seconds=None):
+    t.equal((r.rc, r.text), (0, Setting.text), f"{what}: {r.rc} {r.err[-400:]}")
+    if seconds:
+        t.check(r.seconds < seconds * SLOW, f"{what}: {r.seconds:.1f} s")
+    return r
+
+
+def serve(t, root, scenario=None, **kw):
+    s = badhttp.Server(root, scenario, **kw)
+    t.servers = getattr(t, "servers", []) + [s]
+    return s
+
+
+def by(r, label):
+    """What a mirror delivered, after the statistics."""
+    return sum(m["bytes"] for m in r.stats.get("mirrors", []) if m["source"].rstrip("/") == label)
+
+
+def weights(s):
+    return [q for q in s.log if q.name.endswith(WEIGHTS) and (q.first or 0) > 0]
+
+
+def clean(t):
+    t.equal(t.run("cache", "verify", cache=t.path("cache")).rc, 0, "cache verify")
+
+
+def forms(function):
+    """The same for a plain folder and for a pre-split model."""
+    def part(t):
+        for form, root in (("plain", Setting.plain), ("split", Setting.split)):
+            t.name = f"{function.__name__} {form}"
+            function(t, root, form)
+            for name in ("cache", "c2", "c3"):
+                shutil.rmtree(t.path(name), ignore_errors=True)
+    part.__name__ = function.__name__
+    return part
+
+
+@forms
+def unreachable(t, root, form):
+    mirror = serve(t, root)
+    gone = f"http://127.0.0.1:{peer.free_port()}"
+    r = fine(t, run(t, gone, "--mirror", mirror.url), "the first address is not there", 15)
+    t.check(by(r, mirror.url) > 100000, f"who delivered: {r.stats.get('mirrors')}")
+    first = serve(t, root)
+    r = fine(t, run(t, first.url, "--mirror", gone, "--mirror", mirror.url, cache="c2"), "a mirror that nobody needs", 10)
+    t.equal(by(r, mirror.url), 0, "nobody else is asked while the first one works")
+    r = run(t, gone, "--mirror", f"http://127.0.0.1:{peer.free_port()}", cache="c3")
+    badhttp.check_failed(t, r, 3, ("127.0.0.1",), what="nobody there")
+
+
+@forms
+def lost(t, root, form):
+    """The first server loses its weights after their headers: each is asked for elsewhere, and the cache is one."""
+    mirror = serve(t, root)
+    first = serve(t, root, lambda q, r: r.error(404) if q.name.endswith(WEIGHTS) and (q.first or 0) > 0 else None)
+    r = fine(t, run(t, first.url, "--mirror", mirror.url), "404 of weights", 20)
+    t.check(weights(mirror), "the mirror was asked")
+    clean(t)
+    first.set(None)
+    r = fine(t, run(t, first.url), "the same cache, the first server alone")
+    t.check(r.stats["bytes_net"] < 600000 and not weights(first), f"all came from the cache: {r.stats['bytes_net']} bytes")
+
+
+@forms
+def wrong(t, root, form):
+    """Flipped bits under right headers. Only hashes find them, so for a plain folder the mirror is the liar: its sample tells."""
+    def flip(q, r):
+        if q.name.endswith(WEIGHTS) and q.first and q.first > 70000 and r.status == 206:
+            r.body = bytes(b ^ 1 for b in r.body)
+    good, bad = serve(t, root), serve(t, root, flip)
+    if form == "split":
+        r = fine(t, run(t, bad.url, "--mirror", good.url), "wrong bytes, then a mirror", 30)
+        clean(t)
+        r = run(t, bad.url, "--mirror", bad.url + "/", cache="c2")
+        badhttp.check_failed(t, r, 4, (), what="wrong bytes everywhere")
+        return
+    first = serve(t, root)
+    deaths(first, 12)
+    r = run(t, first.url, "--mirror", bad.url, "--net-deadline", "6")
+    badhttp.check_failed(t, r, 3, (), what="a mirror of another version")
+    t.check("no mirror of this model" in r.err, f"it is named: {r.err[-500:]}")
+    first.set(None)
+    fine(t, run(t, first.url), "nothing of it was kept")
+
+
+def deaths(server, n, back_after=None):
+    """From its n-th request on the server resets every connection; for so many seconds, or for good."""
+    state = {}
+
+    def scenario(q, r):
+        if q.total >= n:
+            began = state.setdefault("began", time.monotonic())
+            if back_after is None or time.monotonic() - began < back_after:
+                r.reset = 0
+    server.set(scenario)
+    return state
+
+
+@forms
+def dies(t, root, form):
+    first, mirror = serve(t, root), serve(t, root)
+    deaths(first, 20)
+    r = fine(t, run(t, first.url, "--mirror", mirror.url), "it dies under way", 30)
+    t.check(by(r, mirror.url) > 0, f"the mirror went on: {r.stats.get('mirrors')}")
+    clean(t)
+
+
+@forms
+def storm(t, root, form):
+    """503 for all weights: at its share of the deadline the mirror is asked; once, not extent by extent."""
+    first = serve(t, root, lambda q, r: r.error(503) if q.name.endswith(WEIGHTS) and (q.first or 0) > 0 else None)
+    mirror = serve(t, root)
+    fine(t, run(t, first.url, "--mirror", mirror.url, "--net-deadline", "12"), "503 for weights", 25)
+
+
+@forms
+def hangs(t, root, form):
+    def stall(q, r):
+        if q.name.endswith(WEIGHTS) and (q.first or 0) > 0 and q.total > 20:
+            r.stall = (100, 60)
+    first, mirror = serve(t, root, stall), serve(t, root)
+    fine(t, run(t, first.url, "--mirror", mirror.url, "--net-deadline", "8", "--net-stall", "2"), "it hangs", 30)
+
+
+@forms
+def refuses(t, root, form):
+    first = serve(t, root, lambda q, r: r.error(403) if q.name.endswith(WEIGHTS) and (q.first or 0) > 0 else None)
+    mirror = serve(t, root)
+    fine(t, run(t, first.url, "--mirror", mirror.url), "403 for weights", 20)
+    all_of_it = serve(t, root, lambda q, r: r.error(401))
+    fine(t, run(t, all_of_it.url, "--mirror", mirror.url, cache="c2"), "401 for everything", 20)
+
+
+def both_blink(t):
+    """Both are down for some seconds: the run waits and goes on."""
+    a, b = serve(t, Setting.split), serve(t, Setting.split)
+    deaths(a, 20, 6)
+    deaths(b, 3, 6)
+    fine(t, run(t, a.url, "--mirror", b.url, "--net-deadline", "40"), "both down for 6 s", 40)
+
+
+def comes_back(t):
+    """A server that was left alone is asked again, with a range, and then with all."""
+    first = serve(t, Setting.split)
+    mirror = serve(t, Setting.split, lambda q, r: setattr(r, "delay", 1.5) if q.name.endswith(".shard") else None)
+    state = deaths(first, 14, 1)
+    fine(t, run(t, first.url, "--mirror", mirror.url, "--disk", "0", disk=None), "it comes back", 50)
+    late = [q for q in weights(first) if q.began > state.get("began", 0) + 4.5 and q.status == 206]
+    t.check(late, "the first server is asked again once it is back")
+
+
+def other_schemes(t):
+    gone = f"http://127.0.0.1:{peer.free_port()}"
+    r = fine(t, run(t, gone, "--mirror", Setting.split), "a folder as the mirror", 15)
+    s3 = fakes3.S3(os.path.dirname(Setting.plain))
+    t.servers = getattr(t, "servers", []) + [s3]
+    r = fine(t, run(t, gone, "--mirror", "s3://models/plain", env=s3.env(), cache="c2"), "s3 as the mirror", 15)
+    t.check(all("authorization" in q.headers for q in s3.log), "signed with the user's keys: he named it himself")
+    badhttp.check_failed(t, run(t, gone, "--mirror", "ftp://x/y", cache="c3"), 2, ("--mirror",), what="an unknown scheme", stats=False)
+    badhttp.check_failed(t, run(t, gone, "--mirror", t.path("none"), cache="c3"), 3, ("--mirror",), what="no such folder", stats=False)
+
+
+def secrets(t):
+    """What was given for the first address goes to no other."""
+    first = serve(t, Setting.split, lambda q, r: r.error(500) if q.total > 6 else None)
+    mirror = serve(t, Setting.split)
+    headers = t.path("headers")
+    with open(headers, "w") as f:
+        f.write("X-Key: hdrS3cret\n")
+    url = first.url.replace("//", "//me:hunter2pass@") + "/?sig=queryS3cret"
+    r = fine(t, run(t, url, "--mirror", mirror.url, "-H", "@" + headers, "--net-deadline", "6", env={"PENSTOCK_LOG": "trace"}), "secrets", 30)
+    t.check(mirror.log and all(not {"authorization", "x-key"} & set(q.headers) and not q.query for q in mirror.log), "the mirror got none")
+    t.check(all(q.headers.get("x-key") and q.headers.get("authorization") for q in first.log), "the first one got them")
+    own = serve(t, Setting.split)
+    fine(t, run(t, url, "--mirror", own.url.replace("//", "//you:mirr0rS3cret@") + "?token=mirr0rS3cret", "--net-deadline", "6", cache="c2",
+                env={"PENSTOCK_LOG": "trace"}), "a mirror with a login of its own", 30)
+    t.check(all(q.headers.get("authorization") and q.query == "token=mirr0rS3cret" for q in own.log), "it gets its own")
+    for secret in ("hunter2pass", "hdrS3cret", "queryS3cret", "mirr0rS3cret"):
+        t.check(secret not in r.err + json.dumps(r.stats), f"{secret} was written")
+
+
+def listed(t):
+    """mirrors.json beside the manifest."""
+    mirror, trap = serve(t, Setting.split), serve(t, Setting.split)
+    root = t.path("m")
+    shutil.copytree(Setting.split, root)
+
+    def write(text):
+        with open(os.path.join(root, "mirrors.json"), "w") as f:
+            f.write(text)
+
+    first = serve(t, root)
+
+    def fails(q, r):
+        if q.name.endswith(".shard") and (q.first or 0) > 0:
+            r.error(404)
+
+    def attempt(text, what, cache, ok=True):
+        write(text)
+        first.cache.clear()
+        first.set(fails)
+        r = run(t, first.url, "-H", "X-Key: hdrS3cret", "--net-deadline", "8", cache=cache, env={"PENSTOCK_LOG": "debug"})
+        return fine(t, r, what, 25) if ok else badhttp.check_failed(t, r, 3, (), what=what) if "debug" not in r.err else \
+            t.equal(r.rc, 3, f"{what}: {r}")
+
+    attempt(json.dumps({"mirrors": [mirror.url], "note": [1, {"x": None}]}), "a list", "c1")
+    t.check(weights(mirror) and all("x-key" not in q.headers for q in mirror.log), "the listed mirror delivers, without our headers")
+    bad = ["file:///etc", "/etc", 7, None, {"url": 3}, "http://169.254.169.254/latest", "http://[fe80::1]/", "http://x:y@127.0.0.1/", "ftp://x",
+           "http://metadata.google.internal/", "http://0.0.0.0:1/", "http://a\u0001b/", {"url": trap.url.replace("127.0.0.1", "169.254.1.1")}]
+    attempt(json.dumps(bad + [{"url": mirror.url}]), "a list with what is not allowed", "c2")
+    attempt(json.dumps([mirror.url.replace("127.0.0.1", "localhost")]), "a bare list, a name", "c3")
+    for i, text in enumerate(("{", "[]", '{"mirrors": 3}', "\0\0", "[" * 100, json.dumps([peer.KJV]), json.dumps({"mirrors": ["x" * 70000]}))):
+        attempt(text, f"no list: {text[:12]!r}", f"d{i}", ok=False)
+    os.unlink(os.path.join(root, "mirrors.json"))
+    first.cache.clear()
+    first.set(None)
+    fine(t, run(t, first.url, cache="e"), "without a list")
+    # a list that hangs holds nothing up
+    write(json.dumps([mirror.url]))
+    first.cache.clear()
+    first.set(lambda q, r: setattr(r, "delay", 20) if q.name == "mirrors.json" else None)
+    fine(t, run(t, first.url, cache="f"), "a list that hangs", 10)
+
+
+def egress(t):
+    """--max-egress counts what all of them send."""
+    size = sum(os.path.getsize(os.path.join(Setting.split, d, n)) for d, _, names in os.walk(Setting.split) for n in names)
+    def half(q, r):
+        if q.total > 30 and q.name.endswith(".shard"):
+            r.error(404)
+    for limit in (size // 2, size * 2):
+        first, mirror = serve(t, Setting.split, half), serve(t, Setting.split)
+        r = run(t, first.url, "--mirror", mirror.url, "--max-egress", limit, cache=f"c{limit}", disk="32M")
+        sent = sum(q.sent for q in first.log + mirror.log)
+        t.check(sent <= limit + 200000, f"{sent} bytes were sent, {limit} allowed")
+        if limit < size:
+            badhttp.check_failed(t, r, 5, ("egress",), what="a limit below the model")
+        else:
+            fine(t, r, "a limit above it")
+
+
+def stopped(part):
+    def run_it(t):
+        try:
+            part(t)
+        finally:
+            for s in getattr(t, "servers", []):
+                s.stop()
+    return run_it
+
+
+def main():
+    with peer.Test() as t:
+        Setting.plain, Setting.split = t.path("plain"), t.path("split")
+        peer.copy_model(peer.KJV, Setting.plain)
+        t.equal(t.run("split", Setting.plain, Setting.split, "--codec", "lz4").rc, 0, "split")
+        Setting.text = t.run("run", Setting.plain, *ARGS).text
+        t.check(Setting.text, "a text from the folder")
+        only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
+        parts = (unreachable, lost, wrong, dies, storm, hangs, refuses, both_blink, comes_back, other_schemes, secrets, listed, egress)
+        badhttp.side_by_side(t, [(p.__name__, stopped(p)) for p in parts if not only or p.__name__ in only])
+
+
+main()
