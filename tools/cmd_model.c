@@ -18,7 +18,7 @@ static int open_for_facts(struct ps_engine **out, struct ps_engine_options *e, s
 {
     e->headers_only = 1;
     e->without_tokenizer = 1;
-    return ps_cli_engine_open(out, e, NULL, NULL, err);
+    return ps_cli_engine_open(out, e, err);
 }
 
 /* What `run` with the same -p, -f, -n and -c would plan for. Without any of them: the engine's

@@ -38,7 +38,8 @@ static const struct ps_command_spec commands[] = {
      2, false},
     {PS_CMD_WARM, "warm", "MODEL [--layers A-B] [--check]",
      "fetch into the disk cache what the plan keeps there",
-     "With room for everything, a later run fetches nothing but a few small files.",
+     "With room for everything, a later run fetches what says which model it is and no weights: "
+     "config, tokenizer and headers.",
      "penstock warm https://models.example/llama-3.1-8b --disk 20G\n", NULL, 1, 1, true},
     {PS_CMD_SHARE, "share", "DIR [--host ADDR] [--port N]",
      "serve pre-split models or model folders to others",

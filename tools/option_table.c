@@ -30,8 +30,8 @@ static const struct ps_opt_spec options[] = {
      NULL, PS_OPT_TEXT, PS_GROUP_TEXT, ENGINE | INSPECT | TOKENIZE, AT(model), 0, 0},
     {"prompt", NULL, "p", "TEXT", "The text to go on from; \"\" is the model's start token alone",
      NULL, NULL, PS_OPT_TEXT, PS_GROUP_TEXT, RUN | PLAN | TOKENIZE, AT(prompt), 0, 0},
-    {"file", NULL, "f", "FILE", "Read the text from FILE (`run` drops one final newline)", NULL,
-     NULL, PS_OPT_FILE, PS_GROUP_TEXT, RUN | PLAN | TOKENIZE, AT(file), 0, 0},
+    {"file", NULL, "f", "FILE", "Read the text from FILE, - is stdin (`run` drops one final newline)",
+     NULL, NULL, PS_OPT_FILE, PS_GROUP_TEXT, RUN | PLAN | TOKENIZE, AT(file), 0, 0},
     {"n-predict", "predict", "n", "N", "Most tokens to write", "256", NULL, PS_OPT_INT,
      PS_GROUP_TEXT, RUN | PLAN, AT(n_predict), 0, 1 << 24},
     {"ctx-size", NULL, "c", "N", "Positions to reserve KV for; 0 is what prompt and --n-predict need",
@@ -66,18 +66,21 @@ static const struct ps_opt_spec options[] = {
      "Most bytes of the cache folder: 20G, 25% of the model, 0 for none (default: half of what is "
      "free, at "
      "most 100G)",
-     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(disk), 0, 0},
+     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(disk),
+     PS_OPT_SIZE_SHARE | PS_OPT_SIZE_ALL, 0},
     {"ram", NULL, NULL, "SIZE",
      "Most memory for everything: 4G, 50% of the model, min (default: as much as helps, at most 80 "
      "% of what "
      "is free)",
-     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(ram), 0, 0},
+     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(ram),
+     PS_OPT_SIZE_SHARE | PS_OPT_SIZE_MIN | PS_OPT_SIZE_ALL, 0},
     {"vram", NULL, NULL, "SIZE",
      "Most GPU memory for everything: 6G, 50% of the model, min; implies --device cuda (default: "
      "as "
      "much as "
      "helps of what is free, less a margin)",
-     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(vram), 0, 0},
+     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(vram),
+     PS_OPT_SIZE_SHARE | PS_OPT_SIZE_MIN | PS_OPT_SIZE_ALL, 0},
     {"cache", NULL, NULL, "DIR",
      "The cache folder (default: $XDG_CACHE_HOME/penstock, else ~/.cache/penstock)", NULL, NULL,
      PS_OPT_DIR, PS_GROUP_BUDGET, ENGINE | CACHE | BENCH, AT(cache), 0, 0},
@@ -149,7 +152,8 @@ static const struct ps_opt_spec options[] = {
 
     {"json", NULL, NULL, NULL, "Print one JSON object on stdout", NULL, NULL, PS_OPT_FLAG,
      PS_GROUP_OUTPUT, SOURCE | SHARE | CACHE | VERSION, AT(json), 0, 0},
-    {"stats", NULL, NULL, "FILE", "Write the figures of the run to FILE as JSON, on failure too",
+    {"stats", NULL, NULL, "FILE",
+     "Write the figures of the run to FILE as JSON, on failure too; /dev/stderr for the terminal",
      NULL, NULL, PS_OPT_FILE, PS_GROUP_OUTPUT, RUN, AT(stats), 0, 0},
     {"quiet", NULL, "q", NULL, "No progress and no summary", NULL, NULL, PS_OPT_FLAG,
      PS_GROUP_OUTPUT, SOURCE | SHARE | CACHE, AT(quiet), 0, 0},
