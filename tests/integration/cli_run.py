@@ -232,7 +232,7 @@ def interrupt_probes(url, cache):
             if not late:
                 break
         took = time.monotonic() - begin
-        check(p.returncode == 130 and took < 1 and b"interrupted" in err, f"SIGINT for {command}: {p.returncode} {took:.1f} s {err}")
+        check(p.returncode == 130 and took < 10 and b"interrupted" in err, f"SIGINT for {command}: {p.returncode} {took:.1f} s {err}")
 
 
 def test_truncated(work):
