@@ -50,6 +50,9 @@ _penstock() {
         --seconds) return ;;
         --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34" -- "$cur"); return ;;
         --layers) return ;;
+        --bytes) return ;;
+        --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        --price-per-gb) return ;;
         --host) return ;;
         --port) return ;;
         --stats) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
