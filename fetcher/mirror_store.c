@@ -223,7 +223,8 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         if (ends_all(rc) || m->n == 1)
             return told;
         bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
-        bool stands = missing && q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && holds_the_model(s);
+        bool stands =
+            missing && q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && holds_the_model(s);
         pthread_mutex_lock(&m->lock);
         stands |= stands_locked(m, (unsigned)i, rc);
         if (rc == PS_ENET && s)

@@ -55,6 +55,7 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm 
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l cacert -r -F -d 'Trust the CAs of this PEM file (default: SSL_CERT_FILE, CURL_CA_BUNDLE, else the system\'s)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l cert -r -F -d 'Client certificate for an https server, PEM'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l key -r -F -d 'Its private key, PEM without a passphrase (default: in --cert\'s file)'
+complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l mirror -x -d 'Another address of the same model (http, s3, hf or a folder), asked where the first one fails; may be given several times'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l http -x -a 'auto h1 h2' -d 'HTTP version'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm logits bench' -s t -l threads -x -d 'Compute threads; 0 is every usable CPU'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o dev -l device -x -d 'Where layers are computed: cpu, cuda, or cuda:1 for the second GPU'
