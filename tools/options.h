@@ -102,10 +102,10 @@ struct ps_opts {
     unsigned char origin[PS_OPT_MAX]; /* by row of the table: enum ps_opt_origin */
 
     const char *model, *prompt, *file, *cache, *disk, *ram, *vram, *min_free, *max_egress, *http,
-        *device;
+        *net_limit, *device;
     const char *cache_type_k, *cache_type_v, *stats, *log, *tokens, *out, *codec, *host, *direct_io;
     int64_t n_predict, ctx_size, ubatch_size, threads, seed, top_k, repeat_last_n;
-    int64_t gpu_layers, connections, net_deadline, net_stall, port;
+    int64_t gpu_layers, connections, net_deadline, net_stall, hedge, port;
     double temp, top_p, min_p, repeat_penalty, seconds;
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;
