@@ -21,7 +21,10 @@
 #define SILENT_TIMES   10.0
 #define HEDGE_GAIN     2.0
 #define HEDGE_SLACK_NS (10 * MS)
-#define HEDGE_LOOK_NS  (20 * MS)  /* the shortest piece of time that says something of a rate */
+#define HEDGE_LOOK_NS  (20 * MS) /* the shortest piece of time that says something of a rate */
+#define SILENCE_NS                                                                                 \
+    (30 * MS) /* and so many times the usual gap between portions: something is stuck */
+#define SILENCE_GAPS   10u
 #define HEDGE_BLIND_NS (200 * MS) /* how long one waits without any sibling to compare with */
 
 void ps_pace_begin(struct ps_pace *p, uint64_t now_ns)
@@ -36,6 +39,8 @@ void ps_pace_bytes(struct ps_pace *p, uint64_t bytes, uint64_t now_ns)
     if (p->first_ns == 0)
         p->first_ns = p->mark_ns = now_ns;
     p->bytes += bytes;
+    p->arrivals++;
+    p->last_ns = now_ns;
 }
 
 void ps_pace_look(struct ps_pace *p, uint64_t now_ns)
@@ -154,6 +159,13 @@ static uint64_t headers_due_ns(const struct ps_pace *p, const struct ps_pace_hos
     return p->started_ns + (uint64_t)wait + HEDGE_SLACK_NS;
 }
 
+/* When silence in the middle of a body will have lasted too long to be chance. */
+static uint64_t silence_due_ns(const struct ps_pace *p, const struct ps_pace_host *h)
+{
+    uint64_t gap = (p->last_ns - p->first_ns) / (p->arrivals > 1 ? p->arrivals - 1 : 1);
+    return p->last_ns + SILENCE_NS + SILENCE_GAPS * gap + (uint64_t)(2 * h->wait_ns);
+}
+
 uint64_t ps_pace_hedge_ns(const struct ps_pace *p, const struct ps_pace_host *h, double median,
                           uint64_t missing, uint64_t now_ns)
 {
@@ -163,7 +175,9 @@ uint64_t ps_pace_hedge_ns(const struct ps_pace *p, const struct ps_pace_host *h,
     }
     if (median <= 0) /* nothing to compare with: only silence tells */
         return now_ns + HEDGE_LOOK_NS;
-    uint64_t ns = now_ns - p->mark_ns;
+    uint64_t ns = now_ns - p->mark_ns, silence_ns = silence_due_ns(p, h);
+    if (now_ns >= silence_ns)
+        return 0;
     if (ns < HEDGE_LOOK_NS)
         return p->mark_ns + HEDGE_LOOK_NS;
     double bytes = (double)(p->bytes - p->mark_bytes),

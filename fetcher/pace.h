@@ -18,8 +18,9 @@
 /* One transfer's progress. */
 struct ps_pace {
     uint64_t started_ns, first_ns; /* asked; first byte of the body, 0: none yet */
-    uint64_t bytes;                /* of the body so far */
-    uint64_t mark_ns, mark_bytes;  /* where the present window began */
+    uint64_t bytes, arrivals,
+        last_ns; /* of the body so far; in so many portions; when the last one came */
+    uint64_t mark_ns, mark_bytes; /* where the present window began */
     double recent,
         before; /* bytes per second of the last whole window and of the one before; below 0: none */
 };
