@@ -43,7 +43,7 @@ _penstock() {
         --tokens) return ;;
         --out) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --seconds) return ;;
-        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34" -- "$cur"); return ;;
+        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34 q8b64 nf4b64" -- "$cur"); return ;;
         --layers) return ;;
         --bytes) return ;;
         --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -59,7 +59,7 @@ _penstock() {
         serve) opts=" -h --help"; words="" ;;
         plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         doctor) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --seconds --json -q --quiet --log -h --help"; words="" ;;
-        split) opts=" --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --codec --json -q --quiet --log -h --help"; words="" ;;
+        split) opts=" --ram --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --codec --json -q --quiet --log -h --help"; words="" ;;
         warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         share) opts=" --host --port --json -q --quiet --log -h --help"; words="" ;;
         cache) opts=" --cache --repair --all --json -q --quiet --log -h --help"; words="ls stat dir verify evict pin unpin" ;;
