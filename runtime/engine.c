@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "fetcher/rate_limit.h"
 
 static const char *const ORIGIN = "engine";
 
@@ -61,7 +62,7 @@ static int copy_options(struct ps_engine *e, const struct ps_engine_options *o, 
     memcpy(&e->o, o, o->struct_size);
     const char **fields[] = {&e->o.model,    &e->o.cache_dir,  &e->o.disk,      &e->o.ram,
                              &e->o.min_free, &e->o.max_egress, &e->o.kv_type_k, &e->o.kv_type_v,
-                             &e->o.device,   &e->o.vram};
+                             &e->o.device,   &e->o.vram,       &e->o.net_limit};
     for (unsigned i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         int rc = copy_string(e, fields[i], i, err);
         if (rc < 0)
@@ -96,9 +97,12 @@ static int find_cache_dir(struct ps_engine *e, struct ps_err *err)
 
 static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
 {
+    int rc = e->net_limit ? 0 : ps_rate_limit_parse(&e->net_limit, e->o.net_limit, err);
     e->mirrored = e->o.source && e->o.source->n_mirrors > 0;
     /* the tokenizer may wait behind the weights: hence the interrupt */
-    return ps_engine_source_open(&e->source, &e->o, direct, &e->stats, &e->interrupt, err);
+    return rc < 0 ? rc
+                  : ps_engine_source_open(&e->source, &e->o, direct, e->net_limit, &e->stats,
+                                          &e->interrupt, err);
 }
 
 /* A local model that can't stay in the page cache would only push everything else out of it: such a one is read
@@ -198,6 +202,7 @@ void ps_engine_close(struct ps_engine *e)
     if (e->cache)
         ps_cache_close(e->cache);
     ps_source_close(e->source);
+    ps_rate_limit_free(e->net_limit);
     ps_pool_free(e->pool);
     ps_plan_deinit(&e->plan);
     ps_weights_free(e->weights);

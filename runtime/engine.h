@@ -62,7 +62,7 @@ struct ps_engine_gpu {
 
 struct ps_engine {
     struct ps_engine_options o; /* strings point into `strings` */
-    char *strings[10];
+    char *strings[11];
     char *cache_dir;
     struct ps_size disk, ram, vram, min_free;
     enum ps_dtype k_type, v_type; /* of the KV cache */
@@ -72,6 +72,7 @@ struct ps_engine {
 
     struct ps_source *source;
     bool mirrored; /* the user gave mirrors: for a moment two stores may hold buffers */
+    struct ps_rate_limit *net_limit; /* nullable; of all sources of this engine */
     struct ps_model_files files;
     struct ps_arch *arch;
     struct ps_weights *weights;
@@ -112,9 +113,9 @@ struct ps_engine {
 /* Internal error to public one; returns the code. */
 int ps_engine_error(struct ps_error *out, int rc, const struct ps_err *err);
 
-/* engine_source.c: opens what `o` names. `stats` and `interrupt` nullable, to outlive the source. */
+/* engine_source.c: opens what `o` names. limit, stats and interrupt nullable, to outlive the source. */
 int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options *o, bool direct,
-                          struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err);
+                          struct ps_rate_limit *limit, struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err);
 /* engine_plan.c */
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err); /* parses sizes, opens the cache */
 /* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the

@@ -34,7 +34,7 @@ static int read_source_options(struct ps_source_options *out, const struct ps_en
 }
 
 int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options *o, bool direct,
-                          struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err)
+                          struct ps_rate_limit *limit, struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err)
 {
     struct ps_size egress;
     struct ps_source_options s;
@@ -57,6 +57,8 @@ int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options
         .direct_io = direct,
         .stats = stats,
         .interrupt = interrupt,
+        .hedge_pct = o->hedge_pct,
+        .limit = limit,
         .access = &access,
         .mirrors = s.mirrors,
         .n_mirrors = s.n_mirrors,

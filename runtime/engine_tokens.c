@@ -138,7 +138,7 @@ int ps_tokenize_from(const struct ps_engine_options *options, const char *text, 
     else
         memcpy(&o, options, options->struct_size);
     if (rc == 0)
-        rc = ps_engine_source_open(&src, &o, false, NULL, NULL, &err);
+        rc = ps_engine_source_open(&src, &o, false, NULL, NULL, NULL, &err);
     if (rc == 0)
         rc = ps_tokenizer_from_source(&t, NULL, src, &err);
     if (rc == 0)

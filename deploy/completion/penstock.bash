@@ -49,7 +49,7 @@ _penstock() {
         --tokens) return ;;
         --out) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --seconds) return ;;
-        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34" -- "$cur"); return ;;
+        --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34 q8b64 nf4b64" -- "$cur"); return ;;
         --layers) return ;;
         --bytes) return ;;
         --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;

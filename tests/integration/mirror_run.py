@@ -175,9 +175,9 @@ def comes_back(t):
     """A server that was left alone is asked again, with a range, and then with all."""
     first = serve(t, Setting.split)
     mirror = serve(t, Setting.split, pace=100000)
-    state = deaths(first, 14, 1)
+    state = deaths(first, 14, 7)
     r = fine(t, run(t, first.url, "--mirror", mirror.url, "--connections", "2", disk="0"), "it comes back", 50)
-    late = [q for q in weights(first) if q.began > state.get("began", 0) + 4.5 and q.status == 206]
+    late = [q for q in weights(first) if q.began > state.get("began", 0) + 7 and q.status == 206]
     t.check(late, f"the first server is asked again once it is back: {r.seconds:.1f} s, {r.stats.get('mirrors')}")
 
 
