@@ -115,7 +115,8 @@ int ps_engine_error(struct ps_error *out, int rc, const struct ps_err *err);
 
 /* engine_source.c: opens what `o` names. limit, stats and interrupt nullable, to outlive the source. */
 int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options *o, bool direct,
-                          struct ps_rate_limit *limit, struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err);
+                          struct ps_rate_limit *limit, struct ps_stats *stats,
+                          const atomic_int *interrupt, struct ps_err *err);
 /* engine_plan.c */
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err); /* parses sizes, opens the cache */
 /* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the

@@ -34,7 +34,8 @@ static int read_source_options(struct ps_source_options *out, const struct ps_en
 }
 
 int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options *o, bool direct,
-                          struct ps_rate_limit *limit, struct ps_stats *stats, const atomic_int *interrupt, struct ps_err *err)
+                          struct ps_rate_limit *limit, struct ps_stats *stats,
+                          const atomic_int *interrupt, struct ps_err *err)
 {
     struct ps_size egress;
     struct ps_source_options s;

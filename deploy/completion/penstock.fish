@@ -47,6 +47,8 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm 
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-deadline -x -d 'Longest time in seconds that one extent may go without success'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-stall -x -d 'Longest silence in seconds before a connection is dropped'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l max-egress -x -d 'Never fetch more than this in one run (default: no limit)'
+complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-limit -x -d 'Never fetch faster than this many bytes per second (default: no limit)'
+complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l hedge -x -d 'Ask a second time for what a layer waits for, for at most this share of extra bytes; 0: never'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l bearer -x -d 'Token for an http(s) server; better in PENSTOCK_BEARER or --bearer-file, where `ps` does not show it'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l bearer-file -r -F -d 'Read that token from FILE'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -s H -l header -x -d 'Send a header \'Name: value\', or with @FILE each line of a file, to the model\'s own server; may be given several times'
