@@ -13,6 +13,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import badhttp  # noqa: E402
 import fakes3  # noqa: E402
+import hub as hub_in_small  # noqa: E402
 import peer  # noqa: E402
 
 ARGS = ("-p", "And it came to pass", "-n", "6", "--temp", "0", "--ignore-eos")
@@ -254,6 +255,29 @@ def listed(t):
     fine(t, run(t, first.url, cache="f"), "a list that hangs", 10)
 
 
+def hub(t):
+    """A hub for everybody is not asked for the same bytes over and over; with a mirror it need not be, and gives little but
+    names and samples. Its whole-file hashes name the cache keys, whoever delivers."""
+    hub = hub_in_small.Hub(t.whole)
+    hub.push("test/kjv", Setting.plain)
+    mirror = serve(t, Setting.plain)
+    env = {"HF_ENDPOINT": "http://huggingface.co", "http_proxy": hub.url, "no_proxy": "127.0.0.1"}
+    few = ("--ram", "min", "-n", "30")
+    r = run(t, "hf://test/kjv", *few, env=env, disk="0")
+    badhttp.check_failed(t, r, 5, ("--mirror",), what="30 times the same bytes from a hub")
+    r = run(t, "hf://test/kjv", *few, "--mirror", mirror.url, env=env, disk="0")
+    t.equal(r.rc, 0, f"with a mirror: {r}")
+    mirrors = r.stats.get("mirrors", [{"bytes": 0}])
+    t.check(by(r, mirror.url) > 10 * mirrors[0]["bytes"], f"the mirror gave the weights: {mirrors}")
+    fine(t, run(t, "hf://test/kjv", "--mirror", mirror.url, env=env), "fill the cache from the mirror")
+    mirror.set(None)
+    r = fine(t, run(t, "hf://test/kjv", env=env), "the same cache without it")
+    t.check(r.stats["bytes_net"] < 600000, f"all weights came from the cache: {r.stats['bytes_net']}")
+    other = serve(t, Setting.plain, lambda q, r: setattr(r, "body", bytes(b ^ 1 for b in r.body)) if (q.first or 0) > 70000 else None)
+    r = fine(t, run(t, "hf://test/kjv", "--mirror", other.url, env=env, cache="c3"), "a mirror of another version: the hub gives it all")
+    t.check("no mirror of this model" in r.err, "it is named")
+
+
 def egress(t):
     """--max-egress counts what all of them send."""
     size = sum(os.path.getsize(os.path.join(Setting.split, d, n)) for d, _, names in os.walk(Setting.split) for n in names)
@@ -289,7 +313,8 @@ def main():
         Setting.text = t.run("run", Setting.plain, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
-        parts = (unreachable, lost, wrong, dies, storm, hangs, refuses, both_blink, comes_back, other_schemes, secrets, listed, egress)
+        parts = (unreachable, lost, wrong, dies, storm, hangs, refuses, both_blink, comes_back, other_schemes, secrets, listed, hub,
+             egress)
         badhttp.side_by_side(t, [(p.__name__, stopped(p)) for p in parts if not only or p.__name__ in only])
 
 
