@@ -108,6 +108,19 @@ def payer(t, s3):
     badhttp.check_failed(t, r, 3, ("AWS_REQUEST_PAYER",))
 
 
+def google(t, s3):
+    """The XML interface of Google's store: HMAC keys, region "auto", nothing said of a bucket's region. AWS_ENDPOINT_URL_S3 goes
+    before AWS_ENDPOINT_URL, where nobody listens."""
+    s3.keys = {"GOOG1EXAMPLE": fakes3.Key("hmac/Secret+Value")}
+    s3.set(lambda q, r: r.headers.pop("x-amz-bucket-region", None))
+    env = s3.env(AWS_ACCESS_KEY_ID="GOOG1EXAMPLE", AWS_SECRET_ACCESS_KEY="hmac/Secret+Value", AWS_REGION="auto",
+                 AWS_ENDPOINT_URL=f"http://127.0.0.1:{peer.free_port()}", AWS_ENDPOINT_URL_S3=s3.url)
+    fine(t, run(t, "s3://models/kjv", env), "HMAC keys")
+    t.check(all("/auto/s3/aws4_request" in q.headers["authorization"] for q in s3.log), "signed for region auto")
+    parts = [q for q in s3.log if q.name.endswith(".safetensors")]
+    t.check(parts and all("if-match" in q.headers for q in parts[1:]), "If-Match on every part but the first")
+
+
 def redirect(t, s3):
     """A gateway that sends reads on to a CDN: followed, without signature or token."""
     cdn = badhttp.Server(Setting.root)
@@ -230,6 +243,7 @@ def main():
             ("public", served(public, public=True)),
             ("hidden", served(hidden)),
             ("requester pays", served(payer)),
+            ("google", served(google, region="auto")),
             ("gateway", served(redirect)),
             ("files", served(files)),
             ("web identity", served(temporary("sts"))),

@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "fetcher/store.h"
-#include "tests/support/bad_server.h"
+#include "tests/support/loopback.h"
 
 #define CONTENT_BYTES 300000u
 #define LIMIT_S       20.0 /* generous: sanitizers on a busy machine */
@@ -25,8 +25,7 @@ static uint8_t content[CONTENT_BYTES];
 static int setup(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < CONTENT_BYTES; i++)
-        content[i] = (uint8_t)((i * 2654435761u) >> 11);
+    loopback_fill(content, CONTENT_BYTES);
     return 0;
 }
 
@@ -64,17 +63,14 @@ static void end(struct bench *b)
 {
     double took = ps_seconds_since(b->start_ns);
     ps_source_close(b->source);
-    bad_server_stop(b->server);
-    assert_int_equal(ps_alloc_live_count(), b->live);
+    loopback_end(b->server, b->live);
     if (took > LIMIT_S)
         fail_msg("took %.1f s", took);
 }
 
 static struct bad_seen seen_at(struct bench *b, size_t i)
 {
-    struct bad_seen seen = {.from = 0};
-    assert_true(bad_server_seen(b->server, i, &seen));
-    return seen;
+    return loopback_seen(b->server, i);
 }
 
 static const struct ps_store_options quick = {.net_deadline_s = 6, .net_stall_s = 1, .connections = 4};
@@ -829,11 +825,7 @@ static void test_memory(void **state)
 
 int main(void)
 {
-    /* A proxy of the environment must not stand between us and the loopback. */
-    static const char *const proxies[] = {"http_proxy", "https_proxy", "all_proxy", "ALL_PROXY",
-                                          "HTTPS_PROXY"};
-    for (size_t i = 0; i < TEST_COUNT(proxies); i++)
-        unsetenv(proxies[i]);
+    loopback_no_proxies();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_right_replies),
         cmocka_unit_test(test_recovers),

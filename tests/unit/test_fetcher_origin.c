@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "fetcher/http_fetch.h"
 #include "fetcher/http_origin.h"
-#include "tests/support/bad_server.h"
+#include "tests/support/loopback.h"
 
 #define CONTENT_BYTES 100000u
 
@@ -180,15 +180,12 @@ static void begin(struct stage *b, struct script *o, const struct bad_rule *rule
 static void end(struct stage *b)
 {
     ps_source_close(b->source);
-    bad_server_stop(b->server);
-    assert_int_equal(ps_alloc_live_count(), b->live);
+    loopback_end(b->server, b->live);
 }
 
 static struct bad_seen seen_at(struct stage *b, size_t i)
 {
-    struct bad_seen seen = {.from = 0};
-    assert_true(bad_server_seen(b->server, i, &seen));
-    return seen;
+    return loopback_seen(b->server, i);
 }
 
 static void read_one(struct stage *b, uint64_t offset, int want, const char *says)
@@ -484,17 +481,13 @@ static void test_fetch_stops(void **state)
 static int setup(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < CONTENT_BYTES; i++)
-        content[i] = (uint8_t)((i * 2654435761u) >> 9);
+    loopback_fill(content, CONTENT_BYTES);
     return 0;
 }
 
 int main(void)
 {
-    static const char *const proxies[] = {"http_proxy", "https_proxy", "all_proxy", "ALL_PROXY",
-                                          "HTTPS_PROXY"};
-    for (size_t i = 0; i < TEST_COUNT(proxies); i++)
-        unsetenv(proxies[i]);
+    loopback_no_proxies();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_errand_for_all),
         cmocka_unit_test(test_errand_fails),

@@ -20,7 +20,7 @@
 #include "fetcher/store.h"
 #include "fetcher/uri.h"
 #include "fetcher/xml_scan.h"
-#include "tests/support/bad_server.h"
+#include "tests/support/loopback.h"
 
 /* ---- signatures ---- */
 
@@ -717,10 +717,7 @@ static void test_many_ranges(void **state)
 
 int main(void)
 {
-    static const char *const proxies[] = {"http_proxy", "https_proxy", "all_proxy", "ALL_PROXY",
-                                          "HTTPS_PROXY"};
-    for (size_t i = 0; i < TEST_COUNT(proxies); i++)
-        unsetenv(proxies[i]);
+    loopback_no_proxies();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_suite),
         cmocka_unit_test(test_s3_examples),

@@ -9,7 +9,7 @@
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "fetcher/s3_upload.h"
-#include "tests/support/bad_server.h"
+#include "tests/support/loopback.h"
 
 #define BODY_BYTES 200000u
 
@@ -37,15 +37,12 @@ static void begin(struct stage *b, const struct bad_rule *rules, size_t n)
 static void end(struct stage *b)
 {
     ps_s3_writer_close(b->w);
-    bad_server_stop(b->server);
-    assert_int_equal(ps_alloc_live_count(), b->live);
+    loopback_end(b->server, b->live);
 }
 
 static struct bad_seen seen_at(struct stage *b, size_t i)
 {
-    struct bad_seen seen = {.from = 0};
-    assert_true(bad_server_seen(b->server, i, &seen));
-    return seen;
+    return loopback_seen(b->server, i);
 }
 
 static void is_request(struct stage *b, size_t i, const char *method, const char *query)
