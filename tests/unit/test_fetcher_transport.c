@@ -132,7 +132,7 @@ static void end(struct bench *b)
 
 static unsigned first_two_crawl(unsigned connection)
 {
-    return connection < 2 ? 60000 : 4000000;
+    return connection < 2 ? 30000 : 4000000;
 }
 
 static void test_escape(void **state)
@@ -142,8 +142,8 @@ static void test_escape(void **state)
     bad_server_pace(b->server, first_two_crawl);
     open_at(b, "127.0.0.1", (struct ps_store_options){.connections = 8});
     uint64_t t0 = ps_now_ns();
-    all(b); /* two pieces would take 4.4 s each */
-    assert_true(ps_seconds_since(t0) < 4.2);
+    all(b); /* two pieces would take 8.7 s each */
+    assert_true(ps_seconds_since(t0) < 8);
     assert_in_range(ps_stat_get(&b->stats.escapes), 1, 6);
     /* Only what was missing was asked for again. */
     assert_int_equal(ps_stat_get(&b->stats.bytes_net), CONTENT_BYTES);
@@ -204,11 +204,13 @@ static void test_hedge(void **state)
     assert_int_equal(ps_stat_get(&b->stats.hedges), 1);
     assert_int_equal(ps_stat_get(&b->stats.hedges_won), 1);
     assert_int_equal(ps_stat_get(&b->stats.bytes_net), CONTENT_BYTES);
-    assert_int_equal(ps_stat_get(&b->stats.bytes_hedged),
-                     0); /* the first request brought nothing twice */
+    /* Nothing came twice, unless this machine was so busy that even the headers were late. */
+    bool late = ps_stat_get(&b->stats.bytes_hedged) > 0;
+    assert_true(ps_stat_get(&b->stats.bytes_hedged) <= PIECE / 2);
     struct bad_seen seen = {.from = 0};
     assert_true(bad_server_seen(b->server, PIECES, &seen));
-    assert_int_equal(seen.from, CONTENT_BYTES - PIECE / 2); /* the missing half alone */
+    assert_int_equal(seen.from,
+                     CONTENT_BYTES - (late ? PIECE : PIECE / 2)); /* what was missing, alone */
     assert_int_equal(seen.to, CONTENT_BYTES);
     assert_string_equal(seen.if_match, "\"v1\"");
     end(b);
@@ -434,7 +436,7 @@ static void test_rate_limit(void **state)
     all(b); /* 8 MiB at 6 MiB/s: 1.33 s */
     double took = ps_seconds_since(t0);
     assert_true(took > 1.2);
-    assert_true(took < 4);
+    assert_true(took < 10);
     t0 = ps_now_ns();
     char *whole = NULL;
     size_t n = 0;
