@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -401,6 +402,16 @@ static curl_socket_t open_allowed(void *user, curlsocktype purpose, struct curl_
     return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
 }
 
+/* Under a rate limit little is to lie in the socket: what is there has crossed the link already. */
+static int on_socket(void *user, curl_socket_t fd, curlsocktype purpose)
+{
+    const struct http_store *s = user;
+    int bytes = ps_rate_limit_socket_bytes(s->opt.limit, s->opt.connections);
+    if (bytes > 0 && purpose == CURLSOCKTYPE_IPCXN)
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+    return CURL_SOCKOPT_OK;
+}
+
 static void fixed_options(struct http_transfer *t)
 {
     const struct http_store *s = t->net->store;
@@ -432,6 +443,10 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
                      (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
                                                      : CURL_HTTP_VERSION_1_1));
+    if (s->opt.limit) {
+        curl_easy_setopt(e, CURLOPT_SOCKOPTFUNCTION, on_socket);
+        curl_easy_setopt(e, CURLOPT_SOCKOPTDATA, (void *)t->net->store);
+    }
     if (s->ca_file)
         curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
     /* else OpenSSL would ask for it on the terminal */
