@@ -74,6 +74,7 @@ struct mirror_job {
     unsigned at;
     uint32_t tried;
     bool cancelled, move; /* asked to end; to be asked for elsewhere */
+    bool awaited;         /* a layer waits for it: whoever is asked is told */
     bool lasting;         /* in this round somebody failed in a way that may pass */
     uint64_t began_ns, round_ns;
     int rc; /* of the failure that will be told if all fail */
@@ -118,6 +119,7 @@ void mirror_count_failure(struct mirror_store *m, unsigned i, int rc, const stru
 /* mirror_job.c: ranges. */
 int mirror_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err);
 void mirror_cancel(struct ps_source *base, struct ps_range *r);
+void mirror_await(struct ps_source *base, struct ps_range *r);
 /* Goes on with what a source, or the egress limit, held up; ends what was cancelled. From the helper, or after a
  * range has ended. */
 void mirror_go_on(struct mirror_store *m);

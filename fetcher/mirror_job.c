@@ -209,13 +209,15 @@ static void leave_locked(struct mirror_store *m, struct mirror_job *j)
     j->turn++;
 }
 
-/* A cancel may have come between the choice and the submit, when the store had not heard of the range. */
-static void cancel_if_overtaken(struct mirror_store *m, struct mirror_job *j, uint64_t turn,
-                                struct ps_source *s)
+/* What was said of the range between the choice and the submit, when the store had not heard of it. */
+static void catch_up(struct mirror_store *m, struct mirror_job *j, uint64_t turn, struct ps_source *s)
 {
     pthread_mutex_lock(&m->lock);
-    if (j->turn == turn && j->state == MIRROR_ASKED && (j->cancelled || j->move))
+    bool there = j->turn == turn && j->state == MIRROR_ASKED;
+    if (there && (j->cancelled || j->move))
         ps_source_cancel(s, &j->inner);
+    else if (there && j->awaited)
+        ps_source_await(s, &j->inner);
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -237,7 +239,7 @@ static int dispatch(struct mirror_store *m, struct mirror_job *j, struct ps_err 
         struct ps_source *s = mirror_open(m, at, &why);
         rc = s ? ps_source_submit(s, &j->inner, &why) : (why.code ? why.code : PS_ENET);
         if (rc == 0) {
-            cancel_if_overtaken(m, j, turn, s);
+            catch_up(m, j, turn, s);
             return 0;
         }
         pthread_mutex_lock(&m->lock);
@@ -385,13 +387,34 @@ int mirror_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err
     return rc;
 }
 
+static struct mirror_job *job_of_locked(struct mirror_store *m, const struct ps_range *r)
+{
+    struct mirror_job *j = m->live;
+    while (j && j->outer != r)
+        j = j->next;
+    return j;
+}
+
+void mirror_await(struct ps_source *base, struct ps_range *r)
+{
+    struct mirror_store *m = (struct mirror_store *)base;
+    pthread_mutex_lock(&m->lock);
+    struct mirror_job *j = job_of_locked(m, r);
+    if (j) {
+        j->awaited = true;
+        if (j->state == MIRROR_ASKED && m->sources[j->at].s)
+            ps_source_await(m->sources[j->at].s, &j->inner);
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (!j)
+        ps_source_await(m->sources[0].s, r);
+}
+
 void mirror_cancel(struct ps_source *base, struct ps_range *r)
 {
     struct mirror_store *m = (struct mirror_store *)base;
     pthread_mutex_lock(&m->lock);
-    struct mirror_job *j = m->live;
-    while (j && j->outer != r)
-        j = j->next;
+    struct mirror_job *j = job_of_locked(m, r);
     if (j) {
         j->cancelled = true;
         if (j->state == MIRROR_ASKED && m->sources[j->at].s)

@@ -443,6 +443,7 @@ int ps_mirror_store_open(struct ps_source **out, const char *address,
     m->reference = -1;
     m->ops = (struct ps_source_ops){.submit = mirror_submit,
                                     .cancel = mirror_cancel,
+                                    .await = mirror_await,
                                     .get = mirror_get,
                                     .head = mirror_head,
                                     .local_path = mirror_local_path,

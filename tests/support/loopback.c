@@ -1,3 +1,4 @@
+/* See loopback.h. */
 #include "tests/support/loopback.h"
 
 #include <stdlib.h>
