@@ -58,7 +58,7 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
                                   .progress = on_progress,
                                   .source_label = "",
                                   .stop = &ps_interrupt_seen};
-    struct ps_store_options store;
+    struct ps_store_options store = {0};
     struct ps_size ram = {.kind = PS_SIZE_DEFAULT};
     struct ps_source *src = NULL;
     uint8_t id[PS_SHA256_BYTES];
@@ -76,11 +76,14 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     so.store = &store;
     if (rc == 0)
         rc = ps_store_open(&src, o->args[0], &store, err);
-    if (rc < 0)
+    if (rc < 0) {
+        ps_rate_limit_free(store.limit);
         return rc;
+    }
     ps_interrupt_set(stop_soon, NULL);
     rc = ps_split(src, &so, id, err);
     ps_interrupt_set(NULL, NULL);
     ps_source_close(src);
+    ps_rate_limit_free(store.limit);
     return rc < 0 ? rc : print_result(o, id, err);
 }

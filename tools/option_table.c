@@ -95,6 +95,12 @@ static const struct ps_opt_spec options[] = {
      "20", NULL, PS_OPT_INT, PS_GROUP_NETWORK, SOURCE, AT(net_stall), 1, 3600},
     {"max-egress", NULL, NULL, "SIZE", "Never fetch more than this in one run (default: no limit)",
      NULL, NULL, PS_OPT_SIZE, PS_GROUP_NETWORK, SOURCE, AT(max_egress), 0, 0},
+    {"net-limit", NULL, NULL, "RATE",
+     "Never fetch faster than this many bytes per second (default: no limit)", NULL, NULL,
+     PS_OPT_SIZE, PS_GROUP_NETWORK, SOURCE, AT(net_limit), 0, 0},
+    {"hedge", NULL, NULL,
+     "PERCENT", "Ask a second time for what a layer waits for, for at most this share of extra bytes; 0: never",
+     "2", NULL, PS_OPT_INT, PS_GROUP_NETWORK, SOURCE, AT(hedge), 0, 100},
     {"http", NULL, NULL, "VERSION", "HTTP version", "auto", "auto|h1|h2", PS_OPT_CHOICE,
      PS_GROUP_NETWORK, SOURCE, AT(http), 0, 0},
 

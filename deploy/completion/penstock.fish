@@ -47,6 +47,8 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm 
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-deadline -x -d 'Longest time in seconds that one extent may go without success'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-stall -x -d 'Longest silence in seconds before a connection is dropped'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l max-egress -x -d 'Never fetch more than this in one run (default: no limit)'
+complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-limit -x -d 'Never fetch faster than this many bytes per second (default: no limit)'
+complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l hedge -x -d 'Ask a second time for what a layer waits for, for at most this share of extra bytes; 0: never'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l http -x -a 'auto h1 h2' -d 'HTTP version'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm logits bench' -s t -l threads -x -d 'Compute threads; 0 is every usable CPU'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o dev -l device -x -d 'Where layers are computed: cpu, cuda, or cuda:1 for the second GPU'
