@@ -74,6 +74,7 @@ struct mirror_job {
     unsigned at;
     uint32_t tried;
     bool cancelled, move; /* asked to end; to be asked for elsewhere */
+    bool unproved;        /* parked, and the source could not show that it holds the same */
     bool awaited;         /* a layer waits for it: whoever is asked is told */
     bool lasting;         /* in this round somebody failed in a way that may pass */
     uint64_t began_ns, round_ns;

@@ -106,11 +106,18 @@ static uint64_t deadline_ns(const struct mirror_store *m, const struct mirror_jo
                : (m->opt.net_deadline_s ? m->opt.net_deadline_s : 120) * PS_NS_PER_S;
 }
 
+/* Who may be asked at all: not one that was shown to hold something else. */
+static uint32_t candidates_locked(const struct mirror_store *m, const struct mirror_job *j)
+{
+    uint32_t strange = j->o->wary & ~j->o->proven & ~(1u << (m->reference < 0 ? 0 : m->reference));
+    return usable_locked(m) & ~(m->presplit ? 0 : strange);
+}
+
 /* The next source, or -1 when all have failed for good. Where some failure may pass, everybody is asked again as long
  * as there is time. */
 static int choose_locked(struct mirror_store *m, struct mirror_job *j, uint64_t now_ns)
 {
-    uint32_t usable = usable_locked(m);
+    uint32_t usable = candidates_locked(m, j);
     int i = ps_mirror_pick(m->health, m->n, usable, j->tried, wary_locked(m, j), now_ns);
     bool again = j->lasting && now_ns - j->began_ns < deadline_ns(m, j) &&
                  now_ns - j->round_ns >= ROUND_MIN_NS;
@@ -146,7 +153,7 @@ static void fill_locked(struct mirror_store *m, struct mirror_job *j, unsigned i
     const struct ps_mirror_health *h = &m->health[i];
     uint64_t all = deadline_ns(m, j), spent = now_ns - j->began_ns;
     unsigned others =
-        (unsigned)__builtin_popcount(usable_locked(m) & ~j->tried & ~(1u << i) & ~j->o->wary);
+        (unsigned)__builtin_popcount(candidates_locked(m, j) & ~j->tried & ~(1u << i) & ~j->o->wary);
     j->inner = *j->outer;
     j->inner.next = NULL;
     j->inner.impl = NULL;
@@ -268,16 +275,16 @@ void mirror_go_on(struct mirror_store *m)
         for (struct mirror_job *j = m->live; j && !ready; j = j->next) {
             bool never;
             if ((j->state == MIRROR_PARKED &&
-                 (j->cancelled || m->closing || proven_locked(m, j, j->at) ||
-                  (j->o->wary >> j->at & 1))) ||
+                 (j->cancelled || m->closing || proven_locked(m, j, j->at) || j->unproved)) ||
                 (j->state == MIRROR_HELD &&
                  (j->cancelled || m->closing || !over_egress_locked(m, j, &never) || never)))
                 ready = j;
         }
         if (ready) {
             /* a source that could not prove itself counts as tried */
-            if (ready->state == MIRROR_PARKED && !proven_locked(m, ready, ready->at))
+            if (ready->unproved)
                 ready->tried |= 1u << ready->at;
+            ready->unproved = false;
             ready->state = MIRROR_MOVING;
         }
         pthread_mutex_unlock(&m->lock);
@@ -296,7 +303,8 @@ static void move_others_locked(struct mirror_store *m, unsigned at, uint64_t now
     for (struct mirror_job *j = m->live; j; j = j->next) {
         if (j->state != MIRROR_ASKED || j->at != at || j->move || j->cancelled)
             continue;
-        int other = ps_mirror_pick(m->health, m->n, usable_locked(m), j->tried, j->o->wary, now_ns);
+        int other =
+            ps_mirror_pick(m->health, m->n, candidates_locked(m, j), j->tried, j->o->wary, now_ns);
         if (other < 0 || m->health[other].failures > 0)
             continue;
         j->move = true;

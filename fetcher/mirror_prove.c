@@ -207,10 +207,15 @@ static void prove_for(struct mirror_store *m, struct mirror_object *o, unsigned 
     pthread_mutex_lock(&m->lock);
     if (rc == 0)
         o->proven |= 1u << at;
+    else if (rc == PS_ENET) /* may pass, and is no proof of anything */
+        ps_mirror_failed(&m->health[at], ps_now_ns());
     else
         o->wary |= 1u << at;
-    if (rc == PS_ENET)
-        ps_mirror_failed(&m->health[at], ps_now_ns());
+    for (struct mirror_job *j = m->live; j && rc != 0; j = j->next)
+        if (j->state == MIRROR_PARKED && j->o == o && j->at == at) {
+            j->unproved = true;
+            j->lasting |= rc == PS_ENET;
+        }
     if (rc == 0 && o->n_samples == 0 && copy.n_samples > 0 && !o->samples) {
         o->samples = copy.samples;
         o->n_samples = copy.n_samples;
@@ -261,8 +266,7 @@ static void read_list(struct mirror_store *m)
 static struct mirror_job *parked_locked(struct mirror_store *m)
 {
     for (struct mirror_job *j = m->live; j; j = j->next)
-        if (j->state == MIRROR_PARKED && !j->cancelled && !(j->o->proven >> j->at & 1) &&
-            !(j->o->wary >> j->at & 1))
+        if (j->state == MIRROR_PARKED && !j->cancelled && !j->unproved && !(j->o->proven >> j->at & 1))
             return j;
     return NULL;
 }

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "fetcher/store.h"
 #include "runtime/engine.h"
+#include "runtime/trust_files.h"
 
 static const char *const ORIGIN = "tokenizer";
 #define TOKENIZER_MAX_BYTES (128ull << 20)
@@ -119,8 +120,29 @@ int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32
 int ps_tokenize_only(const char *model, const char *text, size_t len, uint32_t flags,
                      uint32_t **ids, size_t *n, struct ps_error *error)
 {
-    const struct ps_engine_options o = {.struct_size = sizeof o, .model = model};
+    return ps_tokenize_trusted(model, NULL, 0, text, len, flags, ids, n, error);
+}
+
+int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_keys, const char *text,
+                        size_t len, uint32_t flags, uint32_t **ids, size_t *n, struct ps_error *error)
+{
+    const struct ps_engine_options o = {.struct_size = sizeof o,
+                                        .model = model,
+                                        .verify_keys = keys,
+                                        .n_verify_keys = (uint32_t)n_keys};
     return ps_tokenize_from(&o, text, len, flags, ids, n, error);
+}
+
+/* The tokenizer alone; with keys, of a model that its owner signed. */
+static int open_tokenizer(struct ps_tokenizer **out, struct ps_source *src,
+                          const struct ps_trust *trust, struct ps_err *err)
+{
+    struct ps_model_files files = {0};
+    int rc = trust ? ps_model_files_open_trusted(&files, src, trust, err) : 0;
+    if (rc == 0)
+        rc = ps_tokenizer_from_source(out, trust ? &files : NULL, src, err);
+    ps_model_files_close(&files);
+    return rc;
 }
 
 int ps_tokenize_from(const struct ps_engine_options *options, const char *text, size_t len,
@@ -128,6 +150,7 @@ int ps_tokenize_from(const struct ps_engine_options *options, const char *text, 
 {
     struct ps_err err = {0};
     struct ps_engine_options o = {0};
+    struct ps_trust *trust = NULL;
     struct ps_source *src = NULL;
     struct ps_tokenizer *t = NULL;
     uint32_t *list = NULL;
@@ -138,13 +161,16 @@ int ps_tokenize_from(const struct ps_engine_options *options, const char *text, 
     else
         memcpy(&o, options, options->struct_size);
     if (rc == 0)
+        rc = ps_trust_from_files(&trust, o.verify_keys, o.n_verify_keys, &err);
+    if (rc == 0)
         rc = ps_engine_source_open(&src, &o, false, NULL, NULL, NULL, &err);
     if (rc == 0)
-        rc = ps_tokenizer_from_source(&t, NULL, src, &err);
+        rc = open_tokenizer(&t, src, trust, &err);
     if (rc == 0)
         rc = ps_tokenize(t, text, len, flags, &list, &count, &err);
     ps_tokenizer_close(t);
     ps_source_close(src);
+    ps_trust_free(trust);
     if (rc < 0) {
         ps_free(list);
         return ps_engine_error(error, rc, &err);

@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "tools/progress.h"
+#include "runtime/engine.h"
 #include "tools/textio.h"
 
 #define IDS_MAX  (1u << 24)

@@ -22,6 +22,7 @@ enum ps_command {
     PS_CMD_PLAN,
     PS_CMD_DOCTOR,
     PS_CMD_SPLIT,
+    PS_CMD_KEYGEN,
     PS_CMD_WARM,
     PS_CMD_SHARE,
     PS_CMD_CACHE,
@@ -117,7 +118,9 @@ struct ps_opts {
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;
     bool help, version, man, netrc;
-    struct ps_opt_list stop, header, mirror;
+    struct ps_opt_list stop, header, mirror, verify_keys;
+    const char *sign;
+    bool diff, delete_source;
     struct ps_opt_layers layers;
 };
 enum ps_opt_origin { PS_FROM_DEFAULT, PS_FROM_ENV, PS_FROM_ARGV };

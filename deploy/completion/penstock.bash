@@ -41,6 +41,7 @@ _penstock() {
         --key) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --mirror) return ;;
         --http) mapfile -t COMPREPLY < <(compgen -W "auto h1 h2" -- "$cur"); return ;;
+        --verify-key) return ;;
         -t | --threads) return ;;
         -dev | --device) return ;;
         -ngl | --n-gpu-layers | --gpu-layers) return ;;
@@ -52,6 +53,7 @@ _penstock() {
         --out) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --seconds) return ;;
         --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34 q8b64 nf4b64" -- "$cur"); return ;;
+        --sign) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --layers) return ;;
         --bytes) return ;;
         --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -77,8 +79,8 @@ _penstock() {
         bench) opts=" --cache --connections --net-deadline --net-stall --max-egress --net-limit --hedge --bearer --bearer-file -H --header --netrc --netrc-file --cacert --cert --key --mirror --http -t --threads --seconds --json -q --quiet --log -h --help"; words="gemv codec disk net" ;;
         completion) opts=" -h --help"; words="bash zsh fish" ;;
         version) opts=" --json -h --help"; words="" ;;
-        help) opts=" -h --help"; words="run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help" ;;
-        *) opts="--help --version"; words="run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help" ;;
+        help) opts=" -h --help"; words="run chat serve plan doctor split keygen warm share cache inspect logits tokenize bench completion version help" ;;
+        *) opts="--help --version"; words="run chat serve plan doctor split keygen warm share cache inspect logits tokenize bench completion version help" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$opts" -- "$cur")
