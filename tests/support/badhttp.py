@@ -33,9 +33,9 @@ import peer  # noqa: E402
 class Request:
     """name: the decoded path without its first slash and without the query; first, last: the range, inclusive (None:
     the whole, or a tail); n: how many requests for this object came before; total: before, of any object; same: how
-    many for just this range of it; connection: its number; whole: the reply was sent to its end."""
+    many for just this range of it; connection: its number; body: of the request; whole: the reply was sent to its end."""
     __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began",
-                 "connection", "whole", "server")
+                 "connection", "body", "whole", "server")
 
     def __repr__(self):
         return f"{self.method} {self.target} [{self.first}-{self.last}] {self.status} {self.sent}"
@@ -192,7 +192,7 @@ class Server:
             return False
         headers = {k.lower(): v for k, v in http.client.parse_headers(f).items()}
         q, r = self._request(line[0], line[1], headers), Reply()
-        q.connection = number
+        q.connection, q.body = number, f.read(int(headers.get("content-length", 0)))
         self._answer(q, r)
         if self.scenario:
             self.scenario(q, r)
