@@ -103,6 +103,17 @@ int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYT
     }
     struct model_job j = {.id = model_id, .label = source_label, .n_layers = n_layers};
     int rc = ps_writer_call(c, model_open_job, &j, err);
+    if (rc == PS_ENOSPC || rc == PS_EIO) {
+        /* Its last use can't be noted, but what is kept of it can be read: a full disk is no reason to fetch it
+         * all again. */
+        struct ps_model m;
+        if (find_by_id(c, model_id, &m, NULL) == 0) {
+            j.number = m.number;
+            rc = 0;
+            if (err)
+                memset(err, 0, sizeof *err);
+        }
+    }
     if (rc == 0)
         rc = announce_model(c, j.number, err);
     if (rc == 0)

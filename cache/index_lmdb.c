@@ -300,7 +300,10 @@ static int open_env(struct ps_index *ix, struct ps_err *err)
     int code = ix->options.read_only ? 0 : prepare_lock_file(ix, err);
     if (code != 0)
         return code;
-    const int rc = env_open(ix, &ix->env);
+    int rc = env_open(ix, &ix->env);
+    /* An empty file: whoever made it could not write its first pages. LMDB would write them now, and may not. */
+    if (rc == EBADF && ix->options.read_only)
+        rc = ENOENT;
     if (rc != 0)
         return lmdb_error(ix, rc, "open", err);
     code = check_length(ix, err);

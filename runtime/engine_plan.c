@@ -65,17 +65,21 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
     struct ps_err ce = {0};
     uint64_t least = 0;
     int rc = ps_cache_open(&e->cache, e->cache_dir, &co, &least, &ce);
+    if (rc == 0) {
+        rc = ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
+                                 e->arch->n_layers, &e->cache_model, &ce);
+        if (rc < 0) {
+            ps_cache_close(e->cache);
+            e->cache = NULL;
+        }
+    }
     if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
     }
-    if (rc < 0) {
-        if (err)
-            *err = ce;
-        return rc;
-    }
-    return ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
-                               e->arch->n_layers, &e->cache_model, err);
+    if (rc < 0 && err)
+        *err = ce;
+    return rc;
 }
 
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
