@@ -198,7 +198,7 @@ static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct 
         PLAIN.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
     ps_drive_matmul(pool, &set, &job);
 }
 
@@ -224,7 +224,7 @@ const struct ps_backend TABLE = {
     .name = "amx",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ps_all_weights,
     .matmul = matmul,
     .attention = attention,
     .rmsnorm = rmsnorm,

@@ -1,10 +1,11 @@
-/* bf16 weights by vdpbf16ps, which multiplies two pairs of bf16 and adds both to a float per lane. The weights are
- * exact; the activations would lose 16 bits, so each is split into hi + lo (kernel_scalar.h) and costs two
- * instructions per 64 bytes of weights: still under memory bandwidth at T = 1, and the same arithmetic rate as f32
- * FMA. Measured relative rms error of a product of 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
+/* bf16 weights, and four-bit codes whose values are bf16 (quant_avx512bf16.h), by vdpbf16ps, which multiplies two
+ * pairs of bf16 and adds both to a float per lane. The weights are exact; the activations would lose 16 bits, so
+ * each is split into hi + lo (kernel_scalar.h) and costs two instructions per 64 bytes of weights: still under
+ * memory bandwidth at T = 1, and the same arithmetic rate as f32 FMA. Measured relative rms error of a product of
+ * 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
  *
- * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k + 2l
- * + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
+ * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k +
+ * 2l + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
  * instruction treats denormal inputs and results as zero, whatever MXCSR says.
  *
  * Packed activations (matmul_drive.h): for each 32 elements, per column 64 bytes of hi halves, then 64 of lo
@@ -161,16 +162,33 @@ static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *
         pack_column(act->a + t * act->lda, act->K, to + (t - t0) * 128, (t1 - t0) * 128);
 }
 
+#include "kernels/quant_avx512bf16.h"
+#include "kernels/quant_impl.h"
+
+Q_KERNELS(q_nf4, PS_NF4B64)
+Q_KERNELS(q_mxfp4, PS_MXFP4)
+
+static bool is_ours(enum ps_dtype t)
+{
+    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4;
+}
+
+static const struct ps_micro_set *set_for(enum ps_dtype weights, size_t T)
+{
+    return weights == PS_BF16 ? set_of(T) : weights == PS_NF4B64 ? &q_nf4 : &q_mxfp4;
+}
+
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return weights == PS_BF16 ? ps_packed_bytes(set_of(T), T, K)
-                              : ps_cpu_avx512.act_bytes(weights, T, K);
+    return is_ours(weights) ? ps_packed_bytes(set_for(weights, T), T, K)
+                            : ps_cpu_avx512.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
-    if (act->weights == PS_BF16)
-        ps_drive_pack(pool, set_of(act->T), act, pack_block);
+    if (is_ours(act->weights))
+        ps_drive_pack(pool, set_for(act->weights, act->T), act,
+                      act->weights == PS_BF16 ? pack_block : q_pack_columns);
     else
         ps_cpu_avx512.act_pack(pool, act);
 }
@@ -178,15 +196,15 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate)
 {
-    if (act->weights != PS_BF16) {
+    if (!is_ours(act->weights)) {
         ps_cpu_avx512.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
-    ps_drive_matmul(pool, set_of(act->T), &job);
+    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
+    ps_drive_matmul(pool, set_for(act->weights, act->T), &job);
 }
 
-/* All but the bf16 products is the plain AVX-512 backend's. */
+/* All other products and operations are the plain AVX-512 backend's. */
 static void attention(struct ps_pool *pool, const struct ps_attn *a)
 {
     ps_cpu_avx512.attention(pool, a);
@@ -208,7 +226,7 @@ const struct ps_backend ps_cpu_avx512bf16 = {
     .name = "avx512",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ps_all_weights,
     .matmul = matmul,
     .attention = attention,
     .rmsnorm = rmsnorm,

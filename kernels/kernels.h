@@ -91,8 +91,8 @@ void ps_rope(float *x, size_t ld, size_t T, uint32_t n_heads, uint32_t head_dim,
 /* x[t][i] += y[t][i] */
 void ps_add(float *x, size_t ldx, const float *y, size_t ldy, size_t T, size_t K);
 void ps_add_bias(float *x, size_t ldx, const float *b, size_t T, size_t K);
-/* Row of a stored matrix to f32 (embedding gather, vectors): n elements of dtype at any address. PS_EUNSUPPORTED
- * for other types. */
+/* Row of a stored matrix to f32 (embedding gather, vectors): n elements of f32, f16 or bf16 at any address, or the
+ * whole row of n weights in Q8B64 or NF4B64. PS_EUNSUPPORTED for other types. */
 int ps_to_f32(float *out, const void *in, enum ps_dtype t, size_t n);
 
 /* Best backend for this CPU; PENSTOCK_BACKEND=ref|avx2|avx512|amx narrows it (PS_EUNSUPPORTED if the CPU can't,

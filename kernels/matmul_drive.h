@@ -12,7 +12,9 @@
 
 /* One call of a micro-kernel. */
 struct ps_micro {
-    const uint8_t *w; /* first of the rows, at the first element */
+    const uint8_t *w;               /* first of the rows, at the first element */
+    const struct ps_matrix *matrix; /* the panel, for its scales; `row` and `k0` say where in it this is */
+    size_t row, k0;
     size_t row_stride, rows, cols, K;
     const uint8_t *a; /* the column block, at the first element */
     float *c;         /* c[col * ldc + row] */

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "proto/map_internal.h"
 #include "proto/name_set.h"
+#include "proto/quant.h"
 #include "proto/source.h"
 
 #define MAX_OBJECTS (1u << 16)
@@ -117,11 +118,25 @@ static int shape_overflow(const struct ps_tensor *t, struct ps_err *err)
     return ps_err_set(err, PS_EDATA, ORIGIN, "tensor %s: its shape overflows", t->name);
 }
 
+/* Whether a tensor of this type is rows of a known length. */
+static bool has_rows(enum ps_dtype t)
+{
+    return ps_dtype_bytes(t) != 0 || t == PS_Q8B64 || t == PS_NF4B64;
+}
+
+/* False: it does not fit. */
+static bool row_bytes_of(uint64_t *out, enum ps_dtype t, uint64_t cols)
+{
+    if (ps_dtype_bytes(t) != 0)
+        return !__builtin_mul_overflow(cols, (uint64_t)ps_dtype_bytes(t), out);
+    *out = cols <= SIZE_MAX ? ps_quant_row_bytes(t, (size_t)cols) : 0;
+    return *out != 0 || cols == 0;
+}
+
 int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t *shape,
                         unsigned n_dims, uint64_t *raw_bytes, struct ps_err *err)
 {
-    size_t element = ps_dtype_bytes(dtype);
-    if (element == 0)
+    if (!has_rows(dtype))
         return ps_err_set(err, PS_EDATA, ORIGIN, "tensor %s: unknown element type %d", t->name,
                           (int)dtype);
     if (n_dims > PS_MAX_DIMS)
@@ -132,8 +147,8 @@ int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t
     for (unsigned i = n_dims >= 2 ? 1 : 0; i < n_dims; i++)
         if (__builtin_mul_overflow(cols, shape[i], &cols))
             return shape_overflow(t, err);
-    if (__builtin_mul_overflow(cols, (uint64_t)element, &row_bytes) ||
-        __builtin_mul_overflow(rows, row_bytes, &total) || total > INT64_MAX)
+    if (!row_bytes_of(&row_bytes, dtype, cols) || __builtin_mul_overflow(rows, row_bytes, &total) ||
+        total > INT64_MAX)
         return shape_overflow(t, err);
     if (total != 0 && row_bytes > PS_MAX_ROW_BYTES)
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,

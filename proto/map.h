@@ -38,7 +38,7 @@ struct ps_tensor {
     uint64_t shape[PS_MAX_DIMS];
     /* Matrix view: rows = shape[0], cols = product of the rest; 1-D: 1 x n; 0-D: 1 x 1. */
     uint64_t rows, cols;
-    uint64_t row_bytes;  /* cols * element size */
+    uint64_t row_bytes; /* cols * element size; Q8B64, NF4B64: as quant.h says, cols being weights */
     uint32_t block_rows; /* rows per block: max(1, PS_BLOCK_BYTES / row_bytes) */
     uint32_t object;
     int32_t layer;                    /* N of "layers.N." / "h.N.", -1 where there is none */
