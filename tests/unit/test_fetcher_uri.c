@@ -58,6 +58,7 @@ static void test_malformed(void **state)
         "http://a b/",     "http://h\x01/",
         "http://u:%gg@h/", "http://[::1/",
         "http://?x",       "http://secret:pw@:80/",
+        "http://a%2561/",  "http://%25/",
     };
     for (size_t i = 0; i < TEST_COUNT(bad); i++) {
         struct ps_uri u = {.port = 77};
@@ -129,6 +130,7 @@ static void test_redirects(void **state)
     resolve("http://h/a", "gopher://h/a", PS_EREFUSED, NULL);
     resolve("http://h/a", "http://h:99999/", PS_EDATA, NULL);
     resolve("http://h/a", "http://h/%zz", PS_EDATA, NULL);
+    resolve("http://h/a", "//p%x", PS_EDATA, NULL);
 }
 
 static void test_origins(void **state)
