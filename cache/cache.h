@@ -88,7 +88,8 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
                       size_t n, struct ps_err *err);
 
 /* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open
- * JSON object. */
+ * JSON object. budget_bytes: the smallest of those who have the cache open or, if nobody has, the one that governed
+ * last; 0 where nobody knows. */
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err);
 uint64_t ps_cache_allocated_bytes(struct ps_cache *c); /* st_blocks of the directory now */
 uint64_t ps_cache_allocated_peak_bytes(struct ps_cache *c); /* highest since open, in this process's view */

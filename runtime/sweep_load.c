@@ -223,7 +223,7 @@ static void fill_ranges(struct item *it, bool in_pieces)
 static bool wants_pieces(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
-    if (s->o.source->local)
+    if (s->o.source->local || it->unhurried)
         return false;
     pthread_mutex_lock(&s->mutex);
     uint64_t ahead = (it->seq - s->consume_seq) * s->o.map->extent_target_bytes;
