@@ -26,18 +26,6 @@ MM_INLINE size_t q_scale_bytes(enum ps_dtype t)
     return t == PS_Q8B64 ? 2 : 4;
 }
 
-/* Where the scales of row r of the panel begin. */
-static inline const uint8_t *q_scales_of(const struct ps_micro *m, enum ps_dtype t, size_t r)
-{
-    const struct ps_matrix *w = m->matrix;
-    size_t row = w->row0 + m->row + r;
-    if (t == PS_F8_E4M3)
-        return w->scales ? (const uint8_t *)w->scales + row / w->scale_rows * w->scale_ld * 4 : NULL;
-    if (t == PS_MXFP4)
-        return (const uint8_t *)w->scales + row * w->scale_ld;
-    return (const uint8_t *)w->data + (m->row + r) * w->row_stride + ps_quant_code_bytes(t, w->K);
-}
-
 /* A row at one block: its codes, and its scales there. */
 struct q_at {
     const uint8_t *codes, *scales;
@@ -63,43 +51,63 @@ static inline struct q_at q_tail_of(struct q_tail *to, enum ps_dtype t, const ui
     return (struct q_at){to->codes, to->scales};
 }
 
-/* Rows of a micro-kernel on their way along K. */
+/* Rows of a micro-kernel on their way along K: where codes and scales of the first begin, and how far apart they
+ * are. Rows of F8_E4M3 may share scales, so each has its place. */
 struct q_rows {
-    const uint8_t *codes, *scales[MM_ROWS];
-    size_t stride;
+    const uint8_t *codes, *scales, *shared[MM_ROWS];
+    size_t stride, scale_stride;
 };
+
+static inline const uint8_t *q_shared_scales(const struct ps_matrix *w, size_t row)
+{
+    return (const uint8_t *)w->scales + (w->row0 + row) / w->scale_rows * w->scale_ld * 4;
+}
 
 MM_INLINE void q_rows_init(struct q_rows *q, const struct ps_micro *m, enum ps_dtype t, int R)
 {
+    const struct ps_matrix *w = m->matrix;
     q->codes = m->w;
     q->stride = m->row_stride;
+    q->scale_stride = m->row_stride;
+    if (t == PS_F8_E4M3) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-        q->scales[r] = q_scales_of(m, t, (size_t)r);
-}
-
-/* Row r at the block that begins with element k of the matrix, i of this stretch. */
-MM_INLINE struct q_at q_row_at(const struct q_rows *q, const struct ps_micro *m, enum ps_dtype t,
-                               size_t i, int r)
-{
-    size_t k = m->k0 + i;
-    const uint8_t *scales = q->scales[r];
-    if (t != PS_F8_E4M3)
-        scales += k / q_elems(t) * q_scale_bytes(t);
-    else if (scales && m->matrix->scale_cols < m->matrix->K)
-        scales += k / m->matrix->scale_cols * 4;
-    return (struct q_at){q->codes + (size_t)r * q->stride + i / q_elems(t) * Q_CODES, scales};
-}
-
-MM_INLINE void q_ahead(const struct ps_micro *m, enum ps_dtype t, size_t i)
-{
-    mm_ahead(m, i / q_elems(t) * Q_CODES);
-    if (i == 0 && (t == PS_Q8B64 || t == PS_NF4B64)) {
-        size_t code_bytes = ps_quant_code_bytes(t, m->matrix->K), begin = m->k0 / 64 * 2;
-        size_t end = begin + ps_div_up(m->K, 64) * 2;
-        for (size_t at = begin; at < end; at += 64) /* `ahead` begins at element k0 */
-            mm_ahead(m, code_bytes + at - m->k0 / q_elems(t) * Q_CODES);
+        for (int r = 0; r < R; r++)
+            q->shared[r] = w->scales ? q_shared_scales(w, m->row + (size_t)r) : NULL;
+    } else if (t == PS_MXFP4) {
+        q->scales = (const uint8_t *)w->scales + (w->row0 + m->row) * w->scale_ld;
+        q->scale_stride = w->scale_ld;
+    } else {
+        q->scales = (const uint8_t *)w->data + m->row * w->row_stride + ps_quant_code_bytes(t, w->K);
     }
+}
+
+/* Bytes from the first scale of a row to those of the block that begins with element i of this stretch. */
+MM_INLINE size_t q_scales_at(const struct ps_micro *m, enum ps_dtype t, size_t i)
+{
+    if (t != PS_F8_E4M3)
+        return (m->k0 + i) / q_elems(t) * q_scale_bytes(t);
+    return m->matrix->scale_cols < m->matrix->K ? (m->k0 + i) / m->matrix->scale_cols * 4 : 0;
+}
+
+/* Row r there. */
+MM_INLINE struct q_at q_row_at(const struct q_rows *q, enum ps_dtype t, size_t i, size_t scales_at,
+                               int r)
+{
+    const uint8_t *codes = q->codes + (size_t)r * q->stride + i / q_elems(t) * Q_CODES;
+    if (t == PS_F8_E4M3)
+        return (struct q_at){codes, q->shared[r] ? q->shared[r] + scales_at : NULL};
+    return (struct q_at){codes, q->scales + (size_t)r * q->scale_stride + scales_at};
+}
+
+/* The scales in the rows that are prefetched; their codes are by the loops. */
+static inline void q_ahead_scales(const struct ps_micro *m, enum ps_dtype t)
+{
+    if (m->n_ahead == 0 || (t != PS_Q8B64 && t != PS_NF4B64))
+        return;
+    size_t code_bytes = ps_quant_code_bytes(t, m->matrix->K), begin = m->k0 / 64 * 2;
+    size_t end = begin + ps_div_up(m->K, 64) * 2;
+    for (size_t at = begin; at < end; at += 64) /* `ahead` begins at element k0 */
+        mm_ahead(m, code_bytes + at - m->k0 / q_elems(t) * Q_CODES);
 }
 
 /* Sums of a block's products, P rows times C columns; a: the block of the first of them. */
@@ -154,12 +162,14 @@ MM_INLINE void q_few(const struct ps_micro *m, enum ps_dtype t, int R, int C)
     struct q_rows q;
     size_t i = 0;
     q_rows_init(&q, m, t, R);
+    q_ahead_scales(m, t);
     mm_begin(m, acc, R, C);
     for (; i + elems <= m->K; i += elems, a += (size_t)C * elems * 4) {
-        q_ahead(m, t, i);
+        size_t scales_at = q_scales_at(m, t, i);
+        mm_ahead(m, i / elems * Q_CODES);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            struct q_at at = q_row_at(&q, m, t, i, r);
+            struct q_at at = q_row_at(&q, t, i, scales_at, r);
             q_few_block(acc, t, &at, r, a, C);
         }
     }
@@ -167,7 +177,7 @@ MM_INLINE void q_few(const struct ps_micro *m, enum ps_dtype t, int R, int C)
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             struct q_tail tail;
-            struct q_at at = q_row_at(&q, m, t, i, r);
+            struct q_at at = q_row_at(&q, t, i, q_scales_at(m, t, i), r);
             at = q_tail_of(&tail, t, at.codes, at.scales, m->K - i);
             q_few_block(acc, t, &at, r, a, C);
         }
@@ -226,16 +236,18 @@ MM_INLINE void q_many(const struct ps_micro *m, enum ps_dtype t, int R)
     const uint8_t *a = m->a;
     struct q_rows q;
     q_rows_init(&q, m, t, R);
+    q_ahead_scales(m, t);
     if (!m->begun)
         memset(sums, 0, m->cols * (size_t)R * VW * sizeof *sums);
     for (size_t i = 0; i < m->K; i += elems, a += m->cols * elems * 4) {
-        q_ahead(m, t, i);
+        size_t scales_at = q_scales_at(m, t, i);
+        mm_ahead(m, i / elems * Q_CODES);
         for (int r = 0; r < R; r += P) {
             struct q_tail tail[2];
             struct q_at at[2];
 #pragma GCC unroll 2
             for (int p = 0; p < P; p++) {
-                at[p] = q_row_at(&q, m, t, i, r + p);
+                at[p] = q_row_at(&q, t, i, scales_at, r + p);
                 if (i + elems > m->K)
                     at[p] = q_tail_of(&tail[p], t, at[p].codes, at[p].scales, m->K - i);
             }

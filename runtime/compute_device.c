@@ -315,28 +315,26 @@ static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in,
                         .add = add,
                         .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
     bool keep_rows = tensor == c->o.weights->embed && n == 1; /* a tied head */
-    struct ps_matrix w = ps_weights_matrix(c->o.map, c->o.weights, tensor, v->scales);
     int rc = take_scales(v, &c->o.weights->bound[tensor], err);
-    if (rc == 0)
-        rc = told(pack(v, in, n, w.K, w.type), err);
     if (keep_rows)
         ps_row_stash_clear(&v->stash);
     for (uint32_t i = 0; rc == 0 && i < t->n_extents; i++) {
-        const struct ps_extent *e = &c->o.map->extents[t->first_extent + i];
+        uint32_t x = t->first_extent + i;
+        enum ps_dtype type = ps_weights_type(c->o.map, c->o.weights, x);
         const void *rows;
-        if ((rc = ps_compute_interrupted(c, err)) < 0 ||
-            (rc = ps_vram_next(v->at.vram, t->first_extent + i, &rows, err)) < 0)
+        if (p.n_panels && type != p.panels[0].type && (rc = told(launch(v, &p), err)) < 0)
             return rc;
-        p.passing[p.n_panels] = keep_rows && !ps_sweep_stays(c->o.sweep, t->first_extent + i);
-        w.data = rows;
-        w.n_rows = e->n_rows;
-        w.row0 = e->row0;
-        p.panels[p.n_panels++] = w;
+        if ((rc = ps_compute_interrupted(c, err)) < 0 ||
+            (rc = told(pack(v, in, n, c->o.weights->bound[tensor].cols, type), err)) < 0 ||
+            (rc = ps_vram_next(v->at.vram, x, &rows, err)) < 0)
+            return rc;
+        p.passing[p.n_panels] = keep_rows && !ps_sweep_stays(c->o.sweep, x) && type == t->dtype;
+        p.panels[p.n_panels++] = ps_weights_panel(c->o.map, c->o.weights, x, rows, v->scales);
         if (!ps_vram_may_take(v->at.vram) || p.n_panels == MERGE || i + 1 == t->n_extents)
             rc = told(launch(v, &p), err);
         if (rc == 0)
             rc = ps_vram_look_ahead(v->at.vram, err);
-        ps_compute_tell(c, e->stored_bytes);
+        ps_compute_tell(c, c->o.map->extents[x].stored_bytes);
     }
     return rc;
 }
@@ -386,28 +384,30 @@ static const struct ps_extent *extent_of_row(const struct ps_compute *c, uint32_
     return &c->o.map->extents[*index];
 }
 
-/* Where a row of the embedding lies in device memory, or NULL. */
-static const uint8_t *row_here(const struct device *v, uint32_t id)
+/* Where a row of the embedding lies in device memory, and its type; or NULL. */
+static const uint8_t *row_here(const struct device *v, uint32_t id, enum ps_dtype *type)
 {
     const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
     uint32_t x, kept = ps_row_stash_index(&v->stash, id);
+    *type = t->dtype;
     if (kept < PS_STASH_ROWS)
         return v->kept + kept * t->row_bytes;
     const struct ps_extent *e = extent_of_row(&v->c, id, &x);
     const uint8_t *at = ps_vram_resident(v->at.vram, x);
-    return at ? at + (id - e->row0) * t->row_bytes : NULL;
+    *type = ps_extent_dtype(v->c.o.map, e);
+    return at ? at + (id - e->row0) * ps_extent_row_bytes(e) : NULL;
 }
 
 /* Rows that lie in device memory are widened there; returns how many others host_ids and host_rows list. */
 static int gather_resident(struct device *v, const uint32_t *ids, size_t *n_others)
 {
-    const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
     size_t hidden = v->c.o.arch->hidden, n = 0;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < v->T; i++) {
-        const uint8_t *at = row_here(v, ids[i]);
+        enum ps_dtype type;
+        const uint8_t *at = row_here(v, ids[i], &type);
         if (at) {
-            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden, at, t->dtype, hidden);
+            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden, at, type, hidden);
             continue;
         }
         v->host_ids[n] = ids[i];
@@ -549,8 +549,9 @@ static int keep_rows(struct device *v, const float *logits, struct ps_err *err)
     int rc = 0;
     ps_sweep_stash_clear(v->c.o.sweep);
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        const uint8_t *at = row_here(v, best[i]);
-        if (!at)
+        enum ps_dtype type;
+        const uint8_t *at = row_here(v, best[i], &type);
+        if (!at || type != t->dtype)
             continue;
         rc = v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_x, at, t->row_bytes);
         if (rc == 0)

@@ -193,8 +193,12 @@ static void stale(struct host *h)
 }
 
 /* The next token is most likely among the best of these rows: keep those for its embedding. */
-static void stash_rows(struct host *h, const struct ps_panel *p, size_t row_bytes, const float *logits)
+static void stash_rows(struct host *h, const struct ps_panel *p, const float *logits)
 {
+    const struct ps_tensor *t = &h->c.o.map->tensors[p->extent->tensor];
+    size_t row_bytes = t->row_bytes;
+    if (ps_extent_dtype(h->c.o.map, p->extent) != t->dtype)
+        return; /* rows of another size: they are read again */
     for (uint32_t r = 0; r < p->extent->n_rows; r++)
         ps_sweep_stash_offer(h->c.o.sweep, (uint32_t)p->extent->row0 + r,
                              logits[p->extent->row0 + r], p->data + r * row_bytes);
@@ -227,12 +231,10 @@ static int each_panel(struct host *h, uint32_t tensor, const struct product *p, 
 {
     struct ps_compute *c = &h->c;
     const struct ps_tensor *t = &c->o.map->tensors[tensor];
-    struct ps_matrix w = ps_weights_matrix(c->o.map, c->o.weights, tensor, h->scales);
     int rc = take_scales(h, &c->o.weights->bound[tensor], err);
     if (rc < 0)
         return rc;
     bool keep_rows = tensor == c->o.weights->embed && p->n == 1; /* a tied head */
-    pack(h, p, w.type);
     if (keep_rows)
         ps_sweep_stash_clear(c->o.sweep);
     for (uint32_t i = 0; i < t->n_extents; i++) {
@@ -243,12 +245,12 @@ static int each_panel(struct host *h, uint32_t tensor, const struct product *p, 
             ps_sweep_release(c->o.sweep, &panel);
             return rc;
         }
-        w.data = panel.data;
-        w.n_rows = panel.extent->n_rows;
-        w.row0 = panel.extent->row0;
+        struct ps_matrix w =
+            ps_weights_panel(c->o.map, c->o.weights, t->first_extent + i, panel.data, h->scales);
+        pack(h, p, w.type);
         multiply(h, p, &w);
         if (keep_rows)
-            stash_rows(h, &panel, t->row_bytes, p->out);
+            stash_rows(h, &panel, p->out);
         ps_compute_tell(c, panel.extent->stored_bytes);
         ps_sweep_release(c->o.sweep, &panel);
     }

@@ -214,8 +214,9 @@ static int bind_one(uint32_t *out, const struct binder *x, const struct want *n,
         return rc;
     uint64_t scale_bytes = ps_weights_scale_bytes(x->m, &b);
     x->w->bound[tensor] = b;
-    if (n->rows != 1)
-        x->w->types |= 1u << b.type;
+    const struct ps_tensor *t = &x->m->tensors[tensor];
+    for (uint32_t e = t->first_extent; n->rows != 1 && e < t->first_extent + t->n_extents; e++)
+        x->w->types |= 1u << ps_weights_type(x->m, x->w, e);
     if (scale_bytes > x->w->scale_bytes)
         x->w->scale_bytes = scale_bytes;
     *out = tensor;
@@ -230,13 +231,24 @@ uint64_t ps_weights_scale_bytes(const struct ps_map *map, const struct ps_bound 
     return s->rows * s->cols * (b->type == PS_MXFP4 ? 1 : sizeof(float));
 }
 
-struct ps_matrix ps_weights_matrix(const struct ps_map *map, const struct ps_weights *w,
-                                   uint32_t tensor, const void *scales)
+enum ps_dtype ps_weights_type(const struct ps_map *map, const struct ps_weights *w, uint32_t extent)
 {
-    const struct ps_bound *b = &w->bound[tensor];
-    return (struct ps_matrix){.type = b->type,
+    const struct ps_extent *e = &map->extents[extent];
+    enum ps_dtype stored = ps_extent_dtype(map, e);
+    return stored != map->tensors[e->tensor].dtype ? stored : w->bound[e->tensor].type;
+}
+
+struct ps_matrix ps_weights_panel(const struct ps_map *map, const struct ps_weights *w,
+                                  uint32_t extent, const void *data, const void *scales)
+{
+    const struct ps_extent *e = &map->extents[extent];
+    const struct ps_bound *b = &w->bound[e->tensor];
+    return (struct ps_matrix){.type = ps_weights_type(map, w, extent),
                               .K = b->cols,
-                              .row_stride = map->tensors[tensor].row_bytes,
+                              .data = data,
+                              .row_stride = ps_extent_row_bytes(e),
+                              .n_rows = e->n_rows,
+                              .row0 = e->row0,
                               .scales = b->scales == PS_NO_TENSOR ? NULL : scales,
                               .scale_ld = b->scale_ld,
                               .scale_rows = b->scale_rows,

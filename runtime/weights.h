@@ -60,11 +60,12 @@ static inline bool ps_weights_has(const struct ps_weights *w, enum ps_dtype t)
 }
 /* Bytes of a bound tensor's scales as the kernels take them (matrix.h): float32, or e8m0 for MXFP4; 0: none apart. */
 uint64_t ps_weights_scale_bytes(const struct ps_map *map, const struct ps_bound *b);
-/* The matrix that panels of a bound tensor are part of: all but data, n_rows and row0. `scales`: ps_weights_scale_bytes
- * of them. */
-struct ps_matrix ps_weights_matrix(const struct ps_map *map, const struct ps_weights *w,
-                                   uint32_t tensor, const void *scales);
-
+/* An extent of a bound tensor as a panel, its rows at `data`. `scales`: the tensor's, as ps_weights_scale_bytes counts
+ * them. Panels of one tensor may differ in type: see ps_extent_dtype. */
+struct ps_matrix ps_weights_panel(const struct ps_map *map, const struct ps_weights *w,
+                                  uint32_t extent, const void *data, const void *scales);
+/* The type of such a panel. */
+enum ps_dtype ps_weights_type(const struct ps_map *map, const struct ps_weights *w, uint32_t extent);
 /* Matrices are f32, f16, bf16, Q8B64, NF4B64; F8_E4M3 with NAME.weight_scale_inv (blocks as config.json says) or
  * NAME.weight_scale (one, one per row, or blocks) beside NAME.weight; MXFP4 as NAME_blocks and NAME_scales in its
  * place. Vectors are f32, f16, bf16; embeddings those, Q8B64 or NF4B64. PS_EDATA names a missing tensor or a wrong
