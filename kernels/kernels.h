@@ -9,7 +9,7 @@
  * Precision: accumulation in float32. With bf16 weights the activations stay float32 (widened FMA) or become hi +
  * lo bf16 halves, about 17 bits (avx512 with its bf16 dot product, amx): relative rms error of a product of 4096
  * 4e-7 and 2.3e-6, where bf16 activations would give 1.8e-3. Those two treat denormal weights and activations as
- * zero. The same holds for four-bit weights, whose values are bf16, with the bf16 dot product of avx512; Q8B64 and FP8
+ * zero. The same holds for four-bit and FP8 weights, whose values are bf16, with the bf16 dot product of avx512; Q8B64
  * codes always meet float32. Codes are multiplied as they lie and scales applied to sums: no weight is ever rounded.
  *
  * Threads: functions taking a ps_pool fork and join on it and are called by one driver thread; the rest are pure. A

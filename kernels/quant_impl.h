@@ -86,7 +86,8 @@ MM_INLINE size_t q_scales_at(const struct ps_micro *m, enum ps_dtype t, size_t i
 {
     if (t != PS_F8_E4M3)
         return (m->k0 + i) / q_elems(t) * q_scale_bytes(t);
-    return m->matrix->scale_cols < m->matrix->K ? (m->k0 + i) / m->matrix->scale_cols * 4 : 0;
+    const struct ps_matrix *w = m->matrix;
+    return w->scales && w->scale_cols < w->K ? (m->k0 + i) / w->scale_cols * 4 : 0;
 }
 
 /* Row r there. */
@@ -297,6 +298,9 @@ static inline void q_pack_columns(const struct ps_act *act, size_t t0, size_t t1
     {                                                                                              \
         q_many(m, t, R);                                                                           \
     }
+#ifndef Q_SET_CLASS
+#define Q_SET_CLASS static
+#endif
 #define Q_TIMES_12(f) f, f, f, f, f, f, f, f, f, f, f, f
 
 /* A single column walks eight rows at once, for more reads in flight. */
@@ -323,7 +327,7 @@ static inline void q_pack_columns(const struct ps_act *act, size_t t0, size_t t1
         static const struct mm_fns wide = {.rows = {[4] = four, [1] = one}};                       \
         mm_run(m, m->cols > 1 ? &wide : &narrow);                                                  \
     }                                                                                              \
-    static const struct ps_micro_set name = {                                                      \
+    Q_SET_CLASS const struct ps_micro_set name = {                                                 \
         .run = name##_run,                                                                         \
         .rows = Q_TALL,                                                                            \
         .cols = Q_COLS,                                                                            \

@@ -8,7 +8,7 @@
  * so may four-bit codes, whose values are bf16. Those of Q8B64 and F8_E4M3 meet float32. */
 static double bound(enum ps_dtype t)
 {
-    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4 ? 1e-5 : 1e-6;
+    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4 || t == PS_F8_E4M3 ? 1e-5 : 1e-6;
 }
 
 static void check(const struct ps_backend *be, struct ps_pool *pool, enum ps_dtype t, size_t T,
