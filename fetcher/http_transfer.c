@@ -47,6 +47,7 @@ static void deliver_first(struct http_transfer *t)
 {
     struct http_job *j = t->jobs;
     t->jobs = j->next;
+    t->net->hedge_ns = 0; /* the next one may be awaited already */
     if (http_is_stand_in(t, j)) {
         http_hedge_won(t);
         return;

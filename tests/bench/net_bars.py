@@ -5,7 +5,7 @@
 
 slow: 8 connections of which 2 run at a tenth, against 6 healthy ones. wait: how long a layer waits, with and without
 hedging, where some replies crawl. down: a server that is gone for 20 s in the middle of a run. versions: HTTP/1.1 against
-HTTP/2 over TLS (needs nginx and openssl), also over a link with a delay (needs root, ip, tc and unshare). limit: --net-limit
+HTTP/2 over TLS (needs nginx and openssl), also over a link of a given rate (needs root, ip, tc and unshare). limit: --net-limit
 against what arrives. Everything stays on loopback.
 """
 import json
@@ -180,12 +180,12 @@ def certificate(folder):
 
 
 def versions(t):
-    """HTTP/1.1 and HTTP/2 over TLS by turns; again in a network namespace whose loopback has a delay and a rate."""
+    """HTTP/1.1 and HTTP/2 over TLS by turns; again in a network namespace whose loopback passes so much."""
     if not os.environ.get("PENSTOCK_SHAPED") and os.geteuid() == 0:
-        for setup, name in (("delay 10ms rate 1600mbit limit 20000", "200 MB/s in all, 20 ms round trip"),
-                            ("delay 40ms rate 1600mbit limit 20000", "200 MB/s in all, 80 ms round trip")):
+        for setup, name in (("tbf rate 1600mbit burst 256k limit 64m", "a link of 200 MB/s in all"),
+                            ("tbf rate 400mbit burst 256k limit 64m", "a link of 50 MB/s in all")):
             env = dict(os.environ, PENSTOCK_SHAPED=name)
-            subprocess.run(["unshare", "--net", "sh", "-c", f"ip link set lo up && tc qdisc add dev lo root netem {setup} && exec \"$@\"", "sh",
+            subprocess.run(["unshare", "--net", "sh", "-c", f"ip link set lo up && tc qdisc add dev lo root {setup} && exec \"$@\"", "sh",
                             sys.executable, os.path.abspath(__file__), "versions"], env=env, check=True)
     folder = model(t, 400)
     web = t.nginx(folder, tls=certificate(t.temp))
