@@ -259,6 +259,7 @@ static int read_quantised(struct ps_arch *a, const struct ps_json *root, struct 
     int rc;
     if (!quant)
         return 0;
+    a->quantised = true;
     if ((rc = ps_json_get_string(quant, "quant_method", "?", &method, err)) < 0 ||
         (rc = ps_json_get_string(quant, "format", "", &format, err)) < 0)
         return rc;

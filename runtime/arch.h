@@ -32,6 +32,7 @@ struct ps_arch {
     float rms_eps;
     bool tied;        /* embedding and head are one matrix */
     bool says_untied; /* config.json says in so many words that they are two */
+    bool quantised;   /* config.json says that weights have scales */
     uint32_t scale_block_rows, scale_block_cols; /* that share a scale in block-scaled FP8; 0: none */
     bool wants_qk_norm; /* family has per-head q/k norms: tensors must exist */
     struct ps_rope_config rope;

@@ -135,10 +135,11 @@ static int bind_f8(struct ps_bound *b, const struct binder *x, const struct want
     if (i < 0)
         i = beside(x->m, n, ".weight_scale");
     if (i < 0)
-        return ps_err_set(err, PS_EDATA, ORIGIN,
-                          "tensor %s is F8_E4M3 but has no weight_scale_inv or weight_scale beside "
-                          "it: is the model complete?",
-                          n->name);
+        return ps_err_set(
+            err, x->a->quantised ? PS_EDATA : PS_EUNSUPPORTED, ORIGIN,
+            "tensor %s is F8_E4M3 but has no weight_scale_inv or weight_scale beside it: %s", n->name,
+            x->a->quantised ? "is the model complete?"
+                            : "config.json says nothing of quantised weights");
     const struct ps_tensor *s = &x->m->tensors[i];
     if (!is_plain(s->dtype))
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
