@@ -499,12 +499,50 @@ int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t 
     }
     if (rc == 0) {
         *out = t;
+        ps_writer_note_ticket(c);
         return 0;
     }
     if (rc == PS_ENOSPC)
         ps_cache_disk_full(c);
     ps_ticket_recycle(c, t);
     return ps_cache_note(c, rc);
+}
+
+/* ---- waiting for others ---- */
+
+int ps_cache_look(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES])
+{
+    struct ps_record rec;
+    if (find_record(c, key, &rec, NULL) == 0)
+        return 0;
+    if (c->read_only)
+        return PS_ENOTFOUND;
+    ps_claims_lock(c->claims);
+    const bool claimed = ps_claims_find_key_locked(c->claims, key, ps_now_ns()) != PS_CLAIM_NONE;
+    ps_claims_unlock(c->claims);
+    if (claimed)
+        return PS_EAGAIN;
+    return find_record(c, key, &rec, NULL) == 0 ? 0 : PS_ENOTFOUND; /* published in between */
+}
+
+uint32_t ps_cache_changes(struct ps_cache *c)
+{
+    return c->read_only ? 0 : ps_claims_changes(c->claims);
+}
+
+void ps_cache_wait(struct ps_cache *c, uint32_t seen, uint64_t ns)
+{
+    if (c->read_only)
+        return;
+    atomic_fetch_add(&c->n_waiting, 1);
+    ps_claims_wait(c->claims, seen, ns);
+    atomic_fetch_sub(&c->n_waiting, 1);
+}
+
+void ps_cache_wake(struct ps_cache *c)
+{
+    if (!c->read_only)
+        ps_claims_announce(c->claims);
 }
 
 /* ---- writing ---- */

@@ -79,6 +79,16 @@ int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t 
 /* Writes the bytes and queues the record for publishing (batched: one data sync and one commit for many). Consumes
  * the ticket in every case. PS_ENOSPC / PS_EIO: the disk said no; the caller goes on without caching. */
 int ps_cache_put(struct ps_cache_ticket *t, const void *buf, size_t bytes, struct ps_err *err);
+
+/* One fetches what all wait for. After PS_EAGAIN of a reservation: 0 the key can be read now; PS_EAGAIN somebody still
+ * fetches it; PS_ENOTFOUND nobody does any longer (given up, killed, stopped): reserve again. Does not block. */
+int ps_cache_look(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES]);
+/* A counter that moves when what is under way may have ended, here or in another process. Take it before you look. */
+uint32_t ps_cache_changes(struct ps_cache *c);
+/* Blocks while the counter is `seen`, at most `ns`: a death moves nothing, so look again after a moment. */
+void ps_cache_wait(struct ps_cache *c, uint32_t seen, uint64_t ns);
+void ps_cache_wake(struct ps_cache *c); /* moves the counter: ends all waits */
+
 void ps_cache_abort(struct ps_cache_ticket *t);
 int ps_cache_flush(struct ps_cache *c, struct ps_err *err); /* publishes everything put so far; blocks */
 

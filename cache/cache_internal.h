@@ -78,6 +78,8 @@ struct ps_cache {
     _Atomic uint64_t peak_bytes;
     _Atomic uint64_t full_until_ns; /* after ENOSPC */
     _Atomic bool full_logged;
+    _Atomic uint32_t n_tickets; /* reserved and not yet consumed or published */
+    _Atomic uint32_t n_waiting; /* callers of ps_cache_wait */
 
     /* writer thread (and the opener, before it runs) */
     uint64_t batch;
@@ -113,6 +115,7 @@ bool ps_writer_find_pending(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTE
 /* Runs fn on the writer thread (or here, while there is none) and waits. */
 int ps_writer_call(struct ps_cache *c, int (*fn)(struct ps_cache *, void *, struct ps_err *),
                    void *user, struct ps_err *err);
+void ps_writer_note_ticket(struct ps_cache *c); /* a ticket is out: the writer shows that we work on it */
 void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t);
 /* A ticket whose bytes will not be kept: punches its slot, removes its claim, takes the ticket back. */
 void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t);

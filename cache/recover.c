@@ -259,6 +259,8 @@ unsigned ps_recover_dead(struct ps_cache *c)
     struct dead_job j = {.c = c};
     if (any_dead(c))
         (void)ps_index_pause_commits(c->index, settle_dead, &j, NULL);
+    if (j.n > 0)
+        ps_claims_announce(c->claims);
     return j.n;
 }
 
@@ -577,6 +579,7 @@ static void leave_claims(struct ps_cache *c)
         ps_claims_unlock(c->claims);
     }
     ps_claims_leave(c->claims);
+    ps_claims_announce(c->claims);
     ps_claims_close(c->claims);
     c->claims = NULL;
 }

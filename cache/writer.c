@@ -40,7 +40,19 @@ void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t)
     ps_claims_lock(c->claims);
     ps_claims_remove_locked(c->claims, t->claim);
     ps_claims_unlock(c->claims);
+    ps_claims_announce(c->claims); /* whoever waits for it has to fetch it now */
+    atomic_fetch_sub(&c->n_tickets, 1);
     ps_ticket_recycle(c, t);
+}
+
+void ps_writer_note_ticket(struct ps_cache *c)
+{
+    ps_claims_beat(c->claims);
+    if (atomic_fetch_add(&c->n_tickets, 1) > 0)
+        return;
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
 }
 
 void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t)
@@ -58,6 +70,8 @@ void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t)
     if (c->n_pending == 1 || c->n_pending == PS_CACHE_BATCH)
         pthread_cond_signal(&c->wake);
     pthread_mutex_unlock(&c->lock);
+    if (atomic_load(&c->n_waiting) > 0) /* this process may read it from now on */
+        ps_claims_announce(c->claims);
 }
 
 /* ---- one batch ---- */
@@ -228,12 +242,14 @@ static void finish_published(struct batch *b)
         if (!b->tickets[i]->published_already)
             ps_claims_remove_locked(c->claims, b->tickets[i]->claim);
     ps_claims_unlock(c->claims);
+    ps_claims_announce(c->claims);
     for (size_t i = 0; i < b->n; i++) {
         struct ps_cache_ticket *t = b->tickets[i];
         if (t->published_already) {
             ps_ticket_drop(c, t);
         } else {
             ps_slab_drop_pages(c->slabs, t->rec.cls, t->rec.slot, t->rec.bytes);
+            atomic_fetch_sub(&c->n_tickets, 1);
             ps_ticket_recycle(c, t);
         }
     }
@@ -697,10 +713,13 @@ static bool writer_round(struct ps_cache *c)
         if (!c->first_job)
             c->last_job = NULL;
     } else if (!publish && !upkeep && !end) {
-        wait_until_locked(c, pending && publish_at < c->next_upkeep_ns ? publish_at
-                                                                       : c->next_upkeep_ns);
+        const uint64_t beat_at =
+            atomic_load(&c->n_tickets) > 0 ? now + PS_CLAIM_BEAT_NS : c->next_upkeep_ns;
+        const uint64_t at = beat_at < c->next_upkeep_ns ? beat_at : c->next_upkeep_ns;
+        wait_until_locked(c, pending && publish_at < at ? publish_at : at);
     }
     pthread_mutex_unlock(&c->lock);
+    ps_claims_beat(c->claims);
     if (j) {
         run_job(c, j);
     } else if (publish) {
