@@ -216,6 +216,13 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
                            PS_CLAIM_MODELS);
 }
 
+void ps_cache_count_use(struct ps_cache *c, uint32_t model, uint64_t bytes)
+{
+    for (int i = 0; i < PS_CLAIM_MODELS; i++)
+        if (atomic_load(&c->used[i].model) == model)
+            atomic_fetch_add(&c->used[i].bytes, bytes);
+}
+
 /* ---- reading ---- */
 
 int ps_cache_lookup(struct ps_cache *c, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
@@ -301,6 +308,8 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
     }
     if (rc == 0 && c->stats)
         ps_stat_add(&c->stats->bytes_disk_read, bytes);
+    if (rc == 0)
+        ps_cache_count_use(c, k.rec.model, bytes);
     if (rc != PS_EDATA)
         return rc;
     if (c->stats)
@@ -565,6 +574,7 @@ int ps_cache_put(struct ps_cache_ticket *t, const void *buf, size_t bytes, struc
     t->rec.crc32c = ps_crc32c(0, buf, bytes);
     if (c->stats)
         ps_stat_add(&c->stats->bytes_disk_written, bytes);
+    ps_cache_count_use(c, t->rec.model, bytes);
     ps_writer_push(c, t);
     return 0;
 }

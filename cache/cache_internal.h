@@ -81,6 +81,11 @@ struct ps_cache {
     _Atomic uint32_t n_tickets; /* reserved and not yet consumed or published */
     _Atomic uint32_t n_waiting; /* callers of ps_cache_wait */
 
+    struct {
+        _Atomic uint32_t model; /* PS_CACHE_NO_MODEL: unused */
+        _Atomic uint64_t bytes; /* read from here, or fetched to here, since last recorded: evict.h */
+    } used[PS_CLAIM_MODELS];
+
     /* writer thread (and the opener, before it runs) */
     uint64_t batch;
     struct ps_evict_list victims;
@@ -135,6 +140,8 @@ void ps_writer_upkeep(struct ps_cache *c);
 int ps_writer_flush(struct ps_cache *c, void *user, struct ps_err *err);
 
 /* ---- cache.c ---- */
+/* Counts bytes as used of one of this process's models (others are not ours to tell of). Any thread. */
+void ps_cache_count_use(struct ps_cache *c, uint32_t model, uint64_t bytes);
 /* The folder's numbers; claims table locked. */
 void ps_cache_state_locked(struct ps_cache *c, const struct ps_index_meta *meta,
                            struct ps_budget_state *s);

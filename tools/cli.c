@@ -78,6 +78,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->vram = o->vram;
     e->gpu_layers = o->gpu_layers > 0 ? (int32_t)o->gpu_layers : 0;
     e->no_kv_offload = o->no_kv_offload;
+    e->has_priority = ps_opts_origin(o, "priority") != PS_FROM_DEFAULT;
+    e->priority = (int32_t)o->priority;
     return 0;
 }
 
