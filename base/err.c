@@ -35,6 +35,12 @@ int ps_err_prefix(struct ps_err *err, const char *fmt, ...)
     return ps_err_set(err, err->code, err->origin, "%s: %s", prefix, err->text);
 }
 
+void ps_err_place(struct ps_err *err, const char *where)
+{
+    if (err && err->code != 0 && !strstr(err->text, where))
+        ps_err_prefix(err, "%s", where);
+}
+
 int ps_err_exit_status(int code)
 {
     switch (code) {

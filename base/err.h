@@ -51,6 +51,9 @@ int ps_err_set(struct ps_err *err, int code, const char *origin, const char *fmt
 /* Puts "prefix: " in front of the text already recorded (where that text lacks the place). Returns err->code. */
 int ps_err_prefix(struct ps_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same with "where: ", unless *err (nullable) holds no error or its text names `where` already. */
+void ps_err_place(struct ps_err *err, const char *where);
+
 /* The process exit status of a code: 0, 1, 2, 3, 4, 5 or 130. */
 int ps_err_exit_status(int code);
 

@@ -518,7 +518,7 @@ int ps_mkdir_p(const char *path, unsigned mode, struct ps_err *err)
     if (!e)
         e = make_one(dir, mode);
     if (e)
-        return ps_err_set(err, e == ENOSPC ? PS_ENOSPC : PS_EIO, "base",
+        return ps_err_set(err, e == ENOSPC || e == EDQUOT ? PS_ENOSPC : PS_EIO, "base",
                           "%s: cannot make the directory: %s", path, strerror(e));
     return 0;
 }

@@ -297,17 +297,6 @@ static int describe_model(struct ps_cache *c, struct ps_json_writer *w, const st
     return 0;
 }
 
-static uint64_t governing_budget(struct ps_cache *c)
-{
-    uint64_t budget = 0, floor, growing;
-    if (!c->claims)
-        return 0; /* read-only: nobody's limit */
-    ps_claims_lock(c->claims);
-    ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
-    ps_claims_unlock(c->claims);
-    return budget;
-}
-
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err)
 {
     struct ps_model *models = NULL;
@@ -326,7 +315,7 @@ int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_er
                 (models[i].n_extents > 0 || models[i].pinned))
                 rc = describe_model(c, w, &models[i], h, err);
         ps_jw_array_end(w);
-        ps_jw_kuint(w, "budget_bytes", governing_budget(c));
+        ps_jw_kuint(w, "budget_bytes", ps_claims_last_budget(c->dir_fd));
         ps_jw_kuint(w, "allocated_bytes", ps_cache_allocated_bytes(c));
     }
     for (size_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
@@ -343,6 +332,7 @@ static bool matches(const struct ps_model *m, const char *text, size_t n)
     size_t label = n;
     while (label > 0 && text[label - 1] == '/')
         label--;
+    label = label < PS_INDEX_LABEL_MAX ? label : PS_INDEX_LABEL_MAX - 1; /* set_label cuts it, too */
     return (strncmp(m->label, text, label) == 0 && m->label[label] == '\0') ||
            (n >= PREFIX_MIN && n <= 2 * PS_SHA256_BYTES && strncasecmp(id, text, n) == 0);
 }

@@ -115,7 +115,9 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
 
 /* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open
  * JSON object. Of a model: its layers of which anything is held, and as `resident` every part with the bytes held
- * and the bytes that it has (0: never told): the layers in order, and what lies outside of them as layer -1. */
+ * and the bytes that it has (0: never told): the layers in order, and what lies outside of them as layer -1.
+ * budget_bytes: the smallest of those who have the cache open or, if nobody has, the one that governed last; 0 where
+ * nobody knows. */
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err);
 uint64_t ps_cache_allocated_bytes(struct ps_cache *c); /* st_blocks of the directory now */
 uint64_t ps_cache_allocated_peak_bytes(struct ps_cache *c); /* highest since open, in this process's view */

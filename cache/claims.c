@@ -30,6 +30,8 @@ struct header {
     uint32_t fresh[PS_CACHE_CLASSES];
     uint32_t in_class[PS_CACHE_CLASSES];
     _Atomic uint32_t changes; /* a futex: claims that went */
+    /* What governs, or did last; outlives the processes and, in fresh tables, the file. 0: nobody knows. */
+    _Atomic uint64_t budget_bytes;
 };
 #define PROCESSES_AT 4096u
 #define CLAIMS_AT    (3u * 4096u)
@@ -179,12 +181,29 @@ static void map_parts(struct ps_claims *t, void *base)
     t->by_slot = t->by_key + t->n_claims;
 }
 
+static bool read_header(struct header *h, int fd)
+{
+    return pread(fd, h, sizeof *h, 0) == (ssize_t)sizeof *h && h->magic == MAGIC;
+}
+
+uint64_t ps_claims_last_budget(int dir_fd)
+{
+    struct header h;
+    uint64_t budget = 0;
+    const int fd = openat(dir_fd, TABLE_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd >= 0 && read_header(&h, fd))
+        budget = h.budget_bytes;
+    if (fd >= 0)
+        close(fd);
+    return budget;
+}
+
 /* Size and number of claims of an existing table; 0 when the file is none. */
 static uint32_t stored_claims(int fd)
 {
     struct header h;
     struct stat st;
-    if (fstat(fd, &st) != 0 || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || h.magic != MAGIC)
+    if (fstat(fd, &st) != 0 || !read_header(&h, fd))
         return 0;
     if (h.n_claims < PS_CACHE_CLAIMS_MIN || h.n_claims > PS_CACHE_CLAIMS_MAX ||
         (uint64_t)st.st_size != ps_budget_claims_bytes(h.n_claims))
@@ -243,6 +262,7 @@ int ps_claims_open(struct ps_claims **out, int dir_fd, int lock_fd, bool fresh, 
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "claims: out of memory");
     void *base = NULL;
     int rc = 0;
+    const uint64_t budget = fresh ? ps_claims_last_budget(dir_fd) : 0;
     const int fd = fresh ? make_file(dir_fd, n_claims, err)
                          : openat(dir_fd, TABLE_NAME, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
@@ -266,6 +286,8 @@ int ps_claims_open(struct ps_claims **out, int dir_fd, int lock_fd, bool fresh, 
     }
     map_parts(t, base);
     rc = fresh ? init_table(t, err) : 0;
+    if (rc == 0 && fresh)
+        t->head->budget_bytes = budget;
     if (rc != 0)
         munmap(base, t->bytes);
 out:
@@ -365,6 +387,15 @@ static int take_number_locked(struct ps_claims *t, uint32_t *number)
     return PS_EBUDGET;
 }
 
+/* Upkeep joins without a limit of its own: it is not what governs. */
+static void note_budget_locked(struct ps_claims *t)
+{
+    uint64_t budget, floor, growing;
+    ps_claims_limits_locked(t, &budget, &floor, &growing);
+    if (budget != UINT64_MAX)
+        t->head->budget_bytes = budget;
+}
+
 int ps_claims_join(struct ps_claims *t, uint64_t budget_bytes, uint64_t min_free_bytes,
                    struct ps_err *err)
 {
@@ -387,6 +418,7 @@ int ps_claims_join(struct ps_claims *t, uint64_t budget_bytes, uint64_t min_free
         p->used = 1;
         t->self = self;
         ps_claims_beat(t);
+        note_budget_locked(t);
     }
     ps_claims_unlock(t);
     return rc;
@@ -397,7 +429,9 @@ void ps_claims_leave(struct ps_claims *t)
     if (t->self == PS_CLAIM_NONE)
         return;
     ps_claims_lock(t);
+    note_budget_locked(t); /* it may have shrunk since */
     t->processes[t->self].used = 0;
+    note_budget_locked(t);
     ps_claims_unlock(t);
     struct flock l = {.l_type = F_UNLCK,
                       .l_whence = SEEK_SET,

@@ -98,6 +98,9 @@ void ps_claims_close(struct ps_claims *t);
 int ps_claims_join(struct ps_claims *t, uint64_t budget_bytes, uint64_t min_free_bytes,
                    struct ps_err *err);
 void ps_claims_leave(struct ps_claims *t); /* its claims are gone by then */
+/* The smallest budget of those who have the folder open or, where nobody has, had it last; 0: unknown. Who only looks
+ * after a cache has none. */
+uint64_t ps_claims_last_budget(int dir_fd);
 uint32_t ps_claims_self(const struct ps_claims *t);
 
 /* A lock held by a process that died is taken over and the table's sums are rebuilt. */

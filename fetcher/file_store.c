@@ -50,6 +50,20 @@ struct file_store {
     struct file_worker workers[MAX_IO_THREADS];
 };
 
+/* A short file was most likely never copied whole; what has grown is another one. */
+static int wrong_size(const struct file_store *s, const struct ps_range *r, uint64_t bytes,
+                      struct ps_err *err)
+{
+    const unsigned long long is = bytes, was = r->object_bytes;
+    if (is < was)
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "file is truncated: %s/%s: %llu bytes, needs %llu: copy it again",
+                          s->base.label, r->object, is, was);
+    return ps_err_set(err, PS_EDATA, ORIGIN,
+                      "file changed under way: %s/%s: %llu bytes, was %llu: start again",
+                      s->base.label, r->object, is, was);
+}
+
 static int read_range(struct file_store *s, const struct ps_range *r, void *bounce, struct ps_err *err)
 {
     struct file_entry *e;
@@ -57,10 +71,7 @@ static int read_range(struct file_store *s, const struct ps_range *r, void *boun
     if (rc != 0)
         return rc;
     if (r->object_bytes && r->object_bytes != e->bytes)
-        rc = ps_err_set(err, PS_EDATA, ORIGIN,
-                        "file changed under way: %s/%s: %llu bytes, was %llu: start again",
-                        s->base.label, r->object, (unsigned long long)e->bytes,
-                        (unsigned long long)r->object_bytes);
+        rc = wrong_size(s, r, e->bytes, err);
     else
         rc = file_read_at(e, r->offset, r->buf, r->bytes, bounce, s->base.label, err);
     file_release(&s->files, e);

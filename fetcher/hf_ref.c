@@ -228,15 +228,47 @@ static char *take(struct ps_strbuf *b)
     return text;
 }
 
+/* Escapes no more than reading it again needs: people look at it. */
+static void put_readable(struct ps_strbuf *b, const char *text, const char *special)
+{
+    for (; *text; text++) {
+        if (strchr(special, *text))
+            ps_strbuf_printf(b, "%%%02X", (unsigned char)*text);
+        else
+            ps_strbuf_append(b, text, 1);
+    }
+}
+
+static void put_revision(struct ps_strbuf *b, const char *revision)
+{
+    static const char *const plain[] = {"refs/pr/", "refs/convert/"};
+    /* "refs" with a folder "pr/7" would be the pull request. */
+    ps_strbuf_puts(b, strcmp(revision, "refs") == 0 ? "@%72" : "@");
+    revision += strcmp(revision, "refs") == 0;
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        const size_t n = strlen(plain[i]);
+        if (strncmp(revision, plain[i], n) == 0 && revision[n]) {
+            ps_strbuf_puts(b, plain[i]);
+            revision += n;
+            break;
+        }
+    }
+    put_readable(b, revision, "%?#@/");
+}
+
 char *ps_hf_label(const struct ps_hf_ref *r)
 {
     struct ps_strbuf b;
-    ps_strbuf_init(&b, PS_URI_MAX_BYTES);
+    /* hf://gpt2/x would be the repository x of gpt2. */
+    const bool ambiguous = r->folder[0] && !strchr(r->repo, '/');
+    ps_strbuf_init(&b, 4 * PS_URI_MAX_BYTES);
     ps_strbuf_printf(&b, "hf://%s", r->repo);
-    if (strcmp(r->revision, "main") != 0)
-        ps_strbuf_printf(&b, "@%s", r->revision);
-    if (r->folder[0])
-        ps_strbuf_printf(&b, "/%s", r->folder);
+    if (ambiguous || strcmp(r->revision, "main") != 0)
+        put_revision(&b, r->revision);
+    if (r->folder[0]) {
+        ps_strbuf_puts(&b, "/");
+        put_readable(&b, r->folder, "%?#");
+    }
     return take(&b);
 }
 

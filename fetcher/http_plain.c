@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "fetcher/store_impl.h"
 
 #define ORIGIN "fetcher"
 
@@ -67,12 +68,11 @@ static const struct ps_http_origin_ops plain_ops = {
     .free = plain_free,
 };
 
-/* The base without its last '/', so that "label/object" reads well. */
-static char *make_label(const struct ps_uri *u)
+/* The base without slashes at its end, so that "label/object" reads well. */
+char *ps_http_plain_label(const struct ps_uri *u)
 {
     char *label = ps_uri_label(u);
-    size_t n = label ? strlen(label) : 0;
-    if (n > 0 && label[n - 1] == '/')
+    for (size_t n = label ? strlen(label) : 0; n > 0 && label[n - 1] == '/'; n--)
         label[n - 1] = '\0';
     return label;
 }
@@ -87,7 +87,7 @@ int ps_http_plain_new(struct ps_http_origin **out, struct ps_uri *uri, struct ps
     o->base.ops = &plain_ops;
     o->uri = *uri;
     memset(uri, 0, sizeof *uri);
-    o->base.label = make_label(&o->uri);
+    o->base.label = ps_http_plain_label(&o->uri);
     if (!o->base.label) {
         plain_free(&o->base);
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");

@@ -133,9 +133,8 @@ static int s3_locate(struct ps_http_origin *base, const char *object, struct ps_
     return 0;
 }
 
-static char *s3_label(struct ps_http_origin *base, const char *object)
+static char *label_of(const struct s3_origin *o, const char *object)
 {
-    const struct s3_origin *o = (const struct s3_origin *)base;
     struct ps_strbuf b;
     ps_strbuf_init(&b, PS_URI_MAX_BYTES);
     ps_strbuf_puts(&b, "s3://");
@@ -145,6 +144,11 @@ static char *s3_label(struct ps_http_origin *base, const char *object)
     char *label = ps_strbuf_take(&b, NULL);
     ps_strbuf_deinit(&b);
     return label;
+}
+
+static char *s3_label(struct ps_http_origin *base, const char *object)
+{
+    return label_of((const struct s3_origin *)base, object);
 }
 
 /* Two stores may have a bucket of one name, and an ETag need not be a hash of content: the endpoint
@@ -481,6 +485,14 @@ static void choose_style(struct s3_origin *o)
         o->path_style = true;
 }
 
+static char *base_label(const struct s3_origin *o)
+{
+    char *label = label_of(o, "");
+    for (size_t n = label ? strlen(label) : 0; n > 0 && label[n - 1] == '/'; n--)
+        label[n - 1] = '\0';
+    return label;
+}
+
 static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
 {
     int rc = split_address(o, address, err);
@@ -493,11 +505,23 @@ static int set_up(struct s3_origin *o, const char *address, struct ps_err *err)
     memcpy(o->region, o->config.region, sizeof o->region);
     o->base.ca_file = o->config.ca_file;
     choose_style(o);
-    o->base.label = s3_label(&o->base, "");
-    size_t n = o->base.label ? strlen(o->base.label) : 0;
-    while (n > 0 && o->base.label[n - 1] == '/')
-        o->base.label[--n] = '\0';
-    return n > 0 ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    o->base.label = base_label(o);
+    return o->base.label ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+}
+
+int ps_s3_address_label(char **out, const char *address, struct ps_err *err)
+{
+    struct s3_origin o = {0};
+    int rc = split_address(&o, address, err);
+    char *label = rc == 0 ? base_label(&o) : NULL;
+    ps_free(o.bucket);
+    ps_free(o.prefix);
+    ps_free(o.version);
+    if (rc == 0 && !label)
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    if (rc == 0)
+        *out = label;
+    return rc;
 }
 
 int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "base/alloc.h"
+#include "fetcher/hf_ref.h"
 #include "fetcher/store_impl.h"
 #include "fetcher/uri.h"
 
@@ -46,4 +48,43 @@ int ps_store_open(struct ps_source **out, const char *address,
     if (!address || !*address)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "no model given: write a folder or an address");
     return openers[ps_uri_kind(address)](out, address, options, err);
+}
+
+static int http_label(char **out, const char *address, struct ps_err *err)
+{
+    struct ps_uri uri = {0};
+    int rc = ps_uri_parse(&uri, address, err);
+    if (rc == 0 && !(*out = ps_http_plain_label(&uri)))
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    ps_uri_deinit(&uri);
+    return rc;
+}
+
+static int hf_label(char **out, const char *address, struct ps_err *err)
+{
+    struct ps_hf_ref ref = {0};
+    int rc = ps_hf_ref_parse(&ref, address, err);
+    if (rc == 0 && !(*out = ps_hf_label(&ref)))
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    ps_hf_ref_deinit(&ref);
+    return rc;
+}
+
+int ps_store_label(char **out, const char *address, struct ps_err *err)
+{
+    char *label = NULL;
+    int rc = 0;
+    switch (ps_uri_kind(address)) {
+    case PS_URI_HTTP: rc = http_label(&label, address, err); break;
+    case PS_URI_S3: rc = ps_s3_address_label(&label, address, err); break;
+    case PS_URI_HF: rc = hf_label(&label, address, err); break;
+    case PS_URI_UNKNOWN: rc = unknown_open(NULL, address, NULL, err); break;
+    case PS_URI_PATH:
+    case PS_URI_FILE:
+        if (!(label = ps_strdup(address)))
+            rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    }
+    if (rc == 0)
+        *out = label;
+    return rc;
 }

@@ -39,4 +39,10 @@ static inline uint64_t ps_store_egress_limit(const struct ps_size *s)
  * missing local folder is PS_ENOTFOUND. */
 int ps_store_open(struct ps_source **out, const char *address,
                   const struct ps_store_options *options, struct ps_err *err);
+
+/* What a source opened from this address bears as its label, and what the cache lists its model under: one
+ * spelling for all that mean the same place (case of the host, default port, slashes at the end), without
+ * userinfo, query string or version. A text that is no address stays as it is. Pure: no file, no variable is
+ * looked at. PS_EUSAGE: malformed, told without secrets. *out: ps_free. */
+int ps_store_label(char **out, const char *address, struct ps_err *err);
 #endif

@@ -10,6 +10,10 @@ int ps_s3_store_open(struct ps_source **out, const char *address,
 struct ps_http_origin;
 int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps_stats *stats,
                      struct ps_err *err);
+/* The labels of sources by address, and of a parsed one; heap, NULL or PS_ENOMEM when out of memory. */
+struct ps_uri;
+char *ps_http_plain_label(const struct ps_uri *u);
+int ps_s3_address_label(char **out, const char *address, struct ps_err *err);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 

@@ -109,7 +109,8 @@ static int split_handle(struct ps_uri *out, CURLU *h)
         rc = take_part(h, CURLUPART_USER, CURLU_URLDECODE, &u.user);
     if (rc == 0)
         rc = take_part(h, CURLUPART_PASSWORD, CURLU_URLDECODE, &u.password);
-    if (rc == 0 && (!u.scheme || !u.host || !u.host[0] || !u.path))
+    /* libcurl decodes a host once more each time it reads it: "p%2561" would be one place to us and another to it. */
+    if (rc == 0 && (!u.scheme || !u.host || !u.host[0] || strchr(u.host, '%') || !u.path))
         rc = PS_EUSAGE;
     if (rc == 0) {
         lower(u.scheme);

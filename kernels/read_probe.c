@@ -61,15 +61,21 @@ void ps_read_best_init(struct ps_read_best *best)
             best->s[i][j] = INFINITY;
 }
 
+static void try_one(struct ps_pool *pool, const void *mem, size_t bytes, struct ps_read_best *best,
+                    unsigned variant)
+{
+    for (size_t at = 0; at < bytes; at += PS_READ_STRETCH) {
+        double *s = &best->s[variant][at / PS_READ_STRETCH];
+        *s = fmin(*s, ps_read_pass(pool, (const uint8_t *)mem + at,
+                                   ps_min_size(PS_READ_STRETCH, bytes - at), variant));
+    }
+}
+
 void ps_read_try_all(struct ps_pool *pool, const void *mem, size_t bytes, struct ps_read_best *best)
 {
     bytes = ps_min_size(bytes, PS_READ_BYTES);
     for (unsigned i = 0; i < PS_READ_VARIANTS; i++)
-        for (size_t at = 0; at < bytes; at += PS_READ_STRETCH) {
-            double *s = &best->s[i][at / PS_READ_STRETCH];
-            *s = fmin(*s, ps_read_pass(pool, (const uint8_t *)mem + at,
-                                       ps_min_size(PS_READ_STRETCH, bytes - at), i));
-        }
+        try_one(pool, mem, bytes, best, i);
 }
 
 double ps_read_best_gb_s(const struct ps_read_best *best, size_t bytes, unsigned *variant)
@@ -89,7 +95,22 @@ double ps_read_best_gb_s(const struct ps_read_best *best, size_t bytes, unsigned
     return rate;
 }
 
-int ps_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
+/* Three passes with every variant. */
+static int measure(double *gb_s, struct ps_pool *pool, const void *mem, size_t bytes,
+                   const atomic_int *interrupt, struct ps_err *err)
+{
+    struct ps_read_best best;
+    ps_read_best_init(&best);
+    for (unsigned i = 0; i < 3 * PS_READ_VARIANTS; i++) {
+        if (interrupt && atomic_load(interrupt))
+            return ps_err_set(err, PS_EINTERRUPTED, "kernels", "interrupted");
+        try_one(pool, mem, bytes, &best, i % PS_READ_VARIANTS);
+    }
+    *gb_s = ps_read_best_gb_s(&best, bytes, NULL);
+    return 0;
+}
+
+int ps_read_bandwidth(double *gb_s, unsigned threads, const atomic_int *interrupt, struct ps_err *err)
 {
     size_t bytes = ps_min_size(PS_READ_BYTES, ps_host_free_memory_bytes() / 4) / PS_READ_STRETCH *
                    PS_READ_STRETCH;
@@ -99,12 +120,8 @@ int ps_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err)
         return rc;
     void *mem = bytes ? ps_alloc_pages(bytes, 4096) : NULL;
     if (mem) {
-        struct ps_read_best best;
         memset(mem, 1, bytes); /* pages that nobody wrote are one page of zeros */
-        ps_read_best_init(&best);
-        for (int pass = 0; pass < 3; pass++)
-            ps_read_try_all(pool, mem, bytes, &best);
-        *gb_s = ps_read_best_gb_s(&best, bytes, NULL);
+        rc = measure(gb_s, pool, mem, bytes, interrupt, err);
         ps_free_pages(mem, bytes);
     } else {
         rc = ps_err_set(err, PS_ENOMEM, "kernels", "no memory to measure its bandwidth: free some");

@@ -3,6 +3,7 @@
  * distances), because none is the best everywhere. Called by one thread, which drives the pool. */
 #ifndef PS_KERNELS_READ_PROBE_H
 #define PS_KERNELS_READ_PROBE_H
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "base/err.h"
@@ -25,6 +26,7 @@ double ps_read_best_gb_s(const struct ps_read_best *best, size_t bytes, unsigned
 /* Seconds of one pass over mem[0..bytes) with one variant. */
 double ps_read_pass(struct ps_pool *pool, const void *mem, size_t bytes, unsigned variant);
 
-/* The rate alone, over memory of its own. PS_ENOMEM. */
-int ps_read_bandwidth(double *gb_s, unsigned threads, struct ps_err *err);
+/* The rate alone, over memory of its own. PS_ENOMEM; PS_EINTERRUPTED soon after *interrupt (nullable) is not 0. */
+int ps_read_bandwidth(double *gb_s, unsigned threads, const atomic_int *interrupt,
+                      struct ps_err *err);
 #endif

@@ -71,3 +71,17 @@ int ps_codec_from_name(const char *name)
             return (int)c;
     return -1;
 }
+
+bool ps_packing_from_name(struct ps_packing *out, const char *name)
+{
+    int codec = ps_codec_from_name(name);
+    if (codec >= 0)
+        *out = (struct ps_packing){(enum ps_codec)codec, PS_DTYPE_NONE};
+    else if (strcmp(name, "q8b64") == 0)
+        *out = (struct ps_packing){PS_CODEC_WH, PS_Q8B64};
+    else if (strcmp(name, "nf4b64") == 0)
+        *out = (struct ps_packing){PS_CODEC_WH, PS_NF4B64};
+    else
+        return false;
+    return true;
+}

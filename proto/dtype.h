@@ -53,4 +53,14 @@ bool ps_codec_known(uint32_t c);
 /* By name; -1: no extent has such a codec. */
 int ps_codec_from_name(const char *name);
 const char *ps_codec_name(enum ps_codec c); /* "raw", "lz4", ..., "?" if unknown */
+
+/* How a split stores a model, as `--codec` and the manifest name it: a codec for everything, or a type that linear
+ * weights are rounded to, while the rest keeps its bits and is coded by WH. */
+struct ps_packing {
+    enum ps_codec codec;
+    enum ps_dtype quant; /* PS_Q8B64, PS_NF4B64; PS_DTYPE_NONE: nothing is rounded */
+};
+#define PS_PACKINGS_KNOWN "raw, lz4, wh, xc34, q8b64, nf4b64"
+/* False: there is no such packing. */
+bool ps_packing_from_name(struct ps_packing *out, const char *name);
 #endif

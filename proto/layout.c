@@ -121,8 +121,8 @@ static int read_index_once(struct index_job *j, uint32_t i, struct ps_err *err)
         rc = ps_manifest_check_index(j->m, i, bytes, n, &index, err);
     if (rc == 0)
         rc = ps_shard_index_decode(&j->indexes[i], index, s->index_bytes, s->bytes, err);
-    if (rc == PS_EDATA && err && !strstr(err->text, s->name))
-        ps_err_prefix(err, "%s", s->name);
+    if (rc == PS_EDATA)
+        ps_err_place(err, s->name);
     ps_free(bytes);
     return rc;
 }

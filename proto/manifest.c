@@ -144,11 +144,12 @@ static int check_shard_names(const struct ps_manifest *m, struct ps_err *err)
 
 static int check_codec(const char *codec, struct ps_err *err)
 {
-    if (ps_codec_from_name(codec) >= 0)
+    struct ps_packing packing;
+    if (ps_packing_from_name(&packing, codec))
         return 0;
     return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                       "%s: codec %.32s is not known to this version (known: %s)", PS_MANIFEST_NAME,
-                      codec, PS_CODECS_KNOWN);
+                      codec, PS_PACKINGS_KNOWN);
 }
 
 static int check_manifest(const struct ps_manifest *m, struct ps_err *err)
@@ -157,7 +158,8 @@ static int check_manifest(const struct ps_manifest *m, struct ps_err *err)
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         if (strlen(texts[i]) > MAX_LABEL || !ps_text_ok(texts[i], strlen(texts[i])))
             return bad(err, "holds text that is not allowed");
-    if (m->raw_bytes > INT64_MAX || m->n_tensors > PS_MAX_TENSORS || m->n_extents > PS_MAX_EXTENTS)
+    if (m->raw_bytes > INT64_MAX || m->source_bytes > INT64_MAX || m->n_tensors > PS_MAX_TENSORS ||
+        m->n_extents > PS_MAX_EXTENTS)
         return bad(err, "states absurd sizes");
     if (m->extent_target_bytes < PS_EXTENT_MIN_BYTES || m->extent_target_bytes > PS_EXTENT_MAX_BYTES)
         return bad(err, "states an absurd extent size");
@@ -256,6 +258,7 @@ static int take_manifest(struct ps_manifest *m, const Ps__Wire__Manifest *w, str
     m->version = w->version;
     m->raw_bytes = w->raw_bytes;
     m->stored_bytes = w->stored_bytes;
+    m->source_bytes = w->has_source_bytes ? w->source_bytes : w->raw_bytes;
     m->n_tensors = w->n_tensors;
     m->n_extents = w->n_extents;
     m->extent_target_bytes = w->extent_target_bytes;
@@ -371,6 +374,8 @@ int ps_manifest_encode(struct ps_manifest *m, char **bytes, size_t *len, struct 
     w.codec = wire_bytes(m->codec, strlen(m->codec));
     w.raw_bytes = m->raw_bytes;
     w.stored_bytes = m->stored_bytes;
+    w.has_source_bytes = m->source_bytes != 0 && m->source_bytes != m->raw_bytes;
+    w.source_bytes = m->source_bytes;
     w.n_tensors = m->n_tensors;
     w.n_extents = m->n_extents;
     w.extent_target_bytes = m->extent_target_bytes;
@@ -471,6 +476,7 @@ static void map_extent(struct ps_map *m, struct cursor *at, const struct ps_shar
     e->tensor = at->tensors;
     e->object = object;
     e->codec = from->codec;
+    e->dtype = from->dtype;
     e->hashed = true;
     memcpy(e->key, from->sha256, PS_SHA256_BYTES);
     e->first_block = at->blocks;
@@ -498,6 +504,8 @@ static int map_shard(struct ps_map *m, struct cursor *at, const struct ps_shard_
         t->layer = ps_layer_of_name(t->name);
         t->first_extent = at->extents;
         t->n_extents = from->n_extents;
+        t->rounded = from->rounded;
+        t->error = from->error;
         for (uint32_t e = 0; e < from->n_extents; e++)
             map_extent(m, at, &from->extents[e], object);
         at->tensors++;

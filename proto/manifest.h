@@ -39,8 +39,9 @@ struct ps_manifest {
     uint8_t id[PS_SHA256_BYTES]; /* SHA-256 of the encoded bytes */
     char *source_label; /* provenance: "org/name@commit" or "" ; no time, host or local path */
     char *architecture; /* config.json architectures[0] */
-    char *codec;        /* "raw", "lz4", "wh", "xc34": most extents' */
+    char *codec;        /* a packing (proto/dtype.h): "wh", "nf4b64" */
     uint64_t raw_bytes, stored_bytes;
+    uint64_t source_bytes; /* of the weights before any were rounded; raw_bytes where none was */
     uint32_t n_tensors, n_extents, extent_target_bytes;
     struct ps_manifest_file *files;
     uint32_t n_files;
@@ -60,6 +61,9 @@ struct ps_shard_extent {
     uint64_t row0;
     uint32_t n_rows, stored_bytes, raw_bytes;
     uint8_t codec;
+    /* enum ps_dtype; 0 and the tensor's are the same. Of a tensor of Q8B64 or NF4B64 an extent may have a wider
+     * type, F32, F16 or BF16 included: there rounding cost more than the limit. */
+    uint8_t dtype;
     uint8_t sha256[PS_SHA256_BYTES];
     uint32_t *block_bytes; /* codec != RAW */
     uint32_t n_blocks;
@@ -67,6 +71,8 @@ struct ps_shard_extent {
 struct ps_shard_tensor {
     char *name;
     enum ps_dtype dtype;
+    bool rounded; /* error says how far; dtype is Q8B64 or NF4B64 */
+    struct ps_quant_error error;
     uint8_t n_dims;
     uint64_t shape[PS_MAX_DIMS];
     struct ps_shard_extent *extents;

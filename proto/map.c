@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "proto/map_internal.h"
 #include "proto/name_set.h"
+#include "proto/quant.h"
 #include "proto/source.h"
 
 #define MAX_OBJECTS (1u << 16)
@@ -97,14 +98,9 @@ uint32_t ps_extent_target(uint64_t stored_bytes)
     return target;
 }
 
-static uint32_t block_rows_of(uint64_t row_bytes)
-{
-    return row_bytes == 0 || row_bytes > PS_BLOCK_BYTES ? 1 : (uint32_t)(PS_BLOCK_BYTES / row_bytes);
-}
-
 uint32_t ps_extent_rows(uint64_t row_bytes, uint32_t target_bytes)
 {
-    uint32_t block_rows = block_rows_of(row_bytes);
+    uint32_t block_rows = ps_block_rows(row_bytes);
     if (row_bytes == 0)
         return block_rows;
     /* row_bytes * block_rows can't overflow: either block_rows is 1 or the product is at most PS_BLOCK_BYTES */
@@ -117,23 +113,39 @@ static int shape_overflow(const struct ps_tensor *t, struct ps_err *err)
     return ps_err_set(err, PS_EDATA, ORIGIN, "tensor %s: its shape overflows", t->name);
 }
 
-int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t *shape,
-                        unsigned n_dims, uint64_t *raw_bytes, struct ps_err *err)
+/* Bytes of a row of `cols` elements. PS_EDATA: no such type; a type of blocks, which only matrices have. */
+static int row_bytes_of(uint64_t *out, const struct ps_tensor *t, enum ps_dtype dtype,
+                        unsigned n_dims, uint64_t cols, struct ps_err *err)
 {
     size_t element = ps_dtype_bytes(dtype);
+    if (dtype == PS_Q8B64 || dtype == PS_NF4B64) {
+        if (n_dims != 2)
+            return ps_err_set(err, PS_EDATA, ORIGIN, "tensor %s: %s of %u dimensions", t->name,
+                              ps_dtype_name(dtype), n_dims);
+        *out = cols > SIZE_MAX / 2 ? 0 : ps_quant_row_bytes(dtype, (size_t)cols);
+        return *out != 0 || cols == 0 ? 0 : shape_overflow(t, err);
+    }
     if (element == 0)
         return ps_err_set(err, PS_EDATA, ORIGIN, "tensor %s: unknown element type %d", t->name,
                           (int)dtype);
+    return __builtin_mul_overflow(cols, (uint64_t)element, out) ? shape_overflow(t, err) : 0;
+}
+
+int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t *shape,
+                        unsigned n_dims, uint64_t *raw_bytes, struct ps_err *err)
+{
     if (n_dims > PS_MAX_DIMS)
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                           "tensor %s: %u dimensions, at most %d are supported", t->name, n_dims,
                           PS_MAX_DIMS);
-    uint64_t rows = n_dims >= 2 ? shape[0] : 1, cols = 1, row_bytes, total;
+    uint64_t rows = n_dims >= 2 ? shape[0] : 1, cols = 1, row_bytes = 0, total;
     for (unsigned i = n_dims >= 2 ? 1 : 0; i < n_dims; i++)
         if (__builtin_mul_overflow(cols, shape[i], &cols))
             return shape_overflow(t, err);
-    if (__builtin_mul_overflow(cols, (uint64_t)element, &row_bytes) ||
-        __builtin_mul_overflow(rows, row_bytes, &total) || total > INT64_MAX)
+    int rc = row_bytes_of(&row_bytes, t, dtype, n_dims, cols, err);
+    if (rc != 0)
+        return rc;
+    if (__builtin_mul_overflow(rows, row_bytes, &total) || total > INT64_MAX)
         return shape_overflow(t, err);
     if (total != 0 && row_bytes > PS_MAX_ROW_BYTES)
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
@@ -147,7 +159,7 @@ int ps_tensor_set_shape(struct ps_tensor *t, enum ps_dtype dtype, const uint64_t
     t->rows = rows;
     t->cols = cols;
     t->row_bytes = row_bytes;
-    t->block_rows = block_rows_of(row_bytes);
+    t->block_rows = ps_block_rows(row_bytes);
     *raw_bytes = total;
     return 0;
 }
@@ -395,6 +407,7 @@ static void cut_tensor(struct ps_map_builder *b, uint32_t tensor, struct key_inp
         e->tensor = tensor;
         e->object = t->object;
         e->codec = PS_CODEC_RAW;
+        e->dtype = (uint8_t)t->dtype;
         key_derive(key, e);
     }
 }

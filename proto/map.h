@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/hash.h"
 #include "proto/dtype.h"
+#include "proto/quant_error.h"
 
 #define PS_MAX_DIMS 8
 /* Decoded size of a block, at most, unless one row is longer. */
@@ -38,11 +39,13 @@ struct ps_tensor {
     uint64_t shape[PS_MAX_DIMS];
     /* Matrix view: rows = shape[0], cols = product of the rest; 1-D: 1 x n; 0-D: 1 x 1. */
     uint64_t rows, cols;
-    uint64_t row_bytes;  /* cols * element size */
+    uint64_t row_bytes;  /* of dtype: cols * element size, or ps_quant_row_bytes */
     uint32_t block_rows; /* rows per block: max(1, PS_BLOCK_BYTES / row_bytes) */
     uint32_t object;
     int32_t layer;                    /* N of "layers.N." / "h.N.", -1 where there is none */
     uint32_t first_extent, n_extents; /* n_extents = 0 for a zero-sized tensor */
+    bool rounded;                     /* when it was split: error says how far */
+    struct ps_quant_error error;
 };
 
 struct ps_extent {
@@ -55,7 +58,10 @@ struct ps_extent {
     uint32_t object;
     uint32_t first_block; /* into block_bytes; codec RAW: no blocks, n_blocks = 0 */
     uint32_t n_blocks;
-    uint8_t codec;                /* enum ps_codec */
+    uint8_t codec; /* enum ps_codec */
+    /* enum ps_dtype of its rows: the tensor's, or a wider one where rounding to that would have cost too much
+     * (proto/manifest.h). Ask ps_extent_dtype. */
+    uint8_t dtype;
     bool hashed;                  /* sha256 of the stored bytes is known beforehand (= key) */
     uint8_t key[PS_SHA256_BYTES]; /* cache key; SHA-256 of the stored bytes where hashed */
 };
@@ -80,6 +86,20 @@ struct ps_map {
     uint32_t name_hash_size;
     uint64_t name_seed;
 };
+
+/* Type of an extent's rows, bytes of one, and how many of them a block has at most. */
+static inline enum ps_dtype ps_extent_dtype(const struct ps_map *m, const struct ps_extent *e)
+{
+    return e->dtype ? (enum ps_dtype)e->dtype : m->tensors[e->tensor].dtype;
+}
+static inline uint64_t ps_extent_row_bytes(const struct ps_extent *e)
+{
+    return e->n_rows ? e->raw_bytes / e->n_rows : 0;
+}
+static inline uint32_t ps_block_rows(uint64_t row_bytes)
+{
+    return row_bytes == 0 || row_bytes > PS_BLOCK_BYTES ? 1 : (uint32_t)(PS_BLOCK_BYTES / row_bytes);
+}
 
 void ps_map_free(struct ps_map *m);
 /* Tensor index by exact name, or -1. O(1). */

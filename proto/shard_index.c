@@ -1,6 +1,7 @@
 /* A shard's index. Comes in: its bytes, already checked against the manifest's hash, yet written
  * by anyone. Goes out: tensors and extents that lie inside the shard, do not overlap and cover
  * their tensors exactly. Also the writing direction, for the split. */
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,6 +57,8 @@ static int check_lists(const Ps__Wire__Tensor *w, struct ps_err *err)
     if (w->n_stored != n || w->n_shape > PS_MAX_DIMS)
         return bad(err, NULL, "its lists do not fit each other");
     if ((w->n_offset != n && w->n_offset != 1) || (w->n_codec != n && w->n_codec > 1))
+        return bad(err, NULL, "its lists do not fit each other");
+    if (w->n_extent_dtype != 0 && w->n_extent_dtype != n)
         return bad(err, NULL, "its lists do not fit each other");
     if (n == 0 ? w->n_block_bytes != 0 : w->n_offset == 0)
         return bad(err, NULL, "its lists do not fit each other");
@@ -128,6 +131,36 @@ static int take_blocks(struct ps_shard_extent *e, const struct ps_tensor *shape,
     return 0;
 }
 
+/* What the types of blocks may be widened to, and their place in that order; 0: not a type of an extent. */
+static unsigned width_of(enum ps_dtype t)
+{
+    switch (t) {
+    case PS_NF4B64: return 1;
+    case PS_Q8B64: return 2;
+    case PS_F32:
+    case PS_F16:
+    case PS_BF16: return 3;
+    default: return 0;
+    }
+}
+
+/* The tensor as one extent has it: its type, and its rows and blocks in that type. */
+static int extent_shape(struct ps_tensor *out, const struct ps_tensor *shape,
+                        const Ps__Wire__Tensor *w, size_t i, struct ps_err *err)
+{
+    *out = *shape;
+    if (w->n_extent_dtype == 0 || w->extent_dtype[i] == (uint32_t)shape->dtype)
+        return 0;
+    unsigned width = width_of((enum ps_dtype)w->extent_dtype[i]);
+    if (shape->dtype != PS_Q8B64 && shape->dtype != PS_NF4B64)
+        return bad(err, shape->name, "its extents have other types than its own");
+    if (width <= width_of(shape->dtype))
+        return bad(err, shape->name, "an extent has a type that its tensor can't have");
+    uint64_t raw_bytes;
+    return ps_tensor_set_shape(out, (enum ps_dtype)w->extent_dtype[i], shape->shape, shape->n_dims,
+                               &raw_bytes, err);
+}
+
 /* Where an extent begins: stated for each, or behind the one before. */
 static uint64_t extent_offset(const Ps__Wire__Tensor *w, size_t i,
                               const struct ps_shard_extent *before)
@@ -145,7 +178,7 @@ static int take_extent(struct ps_shard_extent *e, const struct ps_tensor *shape,
     if (rows == 0 || rows > shape->rows - row0)
         return bad(err, shape->name, "its extents do not cover its rows");
     uint64_t raw =
-        rows * shape->row_bytes; /* at most rows * row_bytes of the tensor, which was checked */
+        rows * shape->row_bytes; /* at most rows * row_bytes of the shape, which was checked */
     if (raw > PS_EXTENT_MAX_BYTES && rows > 1)
         return bad(err, shape->name, "an extent is too large");
     uint64_t offset = extent_offset(w, i, e - 1);
@@ -157,6 +190,7 @@ static int take_extent(struct ps_shard_extent *e, const struct ps_tensor *shape,
     e->n_rows = (uint32_t)rows;
     e->stored_bytes = stored;
     e->raw_bytes = (uint32_t)raw; /* one row is at most PS_MAX_ROW_BYTES */
+    e->dtype = (uint8_t)shape->dtype;
     memcpy(e->sha256, w->sha256.data + i * PS_SHA256_BYTES, PS_SHA256_BYTES);
     uint32_t codec = w->n_codec == 0 ? PS_CODEC_RAW : w->codec[w->n_codec == 1 ? 0 : i];
     if (!ps_codec_known(codec))
@@ -176,11 +210,14 @@ static int take_extents(struct ps_shard_tensor *t, const struct ps_tensor *shape
     t->extents = a->extents;
     for (size_t i = 0; i < w->n_n_rows; i++, a->extents++) {
         struct ps_shard_extent *e = a->extents;
-        int rc = take_extent(e, shape, w, i, row, data_begin, data_end, err);
+        struct ps_tensor own;
+        int rc = extent_shape(&own, shape, w, i, err);
+        if (rc == 0)
+            rc = take_extent(e, &own, w, i, row, data_begin, data_end, err);
         if (rc != 0)
             return rc;
         if (e->codec == PS_CODEC_RAW ? e->stored_bytes != e->raw_bytes
-                                     : take_blocks(e, shape, w, &next_block, a) != 0)
+                                     : take_blocks(e, &own, w, &next_block, a) != 0)
             return bad(err, shape->name, "the bytes of an extent do not add up");
         row += e->n_rows;
         t->n_extents++;
@@ -188,6 +225,25 @@ static int take_extents(struct ps_shard_tensor *t, const struct ps_tensor *shape
     if ((shape->row_bytes != 0 && row != shape->rows) || next_block != w->n_block_bytes)
         return bad(err, shape->name, "its extents do not cover its rows");
     return 0;
+}
+
+/* Comparisons that a NaN fails. */
+static int take_error(struct ps_shard_tensor *t, const Ps__Wire__Tensor *w, struct ps_err *err)
+{
+    if (!w->error)
+        return 0;
+    t->rounded = true;
+    t->error = (struct ps_quant_error){.error2 = w->error->error2,
+                                       .weight2 = w->error->weight2,
+                                       .max_error = w->error->max_error,
+                                       .max_weight = w->error->max_weight};
+    bool sane = t->error.error2 >= 0 && t->error.error2 <= DBL_MAX && t->error.weight2 >= 0 &&
+                t->error.weight2 <= DBL_MAX && t->error.max_error >= 0 &&
+                t->error.max_error <= FLT_MAX && t->error.max_weight >= 0 &&
+                t->error.max_weight <= FLT_MAX;
+    return sane && (t->dtype == PS_Q8B64 || t->dtype == PS_NF4B64)
+               ? 0
+               : bad(err, t->name, "states an absurd error");
 }
 
 static int take_tensor(struct ps_shard_tensor *t, const Ps__Wire__Tensor *w, uint64_t data_begin,
@@ -209,6 +265,9 @@ static int take_tensor(struct ps_shard_tensor *t, const Ps__Wire__Tensor *w, uin
         shape.row_bytes = 0; /* no rows, or rows of nothing */
     t->dtype = shape.dtype;
     t->n_dims = shape.n_dims;
+    rc = take_error(t, w, err);
+    if (rc != 0)
+        return rc;
     memcpy(t->shape, shape.shape, sizeof t->shape);
     return take_extents(t, &shape, w, data_begin, data_end, a, err);
 }
@@ -296,8 +355,9 @@ int ps_shard_index_decode(struct ps_shard_index **out, const void *bytes, size_t
 struct lists {
     Ps__Wire__Tensor *tensors;
     Ps__Wire__Tensor **tensor_at;
+    Ps__Wire__Error *errors;
     uint64_t *offset;
-    uint32_t *n_rows, *stored, *codec, *blocks;
+    uint32_t *n_rows, *stored, *codec, *dtype, *blocks;
     uint8_t *sha256;
 };
 
@@ -309,6 +369,8 @@ static void lists_deinit(struct lists *l)
     ps_free(l->n_rows);
     ps_free(l->stored);
     ps_free(l->codec);
+    ps_free(l->dtype);
+    ps_free(l->errors);
     ps_free(l->blocks);
     ps_free(l->sha256);
 }
@@ -327,16 +389,23 @@ static bool lists_init(struct lists *l, const struct ps_shard_index *x)
     l->n_rows = ps_calloc(extents, sizeof *l->n_rows);
     l->stored = ps_calloc(extents, sizeof *l->stored);
     l->codec = ps_calloc(extents, sizeof *l->codec);
+    l->dtype = ps_calloc(extents, sizeof *l->dtype);
+    l->errors = ps_calloc(x->n_tensors, sizeof *l->errors);
     l->blocks = ps_calloc(blocks, sizeof *l->blocks);
     l->sha256 = ps_calloc(extents, PS_SHA256_BYTES);
     return l->tensors && l->tensor_at && l->offset && l->n_rows && l->stored && l->codec &&
-           l->blocks && l->sha256;
+           l->dtype && l->errors && l->blocks && l->sha256;
 }
 
-/* One offset says it all where extents touch; one codec (or none: raw) where they agree. */
+/* One offset says it all where extents touch; one codec (or none: raw) where they agree; no types where all have the
+ * tensor's. */
 static void shorten_lists(Ps__Wire__Tensor *w)
 {
-    bool touching = true, one_codec = true;
+    bool touching = true, one_codec = true, one_type = true;
+    for (size_t i = 0; i < w->n_n_rows; i++)
+        one_type &= w->extent_dtype[i] == w->dtype;
+    if (one_type)
+        w->n_extent_dtype = 0;
     for (size_t i = 1; i < w->n_n_rows; i++) {
         touching &= w->offset[i] == w->offset[i - 1] + w->stored[i - 1];
         one_codec &= w->codec[i] == w->codec[0];
@@ -362,12 +431,14 @@ static void put_tensor(Ps__Wire__Tensor *w, const struct ps_shard_tensor *t, str
         at->n_rows[i] = e->n_rows;
         at->stored[i] = e->stored_bytes;
         at->codec[i] = e->codec;
+        at->dtype[i] = e->dtype ? e->dtype : (uint32_t)t->dtype;
         memcpy(at->sha256 + (size_t)i * PS_SHA256_BYTES, e->sha256, PS_SHA256_BYTES);
         if (e->n_blocks != 0)
             memcpy(at->blocks + n_blocks, e->block_bytes, e->n_blocks * sizeof e->block_bytes[0]);
         n_blocks += e->n_blocks;
     }
-    w->n_offset = w->n_n_rows = w->n_stored = w->n_codec = t->n_extents;
+    w->n_offset = w->n_n_rows = w->n_stored = w->n_codec = w->n_extent_dtype = t->n_extents;
+    w->extent_dtype = at->dtype;
     w->offset = at->offset;
     w->n_rows = at->n_rows;
     w->stored = at->stored;
@@ -378,10 +449,19 @@ static void put_tensor(Ps__Wire__Tensor *w, const struct ps_shard_tensor *t, str
     w->sha256 =
         (ProtobufCBinaryData){.len = (size_t)t->n_extents * PS_SHA256_BYTES, .data = at->sha256};
     shorten_lists(w);
+    if (t->rounded) {
+        ps__wire__error__init(at->errors);
+        at->errors->error2 = t->error.error2;
+        at->errors->weight2 = t->error.weight2;
+        at->errors->max_error = t->error.max_error;
+        at->errors->max_weight = t->error.max_weight;
+        w->error = at->errors++;
+    }
     at->offset += t->n_extents;
     at->n_rows += t->n_extents;
     at->stored += t->n_extents;
     at->codec += t->n_extents;
+    at->dtype += t->n_extents;
     at->blocks += n_blocks;
     at->sha256 += (size_t)t->n_extents * PS_SHA256_BYTES;
 }

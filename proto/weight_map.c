@@ -207,8 +207,7 @@ int ps_weight_map_parse(struct ps_weight_map **out, const void *json, size_t len
     r.w->names = ps_malloc(r.names_cap);
     const struct ps_json_limits limits = {.max_depth = 32};
     int rc = r.w->names ? ps_json_read(json, len, &limits, on_event, &r, err) : no_memory(err);
-    if (rc != 0 && err && strncmp(err->text, FILE_NAME, strlen(FILE_NAME)) != 0)
-        ps_err_prefix(err, FILE_NAME); /* not even JSON */
+    ps_err_place(err, FILE_NAME); /* not even JSON */
     if (rc == 0 && (!r.found || r.w->n_weights == 0))
         rc = bad(err, "has no weight_map");
     if (rc == 0 && sort_files(r.w) != 0)

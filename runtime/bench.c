@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,94 +12,15 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/json.h"
+#include "cache/owner.h"
 #include "kernels/bench_codec.h"
 #include "kernels/bench_gemv.h"
 #include "kernels/kernels.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "bench";
-#define CHUNK (4u << 20)
-
-/* ---- disk ---- */
-
-static int whole_io(int fd, uint8_t *buf, uint64_t bytes, bool write_side)
-{
-    for (uint64_t at = 0; at < bytes; at += CHUNK) {
-        ssize_t n = write_side ? pwrite(fd, buf, CHUNK, (off_t)at) : pread(fd, buf, CHUNK, (off_t)at);
-        if (n != (ssize_t)CHUNK)
-            return n < 0 && errno == ENOSPC ? PS_ENOSPC : PS_EIO;
-    }
-    return 0;
-}
-
-static int timed_disk(double *read_bytes_s, double *write_bytes_s, const char *path, uint64_t bytes,
-                      uint8_t *buf, struct ps_err *err)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return ps_err_set(err, PS_EIO, ORIGIN, "can't create a test file: %s: %s", path,
-                          strerror(errno));
-    uint64_t t0 = ps_now_ns();
-    int rc = whole_io(fd, buf, bytes, true);
-    if (rc == 0 && fdatasync(fd) != 0)
-        rc = PS_EIO;
-    *write_bytes_s = (double)bytes / ps_seconds_since(t0);
-    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    close(fd);
-    fd = rc == 0 ? open(path, O_RDONLY | O_DIRECT | O_CLOEXEC) : -1;
-    if (rc == 0 && fd < 0) /* tmpfs and some others have no direct reads */
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    t0 = ps_now_ns();
-    if (rc == 0)
-        rc = fd < 0 ? PS_EIO : whole_io(fd, buf, bytes, false);
-    *read_bytes_s = (double)bytes / ps_seconds_since(t0);
-    if (fd >= 0)
-        close(fd);
-    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "the disk test failed: %s: is there room?", path) : 0;
-}
-
-int ps_bench_disk(double *read_bytes_s, double *write_bytes_s, const char *dir, uint64_t bytes,
-                  struct ps_err *err)
-{
-    struct ps_strbuf path;
-    uint8_t *buf = ps_alloc_pages(CHUNK, 4096);
-    ps_strbuf_init(&path, 8192);
-    ps_strbuf_printf(&path, "%s/bench.%ld.tmp", dir, (long)getpid());
-    int rc = buf && ps_strbuf_ok(&path) ? ps_mkdir_p(dir, 0700, err)
-                                        : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    if (rc == 0) {
-        for (size_t i = 0; i < CHUNK; i++)
-            buf[i] = (uint8_t)(i * 2654435761u >> 13);
-        rc = timed_disk(read_bytes_s, write_bytes_s, path.data, bytes / CHUNK * CHUNK, buf, err);
-        unlink(path.data);
-    }
-    ps_strbuf_deinit(&path);
-    if (buf)
-        ps_free_pages(buf, CHUNK);
-    return rc;
-}
-
-static int bench_disk(struct ps_json_writer *w, const char *dir, struct ps_err *err)
-{
-    double r = 0, wr = 0;
-    int rc = ps_bench_disk(&r, &wr, dir && *dir ? dir : ".", 512ull << 20, err);
-    if (rc < 0)
-        return rc;
-    ps_jw_key(w, "rows");
-    ps_jw_array(w);
-    ps_jw_object(w);
-    ps_jw_kstring(w, "op", "read_direct");
-    ps_jw_kdouble(w, "gb_s", r / 1e9);
-    ps_jw_object_end(w);
-    ps_jw_object(w);
-    ps_jw_kstring(w, "op", "write_sync");
-    ps_jw_kdouble(w, "gb_s", wr / 1e9);
-    ps_jw_object_end(w);
-    ps_jw_array_end(w);
-    return 0;
-}
-
-/* ---- codec and gemv ---- */
+#define CHUNK      (4u << 20)
+#define DISK_BYTES (512ull << 20)
 
 /* The limit, and the beginning of the rows. */
 static void put_limit(struct ps_json_writer *w, const char *name, double gb_s)
@@ -110,6 +33,175 @@ static void put_limit(struct ps_json_writer *w, const char *name, double gb_s)
     ps_jw_key(w, "rows");
     ps_jw_array(w);
 }
+
+/* ---- disk ---- */
+
+struct disk_test {
+    int fd;
+    const char *dir;
+    uint64_t bytes;
+    const atomic_int *interrupt;
+    _Atomic uint64_t next; /* of the readers: where the next chunk begins */
+    atomic_int failed;     /* of the readers: the first code */
+};
+
+static int disk_failed(const struct disk_test *t, int e, struct ps_err *err)
+{
+    const bool full = e == ENOSPC || e == EDQUOT;
+    return ps_err_set(err, full ? PS_ENOSPC : PS_EIO, ORIGIN, "the disk test failed: %s: %s%s",
+                      t->dir, strerror(e), full ? ": it writes a test file: make room" : "");
+}
+
+static bool is_interrupted(const struct disk_test *t)
+{
+    return t->interrupt && atomic_load(t->interrupt);
+}
+
+static int interrupted(struct ps_err *err)
+{
+    return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
+}
+
+static int write_whole(struct disk_test *t, uint8_t *buf, struct ps_err *err)
+{
+    for (uint64_t at = 0; at < t->bytes; at += CHUNK) {
+        if (is_interrupted(t))
+            return interrupted(err);
+        const ssize_t n = pwrite(t->fd, buf, CHUNK, (off_t)at);
+        if (n != (ssize_t)CHUNK)
+            return disk_failed(t, n < 0 ? errno : ENOSPC, err);
+    }
+    if (fdatasync(t->fd) != 0)
+        return disk_failed(t, errno, err);
+    return 0;
+}
+
+/* Chunks of the file, whichever is next, until all are read. */
+static void *read_chunks(void *user)
+{
+    struct disk_test *t = user;
+    uint8_t *buf = ps_alloc_pages(CHUNK, 4096);
+    int rc = buf ? 0 : ENOMEM;
+    while (rc == 0 && !is_interrupted(t)) {
+        const uint64_t at = atomic_fetch_add(&t->next, CHUNK);
+        if (at >= t->bytes)
+            break;
+        const ssize_t n = pread(t->fd, buf, CHUNK, (off_t)at);
+        rc = n == (ssize_t)CHUNK ? 0 : n < 0 ? errno : EIO;
+    }
+    int none = 0;
+    if (rc != 0)
+        atomic_compare_exchange_strong(&t->failed, &none, rc);
+    if (buf)
+        ps_free_pages(buf, CHUNK);
+    return NULL;
+}
+
+static int read_whole(struct disk_test *t, double *bytes_s, unsigned readers, struct ps_err *err)
+{
+    pthread_t threads[PS_BENCH_DISK_READERS];
+    unsigned n = 0;
+    const uint64_t t0 = ps_now_ns();
+    atomic_store(&t->next, 0);
+    while (n + 1 < readers && pthread_create(&threads[n], NULL, read_chunks, t) == 0)
+        n++;
+    read_chunks(t);
+    for (unsigned i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
+    *bytes_s = (double)t->bytes / ps_seconds_since(t0);
+    if (is_interrupted(t))
+        return interrupted(err);
+    const int e = atomic_load(&t->failed);
+    return e == 0 ? 0 : disk_failed(t, e, err);
+}
+
+static int time_disk(struct ps_bench_disk *out, struct disk_test *t, bool deep, struct ps_err *err)
+{
+    uint8_t *buf = ps_alloc_pages(CHUNK, 4096);
+    if (!buf)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    for (size_t i = 0; i < CHUNK; i++)
+        buf[i] = (uint8_t)(i * 2654435761u >> 13);
+    const uint64_t t0 = ps_now_ns();
+    int rc = write_whole(t, buf, err);
+    out->write_bytes_s = (double)t->bytes / ps_seconds_since(t0);
+    ps_free_pages(buf, CHUNK);
+    posix_fadvise(t->fd, 0, 0, POSIX_FADV_DONTNEED);
+    (void)fcntl(t->fd, F_SETFL, O_DIRECT); /* tmpfs and some others have no direct reads */
+    if (rc == 0)
+        rc = read_whole(t, &out->read_bytes_s, 1, err);
+    if (rc == 0 && deep)
+        rc = read_whole(t, &out->read_deep_bytes_s, PS_BENCH_DISK_READERS, err);
+    return rc;
+}
+
+/* A file without a name in the folder, or one that loses its name at once. */
+static int open_test_file(int dir_fd, const char *dir, struct ps_err *err)
+{
+    char name[64];
+    int fd = openat(dir_fd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT)) {
+        snprintf(name, sizeof name, "bench.%ld.tmp", (long)getpid());
+        fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (fd >= 0)
+            unlinkat(dir_fd, name, 0);
+    }
+    if (fd < 0)
+        return ps_err_set(err, errno == ENOSPC || errno == EDQUOT ? PS_ENOSPC : PS_EIO, ORIGIN,
+                          "can't create a test file: %s: %s", dir, strerror(errno));
+    return fd;
+}
+
+int ps_bench_disk(struct ps_bench_disk *out, const char *dir, uint64_t bytes, bool deep,
+                  const atomic_int *interrupt, struct ps_err *err)
+{
+    struct disk_test t = {.dir = dir, .bytes = bytes / CHUNK * CHUNK, .interrupt = interrupt};
+    struct ps_bench_disk got = {0};
+    int rc = ps_mkdir_p(dir, 0700, err);
+    if (rc < 0)
+        return rc;
+    const int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return disk_failed(&t, errno, err);
+    rc = ps_owner_check(dir_fd, dir, false, false, err);
+    if (rc == 0)
+        rc = t.fd = open_test_file(dir_fd, dir, err);
+    close(dir_fd);
+    if (rc < 0)
+        return rc;
+    rc = time_disk(&got, &t, deep, err);
+    close(t.fd);
+    if (rc == 0)
+        *out = got;
+    return rc;
+}
+
+static void put_disk_row(struct ps_json_writer *w, const char *op, double bytes_s,
+                         double limit_bytes_s)
+{
+    ps_jw_object(w);
+    ps_jw_kstring(w, "op", op);
+    ps_jw_kdouble(w, "gb_s", bytes_s / 1e9);
+    ps_jw_kdouble(w, "of_limit_pct", limit_bytes_s > 0 ? 100 * bytes_s / limit_bytes_s : 0);
+    ps_jw_object_end(w);
+}
+
+/* The limit is what the disk gave at best, to one reader or to several at once. */
+static int bench_disk(struct ps_json_writer *w, const char *dir, struct ps_err *err)
+{
+    struct ps_bench_disk d = {0};
+    int rc = ps_bench_disk(&d, dir && *dir ? dir : ".", DISK_BYTES, true, NULL, err);
+    if (rc < 0)
+        return rc;
+    const double limit = d.read_bytes_s > d.read_deep_bytes_s ? d.read_bytes_s : d.read_deep_bytes_s;
+    put_limit(w, "read_direct", limit / 1e9);
+    put_disk_row(w, "read_direct", d.read_bytes_s, limit);
+    put_disk_row(w, "write_sync", d.write_bytes_s, limit);
+    ps_jw_array_end(w);
+    return 0;
+}
+
+/* ---- codec and gemv ---- */
 
 static int bench_codec(struct ps_json_writer *w, unsigned threads, struct ps_err *err)
 {

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "kernels/read_probe.h"
 #include "runtime/bench.h"
 #include "runtime/device_probe.h"
@@ -16,8 +17,10 @@
 
 static const char *const ORIGIN = "probe";
 static const char FILE_NAME[] = "probes.json";
-#define LEARN_MIN_BYTES (16ull << 20) /* less than this says more about latency than about a rate */
-#define LEARN_MIN_S     0.05
+#define LEARN_MIN_BYTES      (16ull << 20) /* less than this says more about latency than about a rate */
+#define LEARN_MIN_S          0.05
+#define DISK_PROBE_BYTES     (64ull << 20)
+#define DISK_PROBE_MIN_BYTES (8ull << 20)
 
 static char *probe_path(const char *dir, const char *suffix)
 {
@@ -160,19 +163,37 @@ static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
     return rc;
 }
 
-static void probe_memory(struct ps_engine *e)
+static int probe_memory(struct ps_engine *e, struct ps_err *err)
 {
     double gb_s = 0;
-    if (ps_read_bandwidth(&gb_s, ps_pool_threads(e->pool), NULL) == 0)
+    int rc = ps_read_bandwidth(&gb_s, ps_pool_threads(e->pool), &e->interrupt, err);
+    if (rc == 0)
         e->probes.ram_bytes_s = gb_s * 1e9;
+    return rc == PS_EINTERRUPTED ? rc : 0; /* without memory to spare the old figure stays */
+}
+
+/* The test file counts inside --disk like everything else: a folder that is nearly full keeps its old figure. */
+static uint64_t disk_room(const struct ps_engine *e)
+{
+    const uint64_t taken = ps_cache_allocated_bytes(e->cache);
+    const uint64_t room = e->disk_budget_bytes > taken ? (e->disk_budget_bytes - taken) / 2 : 0;
+    return room < DISK_PROBE_BYTES ? room : DISK_PROBE_BYTES;
 }
 
 static int probe_disk(struct ps_engine *e, struct ps_err *err)
 {
-    double read_bytes_s = 0, write_bytes_s = 0;
-    int rc = ps_bench_disk(&read_bytes_s, &write_bytes_s, e->cache_dir, 64u << 20, err);
+    struct ps_bench_disk d = {0};
+    const uint64_t bytes = disk_room(e);
+    if (ps_cache_is_read_only(e->cache))
+        return 0;
+    if (bytes < DISK_PROBE_MIN_BYTES) {
+        ps_log(PS_LOG_WARN, ORIGIN,
+               "the disk was not measured: --disk leaves no room for a test file");
+        return 0;
+    }
+    int rc = ps_bench_disk(&d, e->cache_dir, bytes, false, &e->interrupt, err);
     if (rc == 0)
-        e->probes.disk_bytes_s = read_bytes_s;
+        e->probes.disk_bytes_s = d.read_bytes_s;
     return rc;
 }
 
@@ -188,7 +209,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     if (rc == 0 && e->cache)
         rc = probe_disk(e, &err);
     if (rc == 0)
-        probe_memory(e);
+        rc = probe_memory(e, &err);
     struct ps_device_place gpu = ps_engine_place(e);
     if (rc == 0 && gpu.api)
         rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device,

@@ -109,6 +109,22 @@ char *ps_engine_plan_json(struct ps_engine *e)
     return out;
 }
 
+/* What rounding cost, and how many extents kept a wider type because of it. */
+static void write_rounding(struct ps_json_writer *w, const struct ps_map *m,
+                           const struct ps_tensor *t)
+{
+    uint32_t widened = 0;
+    if (!t->rounded)
+        return;
+    for (uint32_t k = 0; k < t->n_extents; k++)
+        widened += ps_extent_dtype(m, &m->extents[t->first_extent + k]) != t->dtype;
+    ps_jw_key(w, "rounding");
+    ps_jw_object(w);
+    ps_quant_error_write(w, &t->error);
+    ps_jw_kuint(w, "widened_extents", widened);
+    ps_jw_object_end(w);
+}
+
 static void write_tensor(struct ps_json_writer *w, const struct ps_map *m, uint32_t i, bool extents)
 {
     const struct ps_tensor *t = &m->tensors[i];
@@ -130,6 +146,7 @@ static void write_tensor(struct ps_json_writer *w, const struct ps_map *m, uint3
                   t->n_extents ? ps_codec_name((enum ps_codec)m->extents[t->first_extent].codec)
                                : "raw");
     ps_jw_kuint(w, "extents", t->n_extents);
+    write_rounding(w, m, t);
     if (extents) {
         ps_jw_key(w, "extent_list");
         ps_jw_array(w);
@@ -140,6 +157,7 @@ static void write_tensor(struct ps_json_writer *w, const struct ps_map *m, uint3
             ps_jw_kuint(w, "offset", x->offset);
             ps_jw_kuint(w, "stored_bytes", x->stored_bytes);
             ps_jw_kuint(w, "rows", x->n_rows);
+            ps_jw_kstring(w, "dtype", ps_dtype_name(ps_extent_dtype(m, x)));
             ps_jw_kstring(w, x->hashed ? "sha256" : "key", key);
             ps_jw_object_end(w);
         }

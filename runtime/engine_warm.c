@@ -1,50 +1,58 @@
 /* warm: fills the disk cache with what the plan keeps there, before anybody asks for it. */
+#include <string.h>
+
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "runtime/engine.h"
+#include "runtime/warm_plan.h"
 #include "runtime/whole_files.h"
 
 static const char *const ORIGIN = "warm";
 
-struct warm_list {
-    uint32_t *extents;
-    uint32_t n;
-    uint64_t bytes_wanted, bytes_present;
+struct warming {
+    struct ps_engine *e;
+    struct ps_warm_options o;
+    uint64_t max_bytes;
+    struct ps_warm_list list;
+    struct ps_whole_files files;
+    uint64_t bad, t0;
 };
 
-static bool in_layers(const struct ps_tensor *t, const struct ps_warm_options *o)
+static bool is_held(const void *engine, uint32_t extent)
 {
-    return (o->layer_first < 0 && o->layer_last < 0) ||
-           (t->layer >= o->layer_first && t->layer <= o->layer_last);
+    const struct ps_engine *e = engine;
+    return ps_sweep_is_held(e->sweep, extent);
 }
 
-static void consider(struct warm_list *list, const struct ps_engine *e,
-                     const struct ps_warm_options *o, uint32_t x)
+/* The planner's own list has the order of use first, then the extents that are only gathered (engine_plan.c). */
+static uint32_t extent_of(const struct ps_engine *e, uint32_t planned)
 {
-    const struct ps_map *m = e->files.map;
-    if (!(e->tier[x] & PS_TIER_DISK) || !in_layers(&m->tensors[m->extents[x].tensor], o))
-        return;
-    list->bytes_wanted += m->extents[x].stored_bytes;
-    if (ps_sweep_is_held(e->sweep, x))
-        list->bytes_present += m->extents[x].stored_bytes;
-    else
-        list->extents[list->n++] = x;
+    const struct ps_tensor *embed = &e->files.map->tensors[e->weights->embed];
+    return planned < e->n_order ? e->order[planned] : embed->first_extent + (planned - e->n_order);
 }
 
-/* In order of use, gathered rows last: an interrupted warm leaves what a run needs first. */
-static int make_list(struct warm_list *list, const struct ps_engine *e,
-                     const struct ps_warm_options *o, struct ps_err *err)
+static int make_list(struct warming *w, struct ps_err *err)
 {
-    const struct ps_map *m = e->files.map;
-    list->extents = ps_malloc(sizeof *list->extents * ((size_t)m->n_extents + 1));
-    if (!list->extents)
-        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %u extents", m->n_extents);
-    for (uint32_t i = 0; i < e->n_order; i++)
-        consider(list, e, o, e->order[i]);
-    const struct ps_tensor *t = &m->tensors[e->weights->embed];
-    for (uint32_t i = 0; e->weights->embed != e->weights->head && i < t->n_extents; i++)
-        consider(list, e, o, t->first_extent + i);
-    return 0;
+    const struct ps_engine *e = w->e;
+    uint32_t *ranked = ps_malloc(sizeof *ranked * ((size_t)e->plan.n_disk + 1));
+    if (!ranked)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %u extents", e->plan.n_disk);
+    for (uint32_t i = 0; i < e->plan.n_disk; i++)
+        ranked[i] = extent_of(e, e->plan.disk_order[i]);
+    const struct ps_warm_input in = {.map = e->files.map,
+                                     .ranked = ranked,
+                                     .n_ranked = e->plan.n_disk,
+                                     .order = e->order,
+                                     .n_order = e->n_order,
+                                     .layer_first = w->o.layer_first,
+                                     .layer_last = w->o.layer_last,
+                                     .max_bytes = w->max_bytes,
+                                     .is_held = is_held,
+                                     .user = e};
+    int rc = ps_warm_choose(&w->list, &in, err);
+    ps_free(ranked);
+    return rc;
 }
 
 static void on_fetch(void *user, uint64_t done, uint64_t total)
@@ -72,118 +80,212 @@ static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
     return rc < 0 ? rc : ps_engine_start_fetching(e, err);
 }
 
-/* Fetches what is missing; *list is made anew. */
-static int fetch_missing(struct ps_engine *e, const struct ps_warm_options *o,
-                         struct warm_list *list, struct ps_err *err)
+/* Less than one extent can't be stored, and the next call would be no further. */
+static int check_progress(const struct warming *w, struct ps_err *err)
 {
-    ps_free(list->extents);
-    *list = (struct warm_list){0};
+    char size[24];
+    if (w->list.n > 0 || w->list.bytes_present == w->list.bytes_wanted)
+        return 0;
+    return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                      "--bytes: %s: less than one extent of this model (up to %u bytes): give more",
+                      ps_size_format(size, sizeof size, w->max_bytes),
+                      w->e->files.map->max_stored_bytes);
+}
+
+/* Fetches what is missing; the list is made anew. */
+static int fetch_missing(struct warming *w, struct ps_err *err)
+{
+    struct ps_engine *e = w->e;
     int rc = open_disk_only_sweep(e, err);
     if (rc == 0)
-        rc = make_list(list, e, o, err);
-    if (rc == 0 && !o->dry_run)
-        rc = ps_sweep_fetch(e->sweep, list->extents, list->n, on_fetch, e, err);
-    if (rc == 0 && !o->dry_run)
-        rc = ps_cache_flush(e->cache, err);
-    return rc;
+        rc = make_list(w, err);
+    if (rc == 0)
+        rc = check_progress(w, err);
+    if (rc < 0 || w->o.dry_run)
+        return rc;
+    rc = ps_sweep_fetch(e->sweep, w->list.extents, w->list.n, on_fetch, e, err);
+    return rc < 0 ? rc : ps_cache_flush(e->cache, err);
 }
 
 /* Whole files against the hashes that the hub names, where it names any. Which bytes of a wrong file are wrong
  * nobody can tell: all of the model is dropped and fetched once more, then it is believed. */
-static int check_files(struct ps_engine *e, const struct ps_warm_options *o, struct warm_list *list,
-                       struct ps_whole_files *w, struct ps_err *err)
+static int check_files(struct warming *w, struct ps_err *err)
 {
+    struct ps_engine *e = w->e;
+    struct ps_whole_files *f = &w->files;
     uint64_t freed;
-    *w = (struct ps_whole_files){.map = e->files.map,
+    *f = (struct ps_whole_files){.map = e->files.map,
                                  .source = e->source,
                                  .cache = e->cache,
                                  .interrupt = &e->interrupt,
                                  .progress = on_verify,
                                  .user = e};
-    int rc = ps_whole_files_check(w, err);
-    if (rc != 0 || w->bad == 0)
+    int rc = ps_whole_files_check(f, err);
+    if (rc != 0 || f->bad == 0)
         return rc;
     ps_engine_stop_sweep(e);
     rc = ps_cache_evict(e->cache, e->files.map->model_id, &freed, err);
     if (rc == 0)
-        rc = fetch_missing(e, o, list, err);
+        rc = fetch_missing(w, err);
     if (rc == 0)
-        rc = ps_whole_files_check(w, err);
-    if (rc == 0 && w->bad)
+        rc = ps_whole_files_check(f, err);
+    if (rc == 0 && f->bad)
         rc = ps_err_set(
             err, PS_EDATA,
             ORIGIN, "wrong bytes (SHA-256 differs, also after a refetch): %s: %s: compare it with its origin",
-            w->first_bad, e->source->label);
+            f->first_bad, e->source->label);
     return rc;
 }
 
-/* The hashes of a pre-split model are those of its extents, checked on arrival; a part of the layers is no whole
- * file. */
-static bool has_files_to_check(const struct ps_engine *e, const struct ps_warm_options *o)
+/* The hashes of a pre-split model are those of its extents, checked on arrival; a part of a model is no whole file. */
+static bool has_files_to_check(const struct warming *w)
 {
-    return o->check && !o->dry_run && !e->files.map->presplit && o->layer_first < 0 &&
-           o->layer_last < 0;
+    return w->o.check && !w->o.dry_run && !w->e->files.map->presplit && w->o.layer_first < 0 &&
+           w->o.layer_last < 0 && w->max_bytes == UINT64_MAX;
 }
 
-static int warm(struct ps_engine *e, const struct ps_warm_options *o, struct warm_list *list,
-                uint64_t *bad, struct ps_whole_files *w, struct ps_err *err)
+/* The caller's struct may be older (shorter) than ours: what it lacks is zero. */
+static int take_options(struct warming *w, const struct ps_warm_options *options, struct ps_err *err)
 {
+    const struct ps_map *m = w->e->files.map;
+    const uint32_t layers = w->e->arch->n_layers;
+    struct ps_size size;
+    if (options && options->struct_size > sizeof w->o)
+        return ps_err_set(
+            err, PS_EUSAGE,
+            ORIGIN, "ps_warm_options.struct_size is wrong: was this program built for a newer libpenstock?");
+    if (options)
+        memcpy(&w->o, options, options->struct_size);
+    int rc = ps_size_parse(&size, w->o.bytes, "--bytes", err);
+    if (rc < 0)
+        return rc;
+    w->max_bytes = size.kind == PS_SIZE_BYTES ? size.bytes
+                   : size.kind == PS_SIZE_PERCENT
+                       ? (uint64_t)(size.percent / 100 * (double)m->stored_bytes)
+                       : UINT64_MAX;
+    if (w->o.layer_first >= 0 && (uint32_t)w->o.layer_last >= layers)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "--layers: %d-%d: the model has the layers 0-%u",
+                          w->o.layer_first, w->o.layer_last, layers - 1);
+    return 0;
+}
+
+static int warm(struct warming *w, struct ps_err *err)
+{
+    struct ps_engine *e = w->e;
     uint64_t checked = 0;
-    int rc = 0;
-    if (!e->cache)
+    if (!e->cache || ps_cache_is_read_only(e->cache))
         return ps_err_set(
             err, PS_EUSAGE, ORIGIN,
             e->source->local
                 ? "the model is a local folder, which needs no cache: %s"
                 : "there is no disk cache to fill: %s: use --disk and a writable --cache",
             e->source->label);
-    if (o->check)
-        rc = ps_cache_verify(e->cache, true, true, on_verify, e, &checked, bad, err);
+    int rc = w->o.check ? ps_cache_verify(e->cache, true, !w->o.dry_run, on_verify, e, &checked,
+                                          &w->bad, err)
+                        : 0;
     if (rc == 0)
-        rc = fetch_missing(e, o, list, err);
-    if (rc == 0 && has_files_to_check(e, o))
-        rc = check_files(e, o, list, w, err);
+        rc = fetch_missing(w, err);
+    if (rc == 0 && has_files_to_check(w))
+        rc = check_files(w, err);
     return rc;
+}
+
+/* Bytes of the list that are on the disk now. */
+static uint64_t bytes_stored(const struct warming *w)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < w->list.n; i++)
+        if (ps_sweep_is_held(w->e->sweep, w->list.extents[i]))
+            n += w->e->files.map->extents[w->list.extents[i]].stored_bytes;
+    return n;
+}
+
+static void put_known(struct ps_json_writer *w, const char *key, bool known, double value)
+{
+    ps_jw_key(w, key);
+    if (known)
+        ps_jw_double(w, value);
+    else
+        ps_jw_null(w);
+}
+
+/* What it would take. The rate is that of the last run or probe on this machine, whose age stands beside it. */
+static void write_estimate(struct ps_json_writer *jw, const struct warming *w)
+{
+    const struct ps_probes *p = &w->e->probes;
+    const double rate = p->link_bytes_s;
+    const uint32_t connections = w->e->o.connections ? w->e->o.connections : 8;
+    ps_jw_kbool(jw, "dry_run", true);
+    ps_jw_kuint(jw, "bytes_to_fetch", w->list.bytes);
+    ps_jw_kuint(jw, "requests", ps_warm_requests(&w->list, w->e->files.map, connections));
+    put_known(jw, "predicted_seconds", rate > 0, rate > 0 ? (double)w->list.bytes / rate : 0);
+    put_known(jw, "probed_link_bytes_s", rate > 0, rate);
+    put_known(jw, "probe_age_s", rate > 0 && p->wall_s, (double)(ps_wall_s() - p->wall_s));
+}
+
+static void write_work(struct ps_json_writer *jw, const struct warming *w)
+{
+    struct ps_stats *s = &w->e->stats;
+    const double busy_s = (double)ps_stat_get(&s->link_busy_ns) / 1e9;
+    ps_jw_kuint(jw, "bytes_net", ps_stat_get(&s->bytes_net));
+    ps_jw_kuint(jw, "requests", ps_stat_get(&s->requests));
+    ps_jw_kuint(jw, "retries", ps_stat_get(&s->retries));
+    put_known(jw, "link_bytes_s", busy_s > 0,
+              busy_s > 0 ? (double)ps_stat_get(&s->bytes_net) / busy_s : 0);
+    ps_jw_kdouble(jw, "seconds", ps_seconds_since(w->t0));
+}
+
+static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint64_t fetched)
+{
+    const struct ps_warm_list *l = &w->list;
+    const uint64_t missing = l->bytes_wanted - l->bytes_present - fetched;
+    const uint64_t billed = w->o.dry_run ? l->bytes : ps_stat_get(&w->e->stats.bytes_net);
+    char id[2 * PS_SHA256_BYTES + 1];
+    ps_hex_encode(w->e->files.map->model_id, PS_SHA256_BYTES, id);
+    ps_jw_object(jw);
+    ps_jw_kstring(jw, "model_id", id);
+    ps_jw_kstring(jw, "source", w->e->source->label);
+    ps_jw_kuint(jw, "bytes_wanted", l->bytes_wanted);
+    ps_jw_kuint(jw, "bytes_present", l->bytes_present);
+    ps_jw_kuint(jw, "bytes_fetched", fetched);
+    ps_jw_kuint(jw, "bytes_missing", missing);
+    ps_jw_kuint(jw, "extents", l->n);
+    ps_jw_kuint(jw, "bad_extents_dropped", w->o.dry_run ? 0 : w->bad);
+    ps_jw_kuint(jw, "files_checked", w->files.checked);
+    if (w->o.dry_run)
+        write_estimate(jw, w);
+    else
+        write_work(jw, w);
+    if (w->o.price_per_gb > 0)
+        ps_jw_kdouble(jw, "egress_cost", (double)billed / 1e9 * w->o.price_per_gb);
+    ps_jw_kbool(jw, "complete", missing == 0);
+    ps_jw_object_end(jw);
 }
 
 int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_options *options,
                    struct ps_error *error)
 {
     struct ps_err err = {0};
-    struct ps_warm_options o = {.layer_first = -1, .layer_last = -1};
-    struct warm_list list = {0};
-    struct ps_whole_files files = {0};
+    struct warming w = {.e = e, .o = {.layer_first = -1, .layer_last = -1}, .t0 = ps_now_ns()};
     struct ps_strbuf b;
-    struct ps_json_writer w;
-    uint64_t bad = 0, t0 = ps_now_ns(), missing = 0, fetched = 0;
-    if (options && options->struct_size == sizeof o)
-        o = *options;
-    int rc = warm(e, &o, &list, &bad, &files, &err);
-    for (uint32_t i = 0; rc == 0 && i < list.n; i++) {
-        bool held = ps_sweep_is_held(e->sweep, list.extents[i]);
-        *(held ? &fetched : &missing) += e->files.map->extents[list.extents[i]].stored_bytes;
-    }
-    ps_strbuf_init(&b, 1u << 20);
-    ps_jw_init(&w, &b);
-    ps_jw_object(&w);
-    ps_jw_kuint(&w, "bytes_wanted", list.bytes_wanted);
-    ps_jw_kuint(&w, "bytes_present", list.bytes_present);
-    ps_jw_kuint(&w, "bytes_fetched", fetched);
-    ps_jw_kuint(&w, "bytes_missing", missing);
-    ps_jw_kuint(&w, "extents", list.n);
-    ps_jw_kuint(&w, "bad_extents_dropped", bad);
-    ps_jw_kuint(&w, "files_checked", files.checked);
-    ps_jw_kdouble(&w, "seconds", ps_seconds_since(t0));
-    ps_jw_kbool(&w, "complete", missing == 0);
-    ps_jw_object_end(&w);
-    ps_free(list.extents);
-    if (rc == 0 && !o.dry_run && missing)
-        rc = ps_err_set(
-            &err, PS_ENOSPC, ORIGIN,
-            "the disk took only a part: %llu bytes are missing: make room or use a smaller --disk",
-            (unsigned long long)missing);
+    struct ps_json_writer jw;
+    int rc = take_options(&w, options, &err);
     if (rc == 0)
-        *json = ps_strbuf_take(&b, NULL);
-    ps_strbuf_deinit(&b);
+        rc = warm(&w, &err);
+    if (rc == 0) {
+        const uint64_t stored = w.o.dry_run ? 0 : bytes_stored(&w);
+        ps_strbuf_init(&b, 1u << 20);
+        ps_jw_init(&jw, &b);
+        write_facts(&jw, &w, stored);
+        if (!w.o.dry_run && stored < w.list.bytes)
+            rc = ps_err_set(
+                &err, PS_ENOSPC,
+                ORIGIN, "the disk took only a part: %llu bytes are missing: make room or use a smaller --disk",
+                (unsigned long long)(w.list.bytes - stored));
+        else if (!(*json = ps_strbuf_take(&b, NULL)))
+            rc = ps_err_set(&err, PS_ENOMEM, ORIGIN, "out of memory");
+        ps_strbuf_deinit(&b);
+    }
+    ps_free(w.list.extents);
     return ps_engine_error(error, rc, &err);
 }

@@ -749,6 +749,7 @@ static void launch_locked(struct ps_sweep *s, struct flight *f, const uint32_t *
         struct item *it = ps_sweep_take_item_locked(s, extents[*next], SLOT_RING);
         if (!it)
             return;
+        it->unhurried = true;
         issue_locked(s, it, *next + 1);
         f->item[f->tail++ % s->n_items] = it;
         ++*next;

@@ -24,9 +24,10 @@ struct item {
     bool in_net;           /* mutex: ranges of it are with the source */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;
-    uint64_t seq;  /* of the ring: place in the endless order of use */
-    bool coded;    /* the consumer decodes it */
-    bool to_arena; /* its rows end up there, for good */
+    uint64_t seq;   /* of the ring: place in the endless order of use */
+    bool unhurried; /* fetched for the disk: no consumer waits for it */
+    bool coded;     /* the consumer decodes it */
+    bool to_arena;  /* its rows end up there, for good */
     enum slot_kind slot_kind;
     uint8_t *slot; /* NULL when it loads straight into the arena */
     uint8_t *stored,

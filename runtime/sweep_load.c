@@ -61,16 +61,17 @@ static int decode(struct item *it)
     const struct ps_tensor *t = &m->tensors[e->tensor];
     const uint8_t *in = it->stored;
     uint8_t *out = it->raw;
-    uint64_t rows_left = e->n_rows;
+    uint64_t rows_left = e->n_rows, row_bytes = ps_extent_row_bytes(e);
+    uint32_t block_rows = ps_block_rows(row_bytes);
     for (uint32_t b = 0; b < e->n_blocks; b++) {
-        uint64_t rows = rows_left < t->block_rows ? rows_left : t->block_rows;
+        uint64_t rows = rows_left < block_rows ? rows_left : block_rows;
         uint32_t in_bytes = m->block_bytes[e->first_block + b];
-        int rc = ps_codec_decode((enum ps_codec)e->codec, t->dtype, in, in_bytes, out,
-                                 rows * t->row_bytes, &it->err);
+        int rc = ps_codec_decode((enum ps_codec)e->codec, ps_extent_dtype(m, e), in, in_bytes, out,
+                                 rows * row_bytes, &it->err);
         if (rc < 0)
             return ps_err_prefix(&it->err, "%s: extent %u", t->name, it->extent);
         in += in_bytes;
-        out += rows * t->row_bytes;
+        out += rows * row_bytes;
         rows_left -= rows;
     }
     return 0;
@@ -224,7 +225,7 @@ static void fill_ranges(struct item *it, bool in_pieces)
 static bool wants_pieces(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
-    if (s->o.source->local)
+    if (s->o.source->local || it->unhurried)
         return false;
     pthread_mutex_lock(&s->mutex);
     uint64_t ahead = (it->seq - s->consume_seq) * s->o.map->extent_target_bytes;

@@ -516,8 +516,7 @@ int ps_tok_load(struct ps_tokenizer *t, const char *json, size_t len, struct ps_
     }
     if (!rc)
         rc = finish(&l, err);
-    if (rc && err && !strstr(err->text, "tokenizer.json"))
-        ps_err_prefix(err, "tokenizer.json"); /* not even JSON */
+    ps_err_place(err, "tokenizer.json"); /* not even JSON */
     for (unsigned i = 0; i < PARTS; i++)
         ps_strbuf_deinit(&l.part[i]);
     for (unsigned i = 0; i < 3; i++)

@@ -357,15 +357,15 @@ static int decode(struct ps_vram *v, uint32_t extent, uint64_t load)
 {
     const struct ps_map *m = v->o.map;
     const struct ps_extent *e = &m->extents[extent];
-    const struct ps_tensor *t = &m->tensors[e->tensor];
+    uint64_t row_bytes = ps_extent_row_bytes(e);
     const struct ps_device_blocks b = {
         .codec = (enum ps_codec)e->codec,
-        .dtype = t->dtype,
+        .dtype = ps_extent_dtype(m, e),
         .in = slot_stored(v, load),
         .out = destination(v, extent, load),
         .in_bytes = m->block_bytes + e->first_block,
         .n_blocks = e->n_blocks,
-        .block_bytes = t->block_rows * t->row_bytes,
+        .block_bytes = ps_block_rows(row_bytes) * row_bytes,
         .raw_bytes = e->raw_bytes,
     };
     return v->o.api->decode(v->o.device, &b);

@@ -28,12 +28,30 @@ int ps_cli_error(struct ps_err *err, const struct ps_error *e)
     return ps_err_set(err, code, "engine", "%s", e->text);
 }
 
+static bool is_none(const struct ps_size *vram)
+{
+    return vram->kind == PS_SIZE_DEFAULT || (vram->kind == PS_SIZE_BYTES && vram->bytes == 0) ||
+           (vram->kind == PS_SIZE_PERCENT && vram->percent <= 0);
+}
+
+/* Device memory for the CPU: a mistake, unless it is a variable that an option overrules. */
+static int check_vram(const struct ps_opts *o, const struct ps_size *vram, struct ps_err *err)
+{
+    if (is_none(vram) || !o->device || strcmp(o->device, "cpu") != 0 ||
+        ps_opts_origin(o, "vram") < ps_opts_origin(o, "device"))
+        return 0;
+    return ps_err_set(
+        err, PS_EUSAGE, "cli",
+        "--device cpu with --vram %s: the CPU has no device memory: leave one of them "
+        "out",
+        o->vram);
+}
+
 /* Where layers are computed: what --device says, else a GPU where another option speaks of one. Never chosen by
  * what the machine happens to have: another place rounds otherwise, and the same command would write another text. */
 static const char *device_of(const struct ps_opts *o, const struct ps_size *vram)
 {
-    bool none = vram->kind == PS_SIZE_DEFAULT || (vram->kind == PS_SIZE_BYTES && vram->bytes == 0) ||
-                (vram->kind == PS_SIZE_PERCENT && vram->percent <= 0);
+    bool none = is_none(vram);
 
     if (o->gpu_layers == 0) {
         if (!none || (o->device && strcmp(o->device, "cpu") != 0))
@@ -53,6 +71,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     struct ps_size vram;
     int rc = ps_size_parse(&vram, o->vram, "--vram", err);
 
+    if (rc == 0)
+        rc = check_vram(o, &vram, err);
     if (rc < 0)
         return rc;
     memset(e, 0, sizeof *e);
@@ -83,21 +103,20 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     return 0;
 }
 
-struct early {
+static struct {
     void (*fn)(void *user);
     void *user;
-};
+} early; /* written before end_early is set as what a signal does */
 
-/* ps_engine_open has no handle yet that could be interrupted; a process that ends at any point
- * costs the cache nothing. */
-static void end_while_opening(void *user, int signo)
+/* Reading a prompt can't be interrupted, and ps_engine_open has no handle yet that could be; a process that ends at any
+ * point costs the cache nothing. */
+static void end_early(void *user, int signo)
 {
-    const struct early *early = user;
-
+    (void)user;
     (void)signo;
     ps_progress_stop();
-    if (early->fn)
-        early->fn(early->user);
+    if (early.fn)
+        early.fn(early.user);
     fputs("penstock: interrupted\n", stderr);
     _exit(PS_EXIT_INTERRUPTED);
 }
@@ -108,17 +127,22 @@ static void interrupt_engine(void *user, int signo)
     ps_engine_interrupt(user);
 }
 
-int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e,
-                       void (*early_fn)(void *user), void *user, struct ps_err *err)
+void ps_cli_interrupt_early(void (*fn)(void *user), void *user)
 {
-    struct early early = {early_fn, user};
-    struct ps_error error = {0};
-    int rc;
+    early.fn = fn;
+    early.user = user;
+    ps_interrupt_set(end_early, NULL);
+}
 
-    ps_interrupt_set(end_while_opening, &early);
-    rc = ps_engine_open(out, e, &error);
-    ps_interrupt_set(rc < 0 ? NULL : interrupt_engine, rc < 0 ? NULL : *out);
-    return rc < 0 ? ps_cli_error(err, &error) : 0;
+int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e, struct ps_err *err)
+{
+    struct ps_error error = {0};
+    int rc = ps_engine_open(out, e, &error);
+
+    if (rc < 0)
+        return ps_cli_error(err, &error);
+    ps_interrupt_set(interrupt_engine, *out);
+    return 0;
 }
 
 void ps_cli_engine_close(struct ps_engine *engine)

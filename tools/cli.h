@@ -12,6 +12,8 @@
 /* Each returns 0 or a negative code with *err filled. An error without a text is a failure that
  * says nothing more. */
 int ps_cmd_run(const struct ps_opts *o, struct ps_err *err);
+/* `run` was called with options that are wrong: writes --stats, where it is given, with the error. */
+void ps_cmd_run_refused(const struct ps_opts *o, int rc, const char *error);
 int ps_cmd_plan(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_doctor(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_split(const struct ps_opts *o, struct ps_err *err);
@@ -26,12 +28,14 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err);
 /* An error of the public interface as one of ours, with the same exit status. Returns its code. */
 int ps_cli_error(struct ps_err *err, const struct ps_error *e);
 /* Fills *e from the options; the caller sets what its command decides (ctx_size, headers_only,
- * ...) before opening. PS_EUNSUPPORTED for --vram. */
+ * ...) before opening. PS_EUSAGE for a device and a --vram that contradict. */
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err);
-/* Opens and makes SIGINT interrupt the engine. Until it is open SIGINT calls `early` (nullable)
- * and ends the process. */
-int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e,
-                       void (*early)(void *user), void *user, struct ps_err *err);
+/* From now on, until an engine is open, SIGINT calls `early` (nullable), on a thread of its own, and ends the
+ * process. */
+void ps_cli_interrupt_early(void (*early)(void *user), void *user);
+/* Opens and makes SIGINT interrupt the engine. Until it is open SIGINT does what ps_cli_interrupt_early has set,
+ * afterwards too if it can't be opened. */
+int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e, struct ps_err *err);
 void ps_cli_engine_close(struct ps_engine *engine);
 int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err);
 /* Heap path of the cache folder: --cache, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */

@@ -149,13 +149,22 @@ static int verify(struct upkeep *u, struct ps_err *err)
     return rc;
 }
 
+/* `text` is what was given to `run` then, keys and signatures included: from here on it is its label. */
 static int find_model(struct upkeep *u, const char *text, uint8_t id[PS_SHA256_BYTES],
                       struct ps_err *err)
 {
-    if (!u->cache)
-        return ps_err_set(err, PS_ENOTFOUND, "cache", "%s: not in the cache: %s holds nothing",
-                          text, u->dir);
-    return ps_cache_find_model(u->cache, text, id, err);
+    char *label = NULL;
+    int rc = ps_store_label(&label, text, err);
+
+    if (rc < 0)
+        return rc;
+    if (u->cache)
+        rc = ps_cache_find_model(u->cache, label, id, err);
+    else
+        rc = ps_err_set(err, PS_ENOTFOUND, "cache", "%s: not in the cache: %s holds nothing", label,
+                        u->dir);
+    ps_free(label);
+    return rc;
 }
 
 static int evict(struct upkeep *u, struct ps_err *err)

@@ -1,4 +1,4 @@
-/* The commands that ask an engine for facts: plan, doctor, warm, inspect MODEL, bench
+/* The commands that ask an engine for facts: plan, doctor, inspect MODEL, bench
  * gemv|codec|disk. */
 #include "tools/cli.h"
 
@@ -18,7 +18,7 @@ static int open_for_facts(struct ps_engine **out, struct ps_engine_options *e, s
 {
     e->headers_only = 1;
     e->without_tokenizer = 1;
-    return ps_cli_engine_open(out, e, NULL, NULL, err);
+    return ps_cli_engine_open(out, e, err);
 }
 
 /* What `run` with the same -p, -f, -n and -c would plan for. Without any of them: the engine's
@@ -44,22 +44,36 @@ static int plan_size(struct ps_engine_options *e, const struct ps_opts *o, struc
     return 0;
 }
 
-static int print_plan(const struct ps_opts *o, const char *json, struct ps_err *err)
+static int print_plan_text(const struct ps_json *root, struct ps_err *err)
 {
-    struct ps_json *root = NULL;
     struct ps_strbuf b;
     int rc;
 
-    if (o->json || !json)
-        return ps_cli_print_json(o, json, err);
-    rc = ps_json_parse(&root, json, strlen(json), NULL, err);
-    if (rc < 0)
-        return rc;
     ps_progress_end();
     ps_strbuf_init(&b, 1 << 20);
     ps_plan_text_write(&b, root);
     rc = ps_out_strbuf(&b, err);
     ps_strbuf_deinit(&b);
+    return rc;
+}
+
+static int print_plan(const struct ps_opts *o, const char *json, struct ps_err *err)
+{
+    struct ps_json *root = NULL;
+    struct ps_strbuf priced;
+    int rc;
+
+    if (!json)
+        return ps_cli_print_json(o, json, err);
+    ps_strbuf_init(&priced, 1 << 20);
+    rc = ps_plan_add_price(&priced, json, o->price_per_gb, err);
+    if (rc == 0 && o->json)
+        rc = ps_cli_print_json(o, priced.data, err);
+    else if (rc == 0)
+        rc = ps_json_parse(&root, priced.data, priced.len, NULL, err);
+    if (root)
+        rc = print_plan_text(root, err);
+    ps_strbuf_deinit(&priced);
     ps_json_free(root);
     return rc;
 }
@@ -103,32 +117,6 @@ int ps_cmd_doctor(const struct ps_opts *o, struct ps_err *err)
     if (rc < 0)
         return rc;
     if (ps_engine_probe_json(&json, engine, o->seconds, &error) < 0)
-        rc = ps_cli_error(err, &error);
-    else
-        rc = ps_cli_print_json(o, json, err);
-    ps_string_free(json);
-    ps_cli_engine_close(engine);
-    return rc;
-}
-
-int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
-{
-    struct ps_warm_options w = {.struct_size = sizeof w,
-                                .layer_first = o->layers.first,
-                                .layer_last = o->layers.last,
-                                .check = o->check,
-                                .dry_run = o->dry_run};
-    struct ps_engine_options e;
-    struct ps_engine *engine = NULL;
-    struct ps_error error = {0};
-    char *json = NULL;
-    int rc = ps_cli_engine_options(&e, o, err);
-
-    if (rc == 0)
-        rc = open_for_facts(&engine, &e, err);
-    if (rc < 0)
-        return rc;
-    if (ps_engine_warm(&json, engine, &w, &error) < 0)
         rc = ps_cli_error(err, &error);
     else
         rc = ps_cli_print_json(o, json, err);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/run_report.h"
 #include "tools/textio.h"
@@ -33,11 +34,13 @@ struct run {
 
 static int read_prompt(struct run *r, struct ps_err *err)
 {
+    enum ps_opt_origin p = ps_opts_origin(r->o, "prompt"), f = ps_opts_origin(r->o, "file");
     int rc = ps_cli_text(&r->prompt, &r->prompt_len, r->o, NULL, err);
 
-    /* Editors end a file with a newline that nobody means: llama.cpp drops it too. */
-    if (rc == 0 && ps_opts_origin(r->o, "prompt") < ps_opts_origin(r->o, "file") &&
-        r->prompt_len > 0 && r->prompt[r->prompt_len - 1] == '\n')
+    /* Editors end a file with a newline that nobody means, and so does `echo`: llama.cpp drops that of a file, and a
+     * prompt must not become another one by being sent through a pipe. */
+    if (rc == 0 && (f > p || p == PS_FROM_DEFAULT) && r->prompt_len > 0 &&
+        r->prompt[r->prompt_len - 1] == '\n')
         r->prompt_len--;
     return rc;
 }
@@ -80,7 +83,7 @@ static int open_engine(struct run *r, struct ps_err *err)
     if (e.ctx_size == 0)
         e.ctx_size = rows + (uint32_t)r->o->n_predict;
     e.max_rows = rows < e.ctx_size ? rows : e.ctx_size;
-    return ps_cli_engine_open(&r->engine, &e, interrupted_early, r, err);
+    return ps_cli_engine_open(&r->engine, &e, err);
 }
 
 static int make_session(struct run *r, struct ps_err *err)
@@ -166,11 +169,23 @@ static int generate(struct run *r, struct ps_err *err)
     return 0;
 }
 
+/* Other programs write a "-" to stdout, and that is where the text goes. */
+static int check_stats(const struct ps_opts *o, struct ps_err *err)
+{
+    if (!o->stats || strcmp(o->stats, "-") != 0)
+        return 0;
+    return ps_err_set(err, PS_EUSAGE, "run",
+                      "--stats -: stdout is for the text: use --json (text and figures in one "
+                      "object) or --stats /dev/stderr");
+}
+
 /* Everything that has a text to write; what follows is done after failures too. */
 static int work(struct run *r, struct ps_err *err)
 {
-    int rc = read_prompt(r, err);
+    int rc = check_stats(r->o, err);
 
+    if (rc == 0)
+        rc = read_prompt(r, err);
     if (rc == 0)
         rc = open_engine(r, err);
     if (rc == 0)
@@ -226,7 +241,7 @@ static int report(struct run *r, int rc, struct ps_err *err)
 
     if (r->o->json && r->session && r->out_err.code == 0)
         print_json(r, rc, err->text, &other);
-    if (r->o->stats)
+    if (r->o->stats && check_stats(r->o, NULL) == 0)
         write_stats(r, rc, err->text, &other);
     if (r->session && !r->o->quiet && (rc == 0 || rc == PS_EINTERRUPTED))
         print_summary(r);
@@ -237,15 +252,32 @@ static int report(struct run *r, int rc, struct ps_err *err)
     return rc;
 }
 
+static void let_end(void *user, int signo)
+{
+    (void)user;
+    (void)signo;
+}
+
+void ps_cmd_run_refused(const struct ps_opts *o, int rc, const char *error)
+{
+    const struct run r = {.o = o};
+
+    if (o->stats && check_stats(o, NULL) == 0)
+        write_stats(&r, rc, error, NULL);
+}
+
 int ps_cmd_run(const struct ps_opts *o, struct ps_err *err)
 {
     struct run r = {.o = o, .seed = choose_seed(o)};
     int rc;
 
+    ps_cli_interrupt_early(interrupted_early, &r);
     r.shares_terminal = isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
     ps_strbuf_init(&r.text, TEXT_MAX);
     rc = work(&r, err);
     ps_progress_end();
+    if (!r.engine) /* two threads must not write the statistics; what is left to do is short */
+        ps_interrupt_set(let_end, NULL);
     rc = report(&r, rc, err);
     ps_strbuf_deinit(&r.text);
     ps_session_free(r.session);

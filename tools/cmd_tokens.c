@@ -201,7 +201,7 @@ int ps_cmd_logits(const struct ps_opts *o, struct ps_err *err)
     e.kv_type_v = e.kv_type_v ? e.kv_type_v : "f32";
     e.ctx_size = e.ctx_size > n ? e.ctx_size : (uint32_t)n;
     e.max_rows = (uint32_t)n;
-    rc = ps_cli_engine_open(&engine, &e, NULL, NULL, err);
+    rc = ps_cli_engine_open(&engine, &e, err);
     if (rc == 0) {
         rc = compute(engine, o, ids, n, err);
         ps_cli_engine_close(engine);

@@ -36,10 +36,19 @@ static const struct ps_command_spec commands[] = {
      "folder. A split that was stopped goes on where it was; the manifest is written last.",
      "penstock split https://models.example/llama-3.1-8b /srv/llama-3.1-8b --codec xc34\n", NULL, 2,
      2, false},
-    {PS_CMD_WARM, "warm", "MODEL [--layers A-B] [--check]",
+    {PS_CMD_WARM, "warm", "MODEL | --from-file FILE [--layers A-B] [--bytes SIZE] [--check]",
      "fetch into the disk cache what the plan keeps there",
-     "With room for everything, a later run fetches nothing but a few small files.",
-     "penstock warm https://models.example/llama-3.1-8b --disk 20G\n", NULL, 1, 1, true},
+     "With room for everything, a later run fetches what says which model it is and no weights: "
+     "config, tokenizer and headers. What is held already is never fetched again, so that a "
+     "warm-up "
+     "which was stopped or killed goes on where it was; runs may use the cache meanwhile. A list "
+     "of models goes on after a failure and ends with the worst status; --disk has to hold them "
+     "all, or the last ones "
+     "push the first ones out.",
+     "penstock warm https://models.example/llama-3.1-8b --disk 20G\n"
+     "penstock warm https://models.example/llama-3.1-8b --dry-run --price-per-gb 0.09\n"
+     "penstock warm --from-file models.txt --disk 200G --json\n",
+     NULL, 0, 1, true},
     {PS_CMD_SHARE, "share", "DIR [--host ADDR] [--port N]",
      "serve pre-split models or model folders to others",
      "A static file server for GET and HEAD with ranges and strong ETags; pre-split shards are "

@@ -129,6 +129,8 @@ static int dispatch(struct ps_opts *o, int argc, char **argv, struct ps_err *err
 {
     int rc = ps_opts_parse(o, argc, argv, get_env, err);
 
+    if (rc < 0 && o->command == PS_CMD_RUN)
+        ps_cmd_run_refused(o, rc, err->text);
     if (rc < 0)
         return rc;
     if (o->man)
@@ -149,12 +151,14 @@ int main(int argc, char **argv)
     int rc = dispatch(&o, argc, argv, &err);
 
     ps_progress_end();
-    ps_opts_deinit(&o);
-    if (rc >= 0)
+    if (rc >= 0) {
+        ps_opts_deinit(&o);
         return 0;
+    }
     /* A function that failed without saying why is a fault of ours: say at least what kind. */
     if (err.code == 0)
         ps_err_set(&err, rc, "main", "failed (%s)", ps_err_name(rc));
+    ps_opts_deinit(&o);
     if (strcmp(err.text, PS_OUT_NOBODY_READS) != 0) /* `| head` is no fault to speak of */
         fprintf(stderr, "penstock: %s\n", err.text);
     return ps_err_exit_status(rc);

@@ -131,11 +131,26 @@ bool ps_choice_has(const char *choices, const char *word)
     return false;
 }
 
+static bool takes_size(const struct ps_opt_spec *s, const char *text)
+{
+    struct ps_size size;
+
+    if (ps_size_parse(&size, text, s->name, NULL) < 0)
+        return false;
+    switch (size.kind) {
+    case PS_SIZE_PERCENT: return s->lo & PS_OPT_SIZE_SHARE;
+    case PS_SIZE_MIN: return s->lo & PS_OPT_SIZE_MIN;
+    case PS_SIZE_ALL: return s->lo & PS_OPT_SIZE_ALL;
+    case PS_SIZE_BYTES:
+    case PS_SIZE_DEFAULT: break;
+    }
+    return true;
+}
+
 int ps_option_set(struct ps_opts *o, const struct ps_opt_spec *s, const char *text,
                   const char *spelled, struct ps_err *err)
 {
     void *field = (char *)o + s->field;
-    struct ps_size size;
 
     switch (s->kind) {
     case PS_OPT_FLAG: return set_flag(field, text, spelled, err);
@@ -146,8 +161,12 @@ int ps_option_set(struct ps_opts *o, const struct ps_opt_spec *s, const char *te
     case PS_OPT_SIZE:
         if (!*text)
             return ps_err_set(err, PS_EUSAGE, "options", "%s: the size is empty", spelled);
-        if (ps_size_parse(&size, text, spelled, err) < 0)
-            return PS_EUSAGE;
+        if (!takes_size(s, text))
+            return ps_err_set(err, PS_EUSAGE, "options",
+                              "%s: '%.40s' is no size that it takes: give bytes, 512M, 1.5G%s%s%s",
+                              spelled, text, s->lo & PS_OPT_SIZE_SHARE ? ", 25%" : "",
+                              s->lo & PS_OPT_SIZE_MIN ? ", min" : "",
+                              s->lo & PS_OPT_SIZE_ALL ? ", all" : "");
         break;
     case PS_OPT_CHOICE:
         if (!ps_choice_has(s->choices, text))

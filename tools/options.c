@@ -123,14 +123,17 @@ static int find_command(struct reader *r)
     return 0;
 }
 
-/* The first pass: options take their values, everything else is put by in order. */
+/* The first pass: options take their values, everything else is put by in order. The first mistake is the one that is
+ * told; the rest is read all the same, because a --stats behind it names the file that is to tell of the failure. */
 static int read_arguments(struct reader *r)
 {
+    struct ps_err *const told = r->err;
     bool ended = false;
-    int rc = 0;
+    int first = 0;
 
-    for (r->at = 1; r->at < r->argc && rc == 0; r->at++) {
+    for (r->at = 1; r->at < r->argc; r->at++) {
         char *arg = r->argv[r->at];
+        int rc = 0;
 
         if (!ended && strcmp(arg, "--") == 0)
             ended = true;
@@ -138,8 +141,13 @@ static int read_arguments(struct reader *r)
             rc = take_option(r, arg);
         else
             r->o->args[r->o->n_args++] = arg;
+        if (rc < 0 && first == 0) {
+            first = rc;
+            r->err = NULL;
+        }
     }
-    return rc;
+    r->err = told;
+    return first;
 }
 
 /* An option that this command does not have is a mistake: it would be ignored silently. */
@@ -228,11 +236,44 @@ static int check_arguments(const struct ps_opts *o, const struct ps_command_spec
     return 0;
 }
 
+/* After a mistake: the command, and where its failure is to be written. */
+static void find_stats(struct ps_opts *o, const char *(*get_env)(const char *))
+{
+    const struct ps_command_spec *c = o->n_args > 0 ? ps_command_find(o->args[0]) : NULL;
+    const char *text = get_env("PENSTOCK_STATS");
+
+    if (c && o->command == PS_CMD_NONE)
+        o->command = c->id;
+    if (!o->stats && text && *text)
+        o->stats = text;
+}
+
+static int read_all(struct reader *r, const char *(*get_env)(const char *name))
+{
+    struct ps_opts *o = r->o;
+    const struct ps_command_spec *c;
+    int rc = read_arguments(r);
+
+    if (rc == 0 && o->n_args > 0)
+        rc = find_command(r);
+    if (rc < 0 || o->help || o->version || o->man)
+        return rc;
+    c = ps_command_get(o->command);
+    if (!c)
+        return 0; /* the caller prints the short usage */
+    rc = check_applicable(r);
+    if (rc == 0)
+        rc = read_environment(o, get_env, r->err);
+    if (rc < 0)
+        return rc;
+    place_model(o, c);
+    return check_arguments(o, c, r->err);
+}
+
 int ps_opts_parse(struct ps_opts *o, int argc, char **argv,
                   const char *(*get_env)(const char *name), struct ps_err *err)
 {
     struct reader r = {.o = o, .argv = argv, .argc = argc, .err = err};
-    const struct ps_command_spec *c;
     int rc = set_defaults(o, err);
 
     if (rc < 0)
@@ -240,21 +281,10 @@ int ps_opts_parse(struct ps_opts *o, int argc, char **argv,
     o->args = ps_calloc((size_t)argc + 2, sizeof *o->args); /* + --model */
     if (!o->args)
         return ps_err_set(err, PS_ENOMEM, "options", "out of memory");
-    rc = read_arguments(&r);
-    if (rc == 0 && o->n_args > 0)
-        rc = find_command(&r);
-    if (rc < 0 || o->help || o->version || o->man)
-        return rc;
-    c = ps_command_get(o->command);
-    if (!c)
-        return 0; /* the caller prints the short usage */
-    rc = check_applicable(&r);
-    if (rc == 0)
-        rc = read_environment(o, get_env, err);
+    rc = read_all(&r, get_env);
     if (rc < 0)
-        return rc;
-    place_model(o, c);
-    return check_arguments(o, c, err);
+        find_stats(o, get_env);
+    return rc;
 }
 
 void ps_opts_deinit(struct ps_opts *o)

@@ -70,6 +70,11 @@ enum ps_opt_group {
     PS_GROUP_OUTPUT,
     PS_GROUP_COUNT
 };
+enum {
+    PS_OPT_SIZE_SHARE = 1, /* 25% */
+    PS_OPT_SIZE_MIN = 2,
+    PS_OPT_SIZE_ALL = 4,
+};
 struct ps_opt_spec {
     const char *name;    /* "n-predict": gives --n-predict and PENSTOCK_N_PREDICT */
     const char *alias;   /* another long name, or NULL */
@@ -82,7 +87,7 @@ struct ps_opt_spec {
     enum ps_opt_group group;
     uint32_t commands; /* PS_ON bits */
     size_t field;      /* offset in struct ps_opts */
-    int64_t lo, hi;    /* INT and REAL */
+    int64_t lo, hi;    /* INT and REAL; SIZE: lo is what it takes beside bytes, PS_OPT_SIZE_ bits */
 };
 
 struct ps_opt_list {
@@ -103,10 +108,11 @@ struct ps_opts {
 
     const char *model, *prompt, *file, *cache, *disk, *ram, *vram, *min_free, *max_egress, *http,
         *device;
+    const char *bytes, *from_file;
     const char *cache_type_k, *cache_type_v, *stats, *log, *tokens, *out, *codec, *host, *direct_io;
     int64_t n_predict, ctx_size, ubatch_size, threads, seed, top_k, repeat_last_n;
     int64_t gpu_layers, priority, connections, net_deadline, net_stall, port;
-    double temp, top_p, min_p, repeat_penalty, seconds;
+    double temp, top_p, min_p, repeat_penalty, seconds, price_per_gb;
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;
     bool help, version, man;
@@ -127,8 +133,9 @@ int ps_option_find_letter(const char *letter);
 char *ps_option_env_name(char *out, size_t cap, const struct ps_opt_spec *s);
 
 /* Reads argv (argv[0] is skipped), then for what is not given there the environment through
- * `get_env`. PS_EUSAGE names the option. --help and --version end the checks early: the caller
- * looks at o->help first. Free with ps_opts_deinit in every case. */
+ * `get_env`. PS_EUSAGE names the option; o->command and o->stats are set even then, wherever they
+ * stand, so that `run` can write down the failure. --help and --version end the checks early: the
+ * caller looks at o->help first. Free with ps_opts_deinit in every case. */
 int ps_opts_parse(struct ps_opts *o, int argc, char **argv,
                   const char *(*get_env)(const char *name), struct ps_err *err);
 void ps_opts_deinit(struct ps_opts *o);

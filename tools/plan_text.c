@@ -83,6 +83,42 @@ static void prediction(struct ps_strbuf *b, const struct ps_json *p)
     ps_strbuf_puts(b, "\n");
 }
 
+static void cost(struct ps_strbuf *b, const struct ps_json *p)
+{
+    if (get(p, "price_per_gb") < 0)
+        return;
+    ps_strbuf_printf(b, "traffic costs  %.4g to fill the disk, %.4g each sweep, at %.4g per GB\n",
+                     get(p, "egress_cost_to_fill"), get(p, "egress_cost_per_sweep"),
+                     get(p, "price_per_gb"));
+}
+
+int ps_plan_add_price(struct ps_strbuf *out, const char *json, double price_per_gb, struct ps_err *err)
+{
+    struct ps_json *p = NULL;
+    const char *end = strrchr(json, '}');
+    struct ps_json_writer w;
+    int rc = ps_json_parse(&p, json, strlen(json), NULL, err);
+
+    if (rc < 0)
+        return rc;
+    if (price_per_gb > 0) {
+        ps_strbuf_append(out, json, (size_t)(end - json));
+        ps_strbuf_puts(out, ",\"egress_cost_to_fill\":");
+        ps_jw_init(&w, out);
+        ps_jw_double(&w, get(p, "disk_bytes") / 1e9 * price_per_gb);
+        ps_strbuf_puts(out, ",\"egress_cost_per_sweep\":");
+        ps_jw_init(&w, out);
+        ps_jw_double(&w, get(p, "bytes_net_per_sweep") / 1e9 * price_per_gb);
+        ps_strbuf_puts(out, ",\"price_per_gb\":");
+        ps_jw_init(&w, out);
+        ps_jw_double(&w, price_per_gb);
+        json = end;
+    }
+    ps_strbuf_puts(out, json);
+    ps_json_free(p);
+    return ps_strbuf_ok(out) ? 0 : ps_err_set(err, PS_ENOMEM, "plan", "out of memory");
+}
+
 void ps_plan_text_write(struct ps_strbuf *b, const struct ps_json *p)
 {
     char v[80];
@@ -96,4 +132,5 @@ void ps_plan_text_write(struct ps_strbuf *b, const struct ps_json *p)
     tiers(b, p);
     sweep(b, p);
     prediction(b, p);
+    cost(b, p);
 }

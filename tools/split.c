@@ -698,18 +698,6 @@ static int open_source(struct splitter *s, struct ps_err *err)
     return ps_split_plan_new(&s->plan, s->files.map, err);
 }
 
-static int check_destination(const struct splitter *s, struct ps_err *err)
-{
-    char *config;
-    size_t len;
-    int rc = ps_model_files_get(&config, &len, &s->files, s->src, "config.json", FILE_MAX_BYTES, err);
-    if (rc != 0)
-        return rc == PS_ENOTFOUND ? 0 : rc;
-    rc = ps_split_tree_check_model(s->o->dst, config, len, err);
-    ps_free(config);
-    return rc;
-}
-
 static int open_destination(struct splitter *s, struct ps_err *err)
 {
     uint8_t key[PS_SHA256_BYTES];
@@ -727,7 +715,7 @@ static int split_model(struct splitter *s, uint8_t model_id[PS_SHA256_BYTES], st
     struct ps_manifest *m = NULL;
     int rc = open_source(s, err);
     if (rc == 0)
-        rc = check_destination(s, err);
+        rc = ps_split_tree_check_model(s->o->dst, s->files.config, s->files.config_len, err);
     if (rc == 0)
         rc = open_destination(s, err);
     if (rc == 0)

@@ -44,6 +44,9 @@ _penstock() {
         --seconds) return ;;
         --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34" -- "$cur"); return ;;
         --layers) return ;;
+        --bytes) return ;;
+        --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        --price-per-gb) return ;;
         --host) return ;;
         --port) return ;;
         --stats) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -53,10 +56,10 @@ _penstock() {
         run) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --stop --ignore-eos --echo --special --no-bos --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n -s --seed --disk --ram --vram --cache --min-free --priority --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --json --stats -q --quiet --log -h --help"; words="" ;;
         chat) opts=" -h --help"; words="" ;;
         serve) opts=" -h --help"; words="" ;;
-        plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --json -q --quiet --log -h --help"; words="" ;;
+        plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         doctor) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --seconds --json -q --quiet --log -h --help"; words="" ;;
         split) opts=" --connections --net-deadline --net-stall --max-egress --http -t --threads --codec --json -q --quiet --log -h --help"; words="" ;;
-        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --priority --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --dry-run --json -q --quiet --log -h --help"; words="" ;;
+        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --priority --connections --net-deadline --net-stall --max-egress --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         share) opts=" --host --port --json -q --quiet --log -h --help"; words="" ;;
         cache) opts=" --cache --repair --all --json -q --quiet --log -h --help"; words="ls stat dir verify evict pin unpin" ;;
         inspect) opts=" -m --model --connections --net-deadline --net-stall --max-egress --http --extents --json -q --quiet --log -h --help"; words="" ;;

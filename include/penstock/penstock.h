@@ -110,10 +110,16 @@ struct ps_warm_options {
     /* 1: also verify what the cache already holds, and whole files where the source names their SHA-256 (hf://) */
     uint32_t check;
     uint32_t dry_run; /* 1: only say what would be fetched */
+    /* "4G", "25%" of the model: fetch no more than this now, what matters most first; a later call goes on. NULL:
+     * all */
+    const char *bytes;
+    double price_per_gb; /* of traffic, per 10^9 bytes, in any currency: adds "egress_cost". 0: nothing */
 };
-/* Fetches into the disk cache what the plan keeps there. JSON:
- * {"bytes_wanted","bytes_present","bytes_fetched","bytes_missing","extents","bad_extents_dropped","files_checked",
- * "seconds","complete"}. */
+/* Fetches into the disk cache what the plan keeps there and is not yet held: a call that was cut short, by kill -9 too,
+ * is gone on with by the next. Other processes may use the cache meanwhile. JSON: {"model_id","source","bytes_wanted",
+ * "bytes_present","bytes_fetched","bytes_missing","extents","bad_extents_dropped","files_checked","complete"} with
+ * {"bytes_net","requests","retries","link_bytes_s","seconds"} or, of a dry run, {"dry_run","bytes_to_fetch","requests",
+ * "predicted_seconds","probed_link_bytes_s","probe_age_s"}: null where no rate was ever measured. */
 int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_options *options,
                    struct ps_error *err);
 

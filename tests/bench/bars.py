@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measures what SPEED.md quotes, each figure beside its limit in the same run. Not a test: machines differ, ratios are what counts.
 
-    PENSTOCK=build/release/penstock tests/bench/bars.py MODEL_1B REAL_MODEL [gemv|model|link|overlap ...]
+    PENSTOCK=build/release/penstock tests/bench/bars.py MODEL_1B REAL_MODEL [gemv|model|link|overlap|warm ...]
 
 MODEL_1B: tests/scripts/make_random_llama.py's folder; REAL_MODEL: any smaller model folder with a tokenizer. Needs nginx and curl,
-`overlap` also root, unshare, ip and tc; everything stays on loopback.
+`overlap` and `warm` also root, unshare, ip and tc; everything stays on loopback.
 """
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,18 +74,18 @@ def link(t, model_1b, real):
         print("   ", json.dumps({"limit": [d["limit"] for d in ours], "rows": [d["rows"] for d in ours]}))
 
 
-LINK_BYTES_S = 100_000_000
+SHAPED = {"overlap": 100_000_000, "warm": 200_000_000}  # bytes a second of the link in all
 
 
-def shaped_link():
-    """Starts this script again in a network namespace of its own whose loopback passes 100 MB/s in all. Needs root."""
-    if os.environ.get("PENSTOCK_SHAPED"):
+def shaped_link(name):
+    """Starts this script again in a network namespace of its own whose loopback passes so much in all. Needs root."""
+    if os.environ.get("PENSTOCK_SHAPED") == name:
         return
-    setup = (f"ip link set lo up && tc qdisc add dev lo root tbf rate {8 * LINK_BYTES_S} burst 256k limit 64m && "
+    setup = (f"ip link set lo up && tc qdisc add dev lo root tbf rate {8 * SHAPED[name]} burst 256k limit 64m && "
              'exec "$@"')
-    env = dict(os.environ, PENSTOCK_SHAPED="1")
+    env = dict(os.environ, PENSTOCK_SHAPED=name)
     os.execvpe("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, os.path.abspath(__file__),
-                           *sys.argv[1:3], "overlap"], env)
+                           *sys.argv[1:3], name], env)
 
 
 def overlap(t, _model, real):
@@ -113,17 +114,36 @@ def overlap(t, _model, real):
         row(f"overlap: {n} rows", f"{c:.2f} s", f"max({a:.2f}, {b:.2f}) s", f"{c / max(a, b):.2f}", "<= 1.10")
 
 
+def warm(t, model_1b, real):
+    """Filling a cold cache over a link of 200 MB/s: the whole command, from its start to its end, against the link's limit."""
+    limit = SHAPED["warm"]
+    for name, folder in (("SmolLM2-135M", real), ("1 B Llama", model_1b)):
+        server = t.nginx(folder)
+        size = os.path.getsize(os.path.join(folder, "model.safetensors"))
+        best = size / curl_parallel(server.url + "/model.safetensors", size)
+        row("the link", f"{best / 1e6:.1f} MB/s", f"curl -Z of {limit / 1e6:.0f} MB/s", f"{best / limit:.3f}", "")
+        for _ in range(2):
+            cache = t.path("warm")
+            r = t.run("warm", server.url, "--json", "-q", cache=cache, disk="100%", seconds=300, watch=True)
+            assert r.rc == 0 and r.json["complete"], r.err
+            rate = r.json["bytes_fetched"] / r.seconds
+            row(f"warm, {name}, {r.json['bytes_fetched'] / 1e9:.2f} GB in {r.seconds:.2f} s", f"{rate / 1e6:.1f} MB/s",
+                f"limit {limit / 1e6:.0f} MB/s", f"{rate / limit:.3f}", ">= 0.95")
+            print("   ", json.dumps({**r.json, "peak_rss": r.peak_rss, "peak_folder": r.peak_folder}))
+            shutil.rmtree(cache)
+
+
 def main():
     model_1b, real = sys.argv[1:3]
-    which = sys.argv[3:] or ["gemv", "model", "link", "overlap"]
-    if which == ["overlap"]:
-        shaped_link()
+    which = sys.argv[3:] or ["gemv", "model", "link", "overlap", "warm"]
+    if len(which) == 1 and which[0] in SHAPED:
+        shaped_link(which[0])
     with peer.Test() as t:
         for name in which:
-            if name == "overlap" and not os.environ.get("PENSTOCK_SHAPED"):
-                subprocess.check_call([sys.executable, os.path.abspath(__file__), model_1b, real, "overlap"])
+            if name in SHAPED and os.environ.get("PENSTOCK_SHAPED") != name:
+                subprocess.check_call([sys.executable, os.path.abspath(__file__), model_1b, real, name])
                 continue
-            {"gemv": gemv, "model": model, "link": link, "overlap": overlap}[name](t, model_1b, real)
+            {"gemv": gemv, "model": model, "link": link, "overlap": overlap, "warm": warm}[name](t, model_1b, real)
 
 
 if __name__ == "__main__":

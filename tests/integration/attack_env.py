@@ -430,7 +430,7 @@ def closed_stdout(t):
     with open("/dev/full", "wb") as full:
         p = start(t, "-p", PROMPT, "-n", 4, out=full)
         err = p.communicate(timeout=30)[1]
-        t.check(p.returncode == 1 and len(err.splitlines()) == 1, f"a full stdout: {p.returncode} {err}")
+        t.check(p.returncode == 5 and len(err.splitlines()) == 1, f"a full stdout: {p.returncode} {err}")
     p = peer.spawn(["sh", "-c", 'exec "$0" run "$1" -p x -n 2 --temp 0 --disk 0 >&- 2>&-', t.program, Right.web.url])
     t.check(p.wait(30) in (0, 1), f"no stdout and no stderr at all: {p.returncode}")
 

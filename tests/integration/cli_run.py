@@ -80,8 +80,17 @@ def test_prompts(work, text):
         f.write(b"Once upon a time\n")
     check(penstock("run", MODEL, "-f", path, *common).stdout == text, "-f drops one newline")
     with open(path) as f:
-        check(penstock("run", MODEL, *common, stdin=f).stdout in (text, penstock("run", MODEL, "-p", "Once upon a time\n",
-              *common).stdout), "the prompt from stdin")
+        check(penstock("run", MODEL, *common, stdin=f).stdout == text, "a prompt from stdin loses one newline, too")
+    with open(path) as f:
+        check(penstock("run", MODEL, "-f", "-", *common, stdin=f).stdout == text, "-f - is stdin")
+    newline = penstock("run", MODEL, "-p", "Once upon a time\n", *common).stdout
+    check(newline != text, "-p takes the bytes as they are")
+    with open(path, "ab") as f:
+        f.write(b"\n")
+    with open(path) as f:
+        check(penstock("run", MODEL, *common, stdin=f).stdout == newline, "a prompt from stdin loses no more than one")
+    with open(path, "wb") as f:
+        f.write(b"Once upon a time\n")
     env = dict(os.environ, PENSTOCK_PROMPT="Once upon a time", PENSTOCK_N_PREDICT="8", PENSTOCK_TEMP="0", PENSTOCK_QUIET="1")
     check(penstock("run", MODEL, env=env).stdout == text, "everything from variables")
     check(penstock("run", MODEL, "-p", "Once upon a time", "-f", "/none", *common, status=2).stdout == b"", "-p and -f")
@@ -146,9 +155,11 @@ def test_pipes(work):
     err = p.stderr.read()
     check(p.wait(60) == 1 and err == b"", f"a closed pipe: {p.returncode} {err}")
     p.stderr.close()
-    with open("/dev/full", "wb") as full:
-        p = subprocess.run([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "3", "-q"], stdout=full, stderr=subprocess.PIPE)
-    check(p.returncode == 1 and b"stdout" in p.stderr, f"a full disk: {p.returncode} {p.stderr}")
+    for argv in (["run", MODEL, "-p", "Once", "-n", "3", "-q"], ["plan", MODEL, "--json"]):
+        with open("/dev/full", "wb") as full:
+            p = subprocess.run([PENSTOCK, *argv], stdout=full, stderr=subprocess.PIPE)
+        check(p.returncode == 5 and b"stdout" in p.stderr, f"a full disk: {argv[0]}: {p.returncode} {p.stderr}")
+    penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", "/dev/full", status=5)
     penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", os.path.join(work, "no", "such", "dir"), status=1)
 
 
@@ -207,6 +218,34 @@ def test_interrupt_early(work):
             os.unlink(stats)
 
 
+def interrupt_probes(url, cache):
+    """SIGINT while memory is measured. A machine may be done before it comes: sooner then."""
+    for command in (("doctor",), ("plan", "--probe")):
+        for wait in (0.5, 0.2, 0.05):
+            p = subprocess.Popen([PENSTOCK, *command, url, "--cache", cache, "--seconds", "0.01", "-q"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE)
+            time.sleep(wait)
+            late = p.poll() is not None
+            begin = time.monotonic()
+            p.send_signal(signal.SIGINT)
+            err = p.communicate(timeout=60)[1]
+            if not late:
+                break
+        took = time.monotonic() - begin
+        check(p.returncode == 130 and took < 10 and b"interrupted" in err, f"SIGINT for {command}: {p.returncode} {took:.1f} s {err}")
+
+
+def test_truncated(work):
+    """A shard that was not copied whole."""
+    tree = os.path.join(work, "tree")
+    penstock("split", MODEL, tree, "-q")
+    shards = os.path.join(tree, "shards")
+    largest = max((os.path.join(shards, n) for n in os.listdir(shards)), key=os.path.getsize)
+    os.truncate(largest, os.path.getsize(largest) - 1)
+    err = penstock("run", tree, "-p", "Once", "-n", "1", "-q", status=4).stderr
+    check(b"truncated" in err and b"changed" not in err, f"a truncated shard: {err}")
+
+
 def test_http(work, text):
     cache = os.path.join(work, "cache")
     share = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", "0", "--json", "-q"], stdout=subprocess.PIPE, text=True)
@@ -223,10 +262,24 @@ def test_http(work, text):
         check(facts("cache", "stat", "--cache", cache)["models"][0]["pinned"] is True, "cache pin")
         facts("cache", "unpin", url, "--cache", cache)
         check(facts("cache", "verify", "--cache", cache)["extents_wrong"] == 0, "cache verify")
+        secret = url.replace("http://127", "HTTP://me:geheim@127") + "//?sig=geheim"
+        p = penstock("cache", "pin", secret, "--cache", cache)
+        check(b"geheim" not in p.stdout + p.stderr, f"cache pin prints a secret: {p.stdout}{p.stderr}")
+        check(facts("cache", "ls", "--cache", cache)["models"][0]["pinned"] is True, "another spelling of the address")
+        facts("cache", "unpin", secret, "--cache", cache)
+        before = facts("cache", "stat", "--cache", cache)["budget_bytes"]
+        penstock("run", url, *common, "--disk", "64M")
+        facts("cache", "verify", "--repair", "--cache", cache)  # upkeep has no limit of its own
+        after = facts("cache", "stat", "--cache", cache)["budget_bytes"]
+        check(before > 0 and after == 64 << 20 != before, f"the last budget that governed: {before} {after}")
         check(facts("cache", "evict", model[:8], "--cache", cache)["freed_bytes"] > 0, "cache evict")
         penstock("cache", "evict", "zzzz", "--cache", cache, status=3)
         doctor = facts("doctor", url, "--cache", cache, "--seconds", "0.3")
         check("probes" in doctor and "binds" in doctor, f"doctor: {list(doctor)}")
+        disk = facts("bench", "disk", "--cache", cache)
+        check(disk["limit"]["gb_s"] > 0 and all(r["gb_s"] > 0 for r in disk["rows"]), f"bench disk: {disk}")
+        check(not [n for n in os.listdir(cache) if n.startswith("bench")], f"left by bench disk: {os.listdir(cache)}")
+        interrupt_probes(url, cache)
         check("predicted_s_per_token" in facts("plan", url, "--cache", cache), "plan over HTTP")
     finally:
         share.terminate()
@@ -251,6 +304,7 @@ def main():
         test_too_far()
         test_interrupt(work)
         test_interrupt_early(work)
+        test_truncated(work)
         test_http(work, text)
     print("cli_run:", "FAILED" if failures else "ok")
     return 1 if failures else 0

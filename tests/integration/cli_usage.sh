@@ -77,6 +77,11 @@ expect 2 'not a whole number' run ./model -n 99999999999999999999
 expect 2 '^penstock: --http: .*auto\|h1\|h2' run ./model --http h3
 expect 2 '--disk' run ./model --disk 12Q
 expect 2 '--ram' plan ./model --ram ''
+expect 2 '--disk.*min.*25%, all' run ./model --disk min
+expect 2 '--min-free.*25%' run ./model --min-free 25%
+expect 2 '--max-egress.*all' run ./model --max-egress all
+expect 2 'no device memory' run ./model -p x --device cpu --vram 4G
+PENSTOCK_VRAM=4G expect 3 "$work/none" run "$work/none" -p x --device cpu
 expect 2 'layers' warm ./model --layers 4-2
 expect 2 'neither on nor off' run ./model --json=maybe
 expect 2 'give one of them' run ./model -p x -f y
@@ -96,6 +101,10 @@ expect 3 "$work/none" run "$work/none" -p x
 expect 3 "$work/none" share "$work/none"
 expect 3 "$work/none" plan "$work/none"
 expect 3 '' inspect "$work/none"
+mkdir "$work/others"
+: >"$work/others/theirs"
+expect 2 'holds other files' bench disk --cache "$work/others"
+[ "$(ls -A "$work/others")" = theirs ] || fail "bench disk left something in a folder of others"
 expect 2 'ftp' run ftp://host/model -p x
 
 # variables: read for the options that a command has, beaten by the option, ignored when empty
@@ -114,6 +123,12 @@ expect 0 '' cache stat --json
 expect 0 '' cache verify
 expect 0 '' cache evict --all
 expect 3 'not in the cache' cache evict abcd
+for verb in evict pin unpin; do
+    expect 3 '^penstock: http://host/m: not in the cache' cache $verb "http://me:geheim@HOST:80/m//?sig=geheim"
+    expect 2 'malformed' cache $verb "http://me:geheim@/m?sig=geheim"
+    expect 2 'unknown scheme' cache $verb "ftp://me:geheim@host/m"
+    grep -q geheim "$work/err" && fail "cache $verb prints a secret: $(cat "$work/err")"
+done
 expect 0 '' cache dir
 [ "$(cat "$work/out")" = "$work/cache/penstock" ] || fail "cache dir: $(cat "$work/out")"
 [ ! -e "$work/cache/penstock" ] || fail "the cache folder was made by looking at it"
@@ -130,6 +145,48 @@ s = json.load(open(sys.argv[1]))
 assert s["exit"] == 3 and s["error"], s
 PY
 ls "$work"/stats.json*.tmp 2>/dev/null && fail "a temporary file is left"
+
+# wherever --stats stands, whatever is wrong with the rest
+refused() { # STATUS WORD ARGUMENT...: stats.json tells of it
+    local status=$1 word=$2
+    shift 2
+    rm -f "$work/stats.json"
+    "$PENSTOCK" "$@" >/dev/null 2>&1 </dev/null
+    [ $? = "$status" ] || fail "penstock $*: not status $status"
+    python3 - "$work/stats.json" "$status" "$word" <<'PY' || fail "penstock $*: stats"
+import json, sys
+s = json.load(open(sys.argv[1]))
+assert s["exit"] == int(sys.argv[2]) and sys.argv[3] in s["error"], s
+PY
+}
+refused 2 --temp run ./model --stats "$work/stats.json" --temp 1x
+refused 2 --temp run ./model --temp 1x -p "$work/stats.json" --stats "$work/stats.json"
+refused 2 --qqqqqqqq run ./model --qqqqqqqq --stats="$work/stats.json" -p
+refused 2 MODEL run --stats "$work/stats.json"
+PENSTOCK_TEMP=warm refused 2 PENSTOCK_TEMP run ./model -p x --stats "$work/stats.json"
+PENSTOCK_STATS=$work/stats.json refused 2 'unknown option' run ./model --qqqqqqqq
+"$PENSTOCK" run ./model --temp 1x -p --stats "$work/none.json" 2>/dev/null
+[ ! -e "$work/none.json" ] || fail "the value of -p was taken for --stats"
+expect 2 'stdout is for the text' run "$work/none" -p x --stats -
+[ ! -e ./- ] || fail "--stats - made a file"
+: >"$work/log"
+"$PENSTOCK" run "$work/none" -p x --stats /dev/stderr 2>>"$work/log"
+grep -q '"exit":3' "$work/log" && grep -q '^penstock: ' "$work/log" || fail "--stats /dev/stderr: $(cat "$work/log")"
+[ -c /dev/null ] && [ -L /dev/stderr ] || fail "/dev/stderr is no longer what it was"
+
+# SIGINT while the prompt is still coming
+rm -f "$work/stats.json"
+mkfifo "$work/fifo"
+"$PENSTOCK" run ./model --stats "$work/stats.json" <"$work/fifo" 2>/dev/null &
+pid=$!
+exec 9>"$work/fifo"
+printf 'Once upon' >&9
+sleep 0.5
+kill -INT "$pid"
+wait "$pid"
+[ $? = 130 ] || fail "SIGINT while reading a prompt: another status than 130"
+exec 9>&-
+grep -q '"exit":130' "$work/stats.json" || fail "SIGINT while reading a prompt: no statistics"
 
 # what is generated is what is checked in
 "$PENSTOCK" --man | cmp - "$PENSTOCK_SOURCE_DIR/deploy/man/penstock.1" || fail "deploy/man/penstock.1 is stale: penstock --man"

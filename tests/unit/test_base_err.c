@@ -59,6 +59,20 @@ static void test_prefix(void **state)
     assert_string_equal(err.text, "again: layer 7: timed out");
 }
 
+static void test_place(void **state)
+{
+    (void)state;
+    struct ps_err err = {0};
+    ps_err_place(NULL, "a.json");
+    ps_err_place(&err, "a.json");
+    assert_int_equal(err.code, 0);
+    ps_err_set(&err, PS_EDATA, "json", "line 3: a comma is missing");
+    ps_err_place(&err, "a.json");
+    ps_err_place(&err, "a.json");
+    assert_string_equal(err.text, "a.json: line 3: a comma is missing");
+    assert_int_equal(err.code, PS_EDATA);
+}
+
 static void test_exit_statuses(void **state)
 {
     (void)state;
@@ -252,6 +266,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_control_characters_are_replaced),
     cmocka_unit_test(test_long_text_is_cut_at_a_character),
     cmocka_unit_test(test_prefix),
+    cmocka_unit_test(test_place),
     cmocka_unit_test(test_exit_statuses),
     cmocka_unit_test(test_redaction_cases),
     cmocka_unit_test(test_redaction_stays_inside_its_buffer),

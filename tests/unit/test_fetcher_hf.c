@@ -1,7 +1,6 @@
 /* The Hub, as far as it is pure: addresses, settings, headers, links, refusals. */
 #include "tests/support/test.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +94,24 @@ static void same(char *heap, const char *want)
     assert_non_null(heap);
     assert_string_equal(heap, want);
     ps_free(heap);
+}
+
+/* What is shown means the same when it is given again, and nothing else does. */
+static void test_labels(void **state)
+{
+    static const char *const shown[] = {"hf://org/name",           "hf://gpt2",
+                                        "hf://gpt2@main/x",        "hf://org/name@a%2Fb",
+                                        "hf://org/name@a/b",       "hf://org/name@refs/pr/7/sub",
+                                        "hf://org/name@v%231",     "hf://org/name/50%25 @x",
+                                        "hf://org/name@a%40b/c:d", "hf://org/name@%72efs/pr/7"};
+    (void)state;
+    for (size_t i = 0; i < TEST_COUNT(shown); i++) {
+        struct ps_hf_ref r;
+        struct ps_err err = {0};
+        assert_ok(ps_hf_ref_parse(&r, shown[i], &err), &err);
+        same(ps_hf_label(&r), shown[i]);
+        ps_hf_ref_deinit(&r);
+    }
 }
 
 static void test_names(void **state)
@@ -411,55 +428,6 @@ static void test_memory(void **state)
     assert_true(test_every_alloc_failure(all_at_once, NULL) > 10);
 }
 
-/* ---- the fuzzer's corpus ---- */
-
-/* One input of tests/fuzz/fuzz_hub.c, whose first byte says what it is. */
-static void replay(const char *input)
-{
-    struct ps_hf_facts f = {0};
-    struct ps_hf_ref r;
-    const char *text = input + 1;
-    if (input[0] % 3 == 0 && ps_hf_ref_parse(&r, text, NULL) == 0) {
-        assert_true(ps_name_ok(r.repo, strlen(r.repo)) && ps_name_ok(r.revision, strlen(r.revision)));
-        ps_hf_ref_deinit(&r);
-    } else if (input[0] % 3 == 1) {
-        assert_true(ps_signed_until(text) < 4000000000u);
-    } else if (input[0] % 3 == 2) {
-        const char *colon = strchr(text, ':');
-        char name[32] = "";
-        if (colon)
-            snprintf(name, sizeof name, "%.*s", (int)(colon - text), text);
-        ps_hf_facts_put(&f, name, colon ? colon + 1 : NULL);
-        assert_true(!f.commit[0] || ps_hf_is_commit(f.commit));
-    }
-}
-
-static void test_corpus(void **state)
-{
-    (void)state;
-    const char *source = getenv("PENSTOCK_SOURCE_DIR");
-    char folder[512], path[1024], input[4096];
-    snprintf(folder, sizeof folder, "%s/tests/fuzz/corpus/fuzz_hub", source ? source : ".");
-    DIR *d = opendir(folder);
-    int files = 0;
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        if (e->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        FILE *f = fopen(path, "rb");
-        assert_non_null(f);
-        size_t n = fread(input, 1, sizeof input - 1, f);
-        fclose(f);
-        for (files++; n > 0; n--) { /* and each of its beginnings */
-            input[n] = '\0';
-            replay(input);
-        }
-    }
-    closedir(d);
-    assert_true(files >= 7);
-}
-
 /* ---- the store, offline ---- */
 
 /* A file of the Hub's cache by way of the store: no network, every allocation fails once. */
@@ -538,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_labels),
         cmocka_unit_test(test_settings_default),
         cmocka_unit_test(test_settings_places),
         cmocka_unit_test(test_token),
@@ -549,7 +518,6 @@ int main(void)
         cmocka_unit_test(test_hints),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_offline),
-        cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,6 @@
  * files, the meaning of error codes; and what an address may look like. */
 #include "tests/support/test.h"
 
-#include <dirent.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +20,6 @@
 #include "fetcher/store.h"
 #include "fetcher/uri.h"
 #include "fetcher/xml_scan.h"
-#include "tests/fuzz/fuzz_s3_reply.c"
 #include "tests/support/bad_server.h"
 
 /* ---- signatures ---- */
@@ -287,43 +285,6 @@ static void test_xml(void **state)
         if (found != (cases[i].text != NULL) || strcmp(out, cases[i].text ? cases[i].text : "") != 0)
             fail_msg("%s: %d '%s'", cases[i].xml, found, out);
     }
-}
-
-/* Every file of the fuzzer's corpus, and each of its beginnings, in every state of a request. */
-static void test_corpus(void **state)
-{
-    (void)state;
-    char folder[512], path[1024];
-    const char *source = getenv("PENSTOCK_SOURCE_DIR");
-    snprintf(folder, sizeof folder, "%s/tests/fuzz/corpus/fuzz_s3_reply", source ? source : ".");
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    unsigned files = 0;
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        if (e->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        FILE *f = fopen(path, "rb");
-        assert_non_null(f);
-        uint8_t all[4096];
-        size_t n = fread(all, 1, sizeof all, f);
-        fclose(f);
-        for (size_t k = 0; k <= n; k++) {
-            /* Of its own size, so that a sanitizer sees a read beyond. */
-            uint8_t *copy = malloc(k + 2);
-            assert_non_null(copy);
-            memcpy(copy + 2, all, k);
-            for (unsigned c = 0; c < (k == n ? 64u * 8u : 8u); c++) {
-                copy[0] = (uint8_t)(c & 7);
-                copy[1] = (uint8_t)(c >> 3);
-                LLVMFuzzerTestOneInput(copy, k + 2);
-            }
-            free(copy);
-        }
-        files++;
-    }
-    closedir(d);
-    assert_true(files >= 10);
 }
 
 /* ---- what replies mean ---- */
@@ -766,7 +727,6 @@ int main(void)
         cmocka_unit_test(test_sign_bounds),
         cmocka_unit_test(test_hmac),
         cmocka_unit_test(test_xml),
-        cmocka_unit_test(test_corpus),
         cmocka_unit_test(test_regions),
         cmocka_unit_test(test_clock),
         cmocka_unit_test(test_words),

@@ -58,6 +58,7 @@ static void test_malformed(void **state)
         "http://a b/",     "http://h\x01/",
         "http://u:%gg@h/", "http://[::1/",
         "http://?x",       "http://secret:pw@:80/",
+        "http://a%2561/",  "http://%25/",
     };
     for (size_t i = 0; i < TEST_COUNT(bad); i++) {
         struct ps_uri u = {.port = 77};
@@ -129,6 +130,7 @@ static void test_redirects(void **state)
     resolve("http://h/a", "gopher://h/a", PS_EREFUSED, NULL);
     resolve("http://h/a", "http://h:99999/", PS_EDATA, NULL);
     resolve("http://h/a", "http://h/%zz", PS_EDATA, NULL);
+    resolve("http://h/a", "//p%x", PS_EDATA, NULL);
 }
 
 static void test_origins(void **state)
@@ -213,6 +215,44 @@ static int build_object(void *user)
     return rc;
 }
 
+/* One label for all spellings of a place, the one that its source bears, and nothing secret in it. */
+static void test_labels(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"http://u:p@HOST.Example:80/m//?sig=geheim", "http://host.example/m"},
+        {"HTTPS://host:443/", "https://host"},
+        {"http://host:8080/a%20b/", "http://host:8080/a%20b"},
+        {"s3://Bucket/some/Key//?versionId=geheim", "s3://Bucket/some/Key"},
+        {"s3://bucket", "s3://bucket"},
+        {"hf://org/name:main/", "hf://org/name"},
+        {"hf://models/org/name@v1/sub", "hf://org/name@v1/sub"},
+        {"3f2a", "3f2a"},
+    };
+    static const char *const bad[] = {"http://u:geheim@/m", "ftp://u:geheim@h/m", "hf://",
+                                      "s3:///?versionId=geheim"};
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        struct ps_err err = {0};
+        struct ps_source *src = NULL;
+        char *label = NULL;
+        assert_ok(ps_store_label(&label, cases[i][0], &err), &err);
+        assert_string_equal(label, cases[i][1]);
+        if (ps_uri_kind(label) != PS_URI_PATH) {
+            assert_ok(ps_store_open(&src, cases[i][0], NULL, &err), &err);
+            assert_string_equal(src->label, label);
+            ps_source_close(src);
+        }
+        ps_free(label);
+    }
+    for (size_t i = 0; i < TEST_COUNT(bad); i++) {
+        struct ps_err err = {0};
+        char *label = NULL;
+        assert_int_equal(ps_store_label(&label, bad[i], &err), PS_EUSAGE);
+        assert_null(label);
+        assert_null(strstr(err.text, "geheim"));
+    }
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -226,7 +266,7 @@ int main(void)
         cmocka_unit_test(test_malformed),  cmocka_unit_test(test_objects),
         cmocka_unit_test(test_redirects),  cmocka_unit_test(test_origins),
         cmocka_unit_test(test_file_paths), cmocka_unit_test(test_open),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory),     cmocka_unit_test(test_labels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

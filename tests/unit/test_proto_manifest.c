@@ -1,10 +1,12 @@
 /* Manifest and shard index: round trips, everything that must be refused, speed, damaged bytes. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "proto/manifest.h"
+#include "proto/quant.h"
 #include "tests/support/test.h"
 
 /* ---- A small pre-split model made by hand ---- */
@@ -335,7 +337,7 @@ static void manifest_rules(void **state)
         case 13: s.m.source_label = long_text; break;
         case 14: s.m.architecture = (char *)"a\nb"; break;
         case 15:
-            s.m.codec = (char *)"nf4b64";
+            s.m.codec = (char *)"nf3b64";
             want = PS_EUNSUPPORTED;
             break;
         case 16: s.m.raw_bytes = UINT64_MAX; break;
@@ -450,6 +452,127 @@ static void index_rules(void **state)
         assert_null(x);
         sample_deinit(&s);
     }
+}
+
+/* ---- Rounded weights ---- */
+
+/* The matrix of shard 1 as NF4B64: its first extent so, its second as the bf16 that it was. */
+static void sample_round(struct sample *s)
+{
+    uint32_t row = (uint32_t)ps_quant_row_bytes(PS_NF4B64, 512);
+    struct ps_shard_tensor *t = &s->tensors[2];
+    t->dtype = PS_NF4B64;
+    t->rounded = true;
+    t->error = (struct ps_quant_error){0.5, 60.25, 0.125f, 3.0f};
+    s->extents[3].codec = PS_CODEC_RAW;
+    s->extents[3].n_blocks = 0;
+    s->extents[3].raw_bytes = s->extents[3].stored_bytes = 384 * row;
+    s->extents[4].dtype = PS_BF16;
+    s->extents[4].offset = s->extents[3].offset + s->extents[3].stored_bytes;
+    s->shards[1].bytes = s->extents[4].offset + s->extents[4].stored_bytes;
+    s->m.codec = (char *)"nf4b64";
+    s->m.source_bytes = s->m.raw_bytes;
+    s->m.raw_bytes = 300 * 1024 + 100 + 384ull * row + 216 * 1024;
+    s->m.stored_bytes = s->m.raw_bytes;
+}
+
+static void rounded_round_trip(void **state)
+{
+    (void)state;
+    struct sample s;
+    struct ps_shard_index *x[2];
+    struct ps_manifest *m;
+    struct ps_map *map;
+    struct ps_err err = {0};
+    char *bytes;
+    size_t len;
+    sample_init(&s);
+    sample_round(&s);
+    sample_encode(&s);
+    assert_ok(ps_manifest_encode(&s.m, &bytes, &len, &err), &err);
+    assert_ok(ps_manifest_decode(&m, bytes, len, &err), &err);
+    assert_string_equal(m->codec, "nf4b64");
+    assert_int_equal(m->source_bytes, 900 * 1024 + 100);
+    for (int i = 0; i < 2; i++)
+        assert_ok(decode_index(&s, i, &x[i], &err), &err);
+    assert_false(x[1]->tensors[0].rounded);
+    assert_ok(ps_map_from_manifest(&map, m, x, &err), &err);
+    const struct ps_tensor *t = &map->tensors[2];
+    const struct ps_extent *e = &map->extents[t->first_extent];
+    assert_int_equal(t->dtype, PS_NF4B64);
+    assert_int_equal(t->row_bytes, 272);
+    assert_true(t->rounded && t->error.error2 == 0.5 && t->error.weight2 == 60.25);
+    assert_true(t->error.max_error == 0.125f && t->error.max_weight == 3.0f);
+    assert_int_equal(ps_extent_dtype(map, &e[0]), PS_NF4B64);
+    assert_int_equal(ps_extent_row_bytes(&e[0]), 272);
+    assert_int_equal(ps_extent_dtype(map, &e[1]), PS_BF16);
+    assert_int_equal(ps_extent_row_bytes(&e[1]), 1024);
+    assert_int_equal(map->raw_bytes, s.m.raw_bytes);
+    ps_map_free(map);
+    ps_manifest_free(m);
+    for (int i = 0; i < 2; i++)
+        ps_shard_index_free(x[i]);
+    ps_free(bytes);
+    sample_deinit(&s);
+}
+
+static void rounded_rules(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 10; c++) {
+        struct sample s;
+        sample_init(&s);
+        sample_round(&s);
+        struct ps_shard_tensor *t = &s.tensors[2];
+        switch (c) {
+        case 0: s.extents[4].dtype = PS_U8; break;    /* not weights */
+        case 1: s.extents[4].dtype = PS_MXFP4; break; /* no type of a matrix here */
+        case 2: s.extents[4].dtype = 250; break;
+        case 3: s.extents[4].dtype = PS_Q8B64; break; /* would be fewer bytes than it has */
+        case 4: t->dtype = PS_BF16; break;            /* rounded, but to nothing */
+        case 5:                                       /* narrower than its tensor */
+            t->dtype = PS_Q8B64;
+            s.extents[3].dtype = PS_NF4B64;
+            break;
+        case 6:
+            t->n_dims = 3;
+            t->shape[2] = 1;
+            break;
+        case 7: t->error.error2 = (double)NAN; break;
+        case 8: t->error.max_weight = INFINITY; break;
+        case 9: t->error.weight2 = -1; break;
+        }
+        sample_encode(&s);
+        struct ps_shard_index *x = NULL;
+        struct ps_err err = {0};
+        int rc = decode_index(&s, 1, &x, &err);
+        if (rc != PS_EDATA)
+            fail_msg("case %d: %d (%s)", c, rc, err.text);
+        sample_deinit(&s);
+    }
+}
+
+/* A residual that a later version lists beside the tensors (manifest.proto) does not keep this one from its base. */
+static void a_residual_is_passed_over(void **state)
+{
+    (void)state;
+    struct sample s;
+    struct ps_shard_index *x;
+    struct ps_err err = {0};
+    sample_init(&s);
+    sample_round(&s);
+    sample_encode(&s);
+    static const uint8_t residual[] = {3 << 3 | 2, 4, 0x0a, 2, 'w', '1'};
+    size_t n = s.len[1] - PS_SHARD_HEAD_BYTES;
+    char *bytes = ps_malloc(n + sizeof residual);
+    memcpy(bytes, s.bytes[1] + PS_SHARD_HEAD_BYTES, n);
+    memcpy(bytes + n, residual, sizeof residual);
+    assert_ok(ps_shard_index_decode(&x, bytes, n + sizeof residual, s.shards[1].bytes + 4096, &err),
+              &err);
+    assert_int_equal(x->n_tensors, 2);
+    ps_shard_index_free(x);
+    ps_free(bytes);
+    sample_deinit(&s);
 }
 
 static void odd_orders_are_allowed(void **state)
@@ -673,6 +796,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(map_must_fit_the_manifest),
     cmocka_unit_test(one_shard_twice_is_refused),
     cmocka_unit_test(index_rules),
+    cmocka_unit_test(rounded_round_trip),
+    cmocka_unit_test(rounded_rules),
+    cmocka_unit_test(a_residual_is_passed_over),
     cmocka_unit_test(odd_orders_are_allowed),
     cmocka_unit_test(empty_tensors_have_no_extents),
     cmocka_unit_test(unpacking_is_bounded),

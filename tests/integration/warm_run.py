@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""`penstock warm` as a user calls it, seen from the server too: a dry run fetches no weights and says what the real one
+does; parts by bytes and by layers add up; lists; kill -9 in the middle; memory and disk within their budgets."""
+# ctest-timeout: 240
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import badhttp  # noqa: E402
+import peer  # noqa: E402
+
+KJV = os.path.join(os.environ["PENSTOCK_SOURCE_DIR"], "models", "kjv")
+WEIGHTS = os.path.join(KJV, "model.safetensors")
+SIZE = os.path.getsize(WEIGHTS)
+HEADER = 64 << 10  # the first bytes of the file, asked for at every opening
+
+
+def sent(server):
+    """Bytes of the weights' file that went out, header probes aside."""
+    with server.lock:
+        return sum(q.sent for q in server.log if q.name == "model.safetensors" and q.first != 0 or q.sent > HEADER)
+
+
+def asked(server):
+    with server.lock:
+        return sum(q.name == "model.safetensors" and q.status == 206 for q in server.log)
+
+
+def warm(t, server, *args, cache, rc=0, **kw):
+    r = t.run("warm", server.url, *args, "--json", cache=t.path(cache), **kw)
+    t.equal(r.rc, rc, f"warm {args}: {r.err[-300:]}")
+    return r.json if r.rc == 0 else {}
+
+
+def test_dry_run(t, server):
+    server.set(None)
+    d = warm(t, server, "--dry-run", "--price-per-gb", "0.09", cache="dry", disk="100%")
+    t.check(sent(server) == 0 and d["bytes_fetched"] == 0 and not d["complete"], f"a dry run fetches no weights: {sent(server)} {d}")
+    t.equal(d["bytes_to_fetch"], d["bytes_wanted"], "all is to be fetched")
+    t.check(SIZE - HEADER < d["bytes_to_fetch"] <= SIZE, f"the weights: {d['bytes_to_fetch']} of {SIZE}")
+    t.check(abs(d["egress_cost"] - d["bytes_to_fetch"] / 1e9 * 0.09) < 1e-12, f"what it costs: {d['egress_cost']}")
+    t.check(d["predicted_seconds"] is None and d["probe_age_s"] is None, "no rate was ever measured")
+    server.set(None)
+    w = warm(t, server, cache="dry", disk="100%")
+    t.check(w["complete"] and w["bytes_fetched"] == d["bytes_to_fetch"] and w["bytes_missing"] == 0, f"warm: {w}")
+    t.equal(sent(server), w["bytes_fetched"], "what the server sent is what was stored")
+    t.check(0.5 <= asked(server) / d["requests"] <= 2, f"{d['requests']} requests were foretold, {asked(server)} came")
+    again = warm(t, server, "--dry-run", "--price-per-gb", "0.09", cache="dry", disk="100%")
+    t.check(again["complete"] and again["bytes_to_fetch"] == again["requests"] == again["egress_cost"] == 0, f"nothing is left: {again}")
+    t.check("predicted" in t.run("warm", server.url, "--dry-run", cache=t.path("dry"), disk="100%").out.decode(), "as text")
+    t.run("doctor", server.url, "--seconds", "0.1", cache=t.path("dry"), disk="100%")
+    part = warm(t, server, "--dry-run", "--layers", "0", cache="other", disk="100%")
+    t.check(part["probed_link_bytes_s"] is None, "another cache has measured nothing")
+    p = t.run("plan", server.url, "--price-per-gb", "0.5", "--json", cache=t.path("dry"), disk="50%", ram="min").json
+    t.check(abs(p["egress_cost_per_sweep"] - p["bytes_net_per_sweep"] / 2e9) < 1e-12 and p["bytes_net_per_sweep"] > 0, f"plan: {p}")
+    t.check(abs(p["egress_cost_to_fill"] - p["disk_bytes"] / 2e9) < 1e-12, f"plan: {p}")
+
+
+def test_rate(t, server):
+    """The prediction is bytes over the rate that stands beside it."""
+    cache = t.path("rated")
+    os.makedirs(cache)
+    with open(os.path.join(cache, "probes.json"), "w") as f:
+        f.write('{"link_bytes_s":2000000,"measured_at":%d}' % (time.time() - 3600))
+    d = warm(t, server, "--dry-run", cache="rated", disk="100%")
+    t.check(abs(d["predicted_seconds"] - d["bytes_to_fetch"] / 2e6) < 1e-6, f"predicted: {d}")
+    t.check(3600 <= d["probe_age_s"] < 3700, f"the age of the rate: {d['probe_age_s']}")
+
+
+def test_parts(t, server):
+    server.set(None)
+    some = warm(t, server, "--bytes", "1M", cache="parts", disk="100%")
+    t.check(0 < some["bytes_fetched"] <= 1 << 20 and not some["complete"], f"--bytes 1M: {some}")
+    have, calls = some["bytes_fetched"], 1
+    while calls < 20 and not some["complete"]:
+        some = warm(t, server, "--bytes", "25%", cache="parts", disk="100%")
+        t.equal(some["bytes_present"], have, "the next call goes on")
+        have += some["bytes_fetched"]
+        calls += 1
+    t.check(some["complete"] and 4 <= calls <= 7, f"quarters add up: {calls} calls")
+    t.equal(sent(server), have, "nothing is fetched twice")
+    warm(t, server, "--bytes", "10K", cache="parts2", disk="100%")  # ends at the first that is larger
+    e = t.run("warm", server.url, "--bytes", "10K", cache=t.path("parts2"), disk="100%")
+    badhttp.check_failed(t, e, 2, ["--bytes"], stats=False, what="less than an extent")
+    layers = warm(t, server, "--layers", "1-2", cache="layers", disk="100%")
+    ls = t.run("cache", "ls", "--json", cache=t.path("layers")).json["models"][0]
+    t.check(layers["complete"] and ls["layers"] == [1, 2], f"--layers 1-2: {ls['layers']}")
+    all_of_it = warm(t, server, cache="layers", disk="100%")
+    t.equal(all_of_it["bytes_wanted"], all_of_it["bytes_fetched"] + layers["bytes_fetched"], "layers are not fetched again")
+    e = t.run("warm", server.url, "--layers", "3-99", cache=t.path("layers"), disk="100%")
+    badhttp.check_failed(t, e, 2, ["--layers", "99"], stats=False, what="layers that the model lacks")
+
+
+def test_list(t, server):
+    listed = t.path("models.txt")
+    with open(listed, "w") as f:
+        f.write(f"# what the nodes need\n\n  {server.url}\t# the Bible\r\n{server.url}/none?sig=geheim\nhttp://me:geheim@/x\n"
+                f"{KJV}\n{server.url}#not-a-comment\n")
+
+    def run(*args, env=None):
+        e = {**os.environ, "HOME": t.path("home"), **(env or {})}
+        return subprocess.run([t.program, "warm", *args, "--cache", t.path("listed"), "--disk", "64M"], capture_output=True, text=True,
+                              timeout=60, env=e, stdin=open(listed))
+    p = run("--from-file", listed, "--json")
+    t.equal(p.returncode, 3, f"the worst status: {p.stderr}")
+    d = json.loads(p.stdout)
+    m = d["models"]
+    t.check([x.get("exit", 0) for x in m] == [0, 3, 2, 2, 0] and d["exit"] == 3 and d["failed"] == 3, f"each in its turn: {d}")
+    t.check(m[0]["complete"] and m[4]["bytes_fetched"] == 0, f"the same model once more: {m[4]}")
+    t.check("geheim" not in p.stdout + p.stderr, f"a secret is shown: {p.stderr}")
+    t.check(p.stderr.count("penstock: ") == 4, f"a line for each failure and one for all: {p.stderr}")
+    p = run("--from-file", "-")
+    t.check(p.returncode == 3 and p.stdout.count("complete") == 2, f"from stdin, as text: {p.stdout}")
+    p = run("--from-file", listed, server.url)
+    t.check(p.returncode == 2 and "one of them" in p.stderr, f"a model and a list: {p.stderr}")
+    p = run("--from-file", "/dev/null")
+    t.check(p.returncode == 2 and "no model" in p.stderr, f"an empty list: {p.stderr}")
+    p = run()
+    t.check(p.returncode == 2 and "MODEL is missing" in p.stderr, f"nothing at all: {p.stderr}")
+    p = run("--json", env={"PENSTOCK_MODEL": server.url})
+    t.check(p.returncode == 0 and json.loads(p.stdout)["complete"], f"PENSTOCK_MODEL: {p.stderr}")
+
+
+def test_kill(t):
+    """kill -9 while extents arrive: what had been published stays, and nothing of it is asked for again."""
+    server = badhttp.Server(KJV, pace=1_000_000)
+    t.servers.append(server)
+    cache = t.path("killed")
+    argv = [t.program, "warm", server.url, "--cache", cache, "--disk", "100%", "-q"]
+    for i in range(3):
+        server.set(None)
+        p = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        end = time.monotonic() + 20
+        aim = random.randrange(1, SIZE // 2)
+        while sent(server) < aim and p.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        p.kill()
+        p.communicate()
+        held = t.run("cache", "ls", "--json", cache=cache).json["models"]
+        held = held[0]["bytes"] if held else 0
+        server.pace = None
+        server.set(None)
+        d = t.run("warm", server.url, "--json", "--bytes", "30%", cache=cache, disk="100%").json
+        t.equal(d["bytes_present"], held, f"kill {i}: what was published is there")
+        t.equal(sent(server), d["bytes_fetched"], f"kill {i}: only what was missing is asked for")
+        server.pace = 1_000_000
+        if d["complete"]:
+            t.run("cache", "evict", "--all", cache=cache)
+    server.pace = None
+    t.check(t.run("warm", server.url, "--json", "--check", cache=cache, disk="100%").json["complete"], "the end")
+    t.equal(t.run("cache", "verify", cache=cache).rc, 0, "no wrong byte")
+
+
+def test_budgets(t, server):
+    least = t.run("plan", server.url, "--ram", "min", "--json", cache=t.path("small"), disk="50%").json["ram_min_bytes"]
+    r = t.run("warm", server.url, "--json", cache=t.path("small"), disk="50%", ram=least, watch=True)
+    t.equal(r.rc, 0, f"in little room: {r.err}")
+    limit = t.run("cache", "stat", "--json", cache=t.path("small")).json["budget_bytes"]
+    t.check(r.json["complete"] and 0.4 * SIZE < r.json["bytes_fetched"] < 0.55 * SIZE, f"half: {r.json}")
+    t.check(0 < r.peak_folder <= limit, f"--disk: {r.peak_folder} of {limit}")
+    if not os.environ.get("PENSTOCK_SANITIZE"):
+        t.check(r.peak_rss <= least + (64 << 20), f"--ram {least}: {r.peak_rss}")
+
+
+def test_interrupt(t):
+    server = badhttp.Server(KJV, pace=200_000)
+    t.servers.append(server)
+    listed = t.path("slow.txt")
+    with open(listed, "w") as f:
+        f.write(f"{server.url}\n{server.url}/other\n")
+    p = subprocess.Popen([t.program, "warm", "--from-file", listed, "--json", "--cache", t.path("slow"), "--disk", "100%", "-q"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 20
+    while sent(server) == 0 and asked(server) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=30)
+    t.check(p.returncode == 130 and err == "penstock: interrupted\n", f"SIGINT: {p.returncode} {err!r}")
+    t.check('"exit":130' in out and "other" not in out, f"the list ends there: {out}")
+
+
+def main():
+    with peer.Test() as t:
+        server = badhttp.Server(KJV)
+        t.servers.append(server)
+        test_dry_run(t, server)
+        test_rate(t, server)
+        test_parts(t, server)
+        test_list(t, server)
+        test_kill(t)
+        test_budgets(t, server)
+        test_interrupt(t)
+
+
+main()

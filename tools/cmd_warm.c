@@ -1,0 +1,171 @@
+/* `penstock warm`: one model, or a list of them one after the other. Each model has an engine of its own, so that one
+ * that can't be reached costs the others nothing. */
+#include "tools/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/json.h"
+#include "tools/interrupt.h"
+#include "tools/progress.h"
+#include "tools/textio.h"
+#include "tools/warm_list.h"
+
+#define FACTS_MAX ((size_t)1 << 30)
+
+static int warm_one(char **json, const struct ps_opts *o, const char *model, struct ps_err *err)
+{
+    struct ps_warm_options w = {.struct_size = sizeof w,
+                                .layer_first = o->layers.first,
+                                .layer_last = o->layers.last,
+                                .check = o->check,
+                                .dry_run = o->dry_run,
+                                .bytes = o->bytes,
+                                .price_per_gb = o->price_per_gb};
+    struct ps_engine_options e;
+    struct ps_engine *engine = NULL;
+    struct ps_error error = {0};
+    int rc = ps_cli_engine_options(&e, o, err);
+
+    if (rc < 0)
+        return rc;
+    e.model = model;
+    e.headers_only = 1;
+    e.without_tokenizer = 1;
+    rc = ps_cli_engine_open(&engine, &e, err);
+    if (rc < 0)
+        return rc;
+    if (ps_engine_warm(json, engine, &w, &error) < 0)
+        rc = ps_cli_error(err, &error);
+    ps_cli_engine_close(engine);
+    return rc;
+}
+
+struct batch {
+    const struct ps_opts *o;
+    const char **models;
+    size_t n, n_failed;
+    int worst; /* the code with the highest exit status */
+    struct ps_strbuf facts;
+    struct ps_json_writer w;
+};
+
+static const char *shown(char **label, const char *model)
+{
+    return ps_store_label(label, model, NULL) == 0 ? *label : "(malformed address)";
+}
+
+/* Text as it comes; JSON at the end, in one object. */
+static int tell_facts(struct batch *b, const char *json, struct ps_err *err)
+{
+    int rc;
+
+    if (b->o->json) {
+        ps_jw_raw(&b->w, json);
+        return 0;
+    }
+    rc = ps_cli_print_json(b->o, json, err);
+    return rc < 0 || b->n == 1 ? rc : ps_out_line("", err);
+}
+
+static void tell_failure(struct batch *b, const char *model, int rc, const struct ps_err *e)
+{
+    char *label = NULL;
+
+    b->n_failed++;
+    if (ps_err_exit_status(rc) > ps_err_exit_status(b->worst))
+        b->worst = rc;
+    ps_progress_end();
+    if (rc != PS_EINTERRUPTED) /* the end of all is told at the end */
+        fprintf(stderr, "penstock: %s: %s\n", shown(&label, model), e->text);
+    if (b->o->json) {
+        ps_jw_object(&b->w);
+        ps_jw_kstring(&b->w, "source", shown(&label, model));
+        ps_jw_kstring(&b->w, "error", e->text);
+        ps_jw_kint(&b->w, "exit", ps_err_exit_status(rc));
+        ps_jw_object_end(&b->w);
+    }
+    ps_free(label);
+}
+
+/* One model's failure is told and the next one's turn comes; only an interrupt, or nobody who reads, ends all. */
+static int warm_all(struct batch *b, struct ps_err *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < b->n && rc == 0 && !ps_interrupt_seen; i++) {
+        struct ps_err e = {0};
+        char *json = NULL;
+        int one = warm_one(&json, b->o, b->models[i], &e);
+
+        if (one == 0)
+            rc = tell_facts(b, json, err);
+        else
+            tell_failure(b, b->models[i], one, &e);
+        ps_string_free(json);
+    }
+    return rc;
+}
+
+static int end_batch(struct batch *b, struct ps_err *err)
+{
+    int rc = 0;
+
+    ps_jw_array_end(&b->w);
+    ps_jw_kuint(&b->w, "failed", b->n_failed);
+    ps_jw_kint(&b->w, "exit", ps_interrupt_seen ? PS_EXIT_INTERRUPTED : ps_err_exit_status(b->worst));
+    ps_jw_object_end(&b->w);
+    if (b->o->json)
+        rc = ps_cli_print_json(b->o, ps_strbuf_ok(&b->facts) ? b->facts.data : NULL, err);
+    if (rc == 0 && ps_interrupt_seen)
+        return ps_err_set(err, PS_EINTERRUPTED, "warm", "interrupted");
+    if (rc == 0 && b->worst < 0)
+        return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above",
+                          b->n_failed, b->n, b->o->from_file);
+    return rc;
+}
+
+static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
+{
+    struct batch b = {.o = o};
+    char *text = NULL;
+    size_t len = 0;
+    int rc = ps_text_read(&text, &len, o->from_file, err);
+
+    if (rc == 0)
+        rc = ps_warm_list_parse(&b.models, &b.n, text, len, o->from_file, err);
+    if (rc == 0) {
+        ps_strbuf_init(&b.facts, FACTS_MAX);
+        ps_jw_init(&b.w, &b.facts);
+        ps_jw_object(&b.w);
+        ps_jw_key(&b.w, "models");
+        ps_jw_array(&b.w);
+        rc = warm_all(&b, err);
+        if (rc == 0)
+            rc = end_batch(&b, err);
+        ps_strbuf_deinit(&b.facts);
+    }
+    ps_free(b.models);
+    ps_free(text);
+    return rc;
+}
+
+int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
+{
+    const char *model = o->n_args > 0 ? o->args[0] : o->from_file ? NULL : o->model;
+    char *json = NULL;
+    int rc;
+
+    if (o->from_file && model)
+        return ps_err_set(err, PS_EUSAGE, "warm", "%s and --from-file: give one of them", model);
+    if (o->from_file)
+        return warm_from_file(o, err);
+    if (!model || !*model)
+        return ps_err_set(err, PS_EUSAGE, "warm",
+                          "warm: MODEL is missing: usage: penstock warm MODEL | --from-file FILE");
+    rc = warm_one(&json, o, model, err);
+    if (rc == 0)
+        rc = ps_cli_print_json(o, json, err);
+    ps_string_free(json);
+    return rc;
+}
