@@ -102,7 +102,8 @@ static int tag_error(int e, const char *dir, struct ps_err *err)
                       "cache: %s: " TAG ": %s", dir, strerror(e));
 }
 
-/* In one rename: whoever looks sees the old tag or the new one. */
+/* In one rename: whoever looks sees the old tag or the new one. Synced before, because the index will be: after power
+ * loss a folder that holds the one without the other would be taken for a stranger's. */
 static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
 {
     static const char new_name[] = TAG ".new";
@@ -111,8 +112,12 @@ static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
         openat(dir_fd, new_name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return errno == EROFS || errno == EACCES || errno == EPERM ? 0 : tag_error(errno, dir, err);
-    const ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
-    const int e = n < 0 ? errno : ENOSPC;
+    ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
+    int e = n < 0 ? errno : ENOSPC;
+    if (n == (ssize_t)sizeof TAG_TEXT - 1 && fdatasync(fd) != 0) {
+        e = errno;
+        n = -1;
+    }
     close(fd);
     if (n == (ssize_t)sizeof TAG_TEXT - 1 && renameat(dir_fd, new_name, dir_fd, TAG) == 0)
         return 0;

@@ -355,6 +355,17 @@ static int shrink(struct ps_cache *c, bool compacted, uint64_t *over, struct ps_
     return rc;
 }
 
+/* LMDB's copy lies in the page cache. A name that reaches the disk before it would be an index of zeros after
+ * power loss, and everything would be fetched again. */
+static int sync_copy(struct ps_cache *c, struct ps_err *err)
+{
+    const int fd = openat(c->dir_fd, "index.new/data.mdb", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int e = fd < 0 || fdatasync(fd) != 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return e == 0 ? 0 : sys_error(c, e, "index.new", err);
+}
+
 /* A new generation of the index: a compacted copy beside it, then one rename. The caller is alone and holds the
  * open lock. */
 static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
@@ -364,6 +375,8 @@ static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
     index_path(c, path, "index.new");
     if (rc == 0)
         rc = ps_index_copy_compact(c->index, path, err);
+    if (rc == 0)
+        rc = sync_copy(c, err);
     ps_cache_measure(c);
     if (rc == 0) {
         ps_index_close(c->index);
