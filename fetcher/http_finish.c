@@ -90,6 +90,8 @@ static void finish(struct http_store *s, struct http_job *j)
     pthread_mutex_lock(&s->lock);
     r->impl = NULL;
     s->live_jobs--;
+    if (j->awaited)
+        atomic_fetch_sub(&s->n_awaited, 1);
     j->next = s->free_jobs;
     s->free_jobs = j;
     pthread_mutex_unlock(&s->lock);

@@ -141,6 +141,15 @@ static void expect_locked(struct http_transfer *t, const struct ps_range *r)
     t->ask_object_bytes = r->object_bytes ? r->object_bytes : o->total;
 }
 
+const struct http_failure http_superseded = {.cls = PS_RETRY_TRANSPORT,
+                                             .code = PS_ECANCELLED,
+                                             .what = "came from elsewhere",
+                                             .hint = "nothing to do"};
+const struct http_failure http_escaped = {.cls = PS_RETRY_TRANSPORT,
+                                          .code = PS_ENET,
+                                          .what = "slow connection",
+                                          .hint = "nothing to do"};
+
 void http_choose_address_locked(struct http_transfer *t, bool front, uint64_t now_ns)
 {
     struct http_store *s = t->net->store;
@@ -155,6 +164,7 @@ void http_choose_address_locked(struct http_transfer *t, bool front, uint64_t no
                     : s->origin->ops->locate(s->origin, t->obj->name, &t->uri, NULL);
     t->no_memory = rc == PS_ENOMEM; /* begin() reports it */
     t->no_address = rc != 0 && rc != PS_ENOMEM;
+    http_host_enter_locked(t);
 }
 
 static void fill_transfer_locked(struct http_store *s, struct http_transfer *t,
@@ -185,6 +195,24 @@ static void fill_transfer_locked(struct http_store *s, struct http_transfer *t,
     expect_locked(t, first->r);
 }
 
+static void count_active_locked(struct http_store *s)
+{
+    uint64_t active = 0;
+    for (unsigned i = 0; i < s->n_nets; i++)
+        active += s->nets[i].active;
+    if (active > ps_stat_get(&s->stats->requests_at_once_max))
+        atomic_store_explicit(&s->stats->requests_at_once_max, active, memory_order_relaxed);
+}
+
+static void occupy_locked(struct http_store *s, struct http_transfer *t, uint64_t now_ns)
+{
+    t->net->active++;
+    count_active_locked(s);
+    t->cures = 0;
+    t->plain_retry = t->lost = false;
+    http_choose_address_locked(t, false, now_ns);
+}
+
 bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now_ns)
 {
     bool taken = false;
@@ -200,6 +228,8 @@ bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now
             http_prepare_locked(s, j);
             continue;
         }
+        if (!http_host_open_locked(s, j->obj))
+            break;
         uint64_t room = egress_room_locked(s, want, j->sink != NULL, &never);
         if (never) {
             pop_locked(s, j);
@@ -210,13 +240,77 @@ bool http_take_batch(struct http_store *s, struct http_transfer *t, uint64_t now
             break;
         fill_transfer_locked(s, t, j, room, now_ns);
         taken = true;
-        t->net->active++;
-        t->cures = 0;
-        t->plain_retry = false;
-        http_choose_address_locked(t, false, now_ns);
+        occupy_locked(s, t, now_ns);
     }
     pthread_mutex_unlock(&s->lock);
     return taken;
+}
+
+/* The part of j that its transfer has not brought yet. */
+static struct ps_span missing_of(const struct http_transfer *t, const struct http_job *j)
+{
+    struct ps_span m = {http_job_from(j), http_job_to(j)};
+    if (t->judged && t->judge.verdict == PS_REPLY_ACCEPT && t->pos > m.from)
+        m.from = t->pos;
+    return m;
+}
+
+bool http_take_hedge(struct http_store *s, struct http_transfer *h, struct http_transfer *t,
+                     struct http_job *j, uint64_t now_ns)
+{
+    struct ps_span m = missing_of(t, j);
+    uint64_t bytes = m.to - m.from;
+    bool never, taken = false;
+    pthread_mutex_lock(&s->lock);
+    uint64_t spent = ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight;
+    if (bytes > 0 && !s->closing && !j->cancelled && now_ns >= s->hold_until_ns &&
+        http_host_open_locked(s, j->obj) && http_ready_locked(s, j->obj, now_ns) &&
+        ps_hedge_affordable(ps_stat_get(&s->stats->bytes_net), spent, bytes, s->opt.hedge_pct) &&
+        egress_room_locked(s, bytes, false, &never) == bytes) {
+        h->stand_in_range = (struct ps_range){.object = j->r->object,
+                                              .offset = m.from,
+                                              .bytes = bytes,
+                                              .buf = (char *)j->r->buf + (m.from - j->r->offset),
+                                              .etag = j->r->etag,
+                                              .object_bytes = j->r->object_bytes};
+        h->stand_in = (struct http_job){.r = &h->stand_in_range,
+                                        .obj = j->obj,
+                                        .state = HTTP_ACTIVE,
+                                        .first_ns = now_ns};
+        h->hedge_of = t;
+        h->hedged = j;
+        h->jobs = &h->stand_in;
+        h->obj = j->obj;
+        h->from = m.from;
+        h->to = m.to;
+        h->reserved = bytes;
+        s->egress_in_flight += bytes;
+        s->hedge_in_flight += bytes;
+        expect_locked(h, j->r);
+        occupy_locked(s, h, now_ns);
+        j->hedge = h;
+        taken = true;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return taken;
+}
+
+void http_requeue_jobs(struct http_transfer *t, bool slow)
+{
+    struct http_store *s = t->net->store;
+    while (t->jobs) {
+        struct http_job *j = t->jobs;
+        t->jobs = j->next;
+        if (http_hedge_takes_over(t, j))
+            continue;
+        pthread_mutex_lock(&s->lock);
+        j->escapes += slow;
+        if (j->cancelled || s->closing)
+            http_finish_push_locked(s, j, PS_ECANCELLED, NULL);
+        else
+            http_now_waiting_locked(s, j);
+        pthread_mutex_unlock(&s->lock);
+    }
 }
 
 void http_settle_egress(struct http_store *s, struct http_transfer *t)

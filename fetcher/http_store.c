@@ -20,10 +20,23 @@
     (1u << 20) /* get() asks for this much first: nearly every config, and a good probe of the size */
 #define TAIL_PIECE_BYTES (1u << 20)
 #define TAIL_PIECES      64
+#define HEDGE_PCT        2
+/* Names with many addresses change them within minutes; a handshake every five minutes costs nothing. */
+#define CONN_LIFE_MS    300000u
+#define CONN_LIFE_BYTES (32ull << 30)
+/* Under a rate limit no more connections than get this much each: thinner ones look stuck to both sides. */
+#define LIMITED_EACH_BYTES_S (64u << 10)
 /* An interrupt comes from a signal handler, which can't signal a condition: blocking reads look this often. */
 #define INTERRUPT_CHECK_NS (PS_NS_PER_S / 10)
 
 /* ---- waking ---- */
+
+void http_wake_net(struct http_net *n)
+{
+    curl_multi_wakeup(n->multi);
+    if (n->rest)
+        curl_multi_wakeup(n->rest);
+}
 
 void http_wake_locked(struct http_store *s)
 {
@@ -32,7 +45,7 @@ void http_wake_locked(struct http_store *s)
         if (n->wake_sent || n->active >= n->slots || !n->started)
             continue;
         n->wake_sent = true;
-        curl_multi_wakeup(n->multi);
+        http_wake_net(n);
         return;
     }
 }
@@ -41,7 +54,7 @@ void http_wake_all_locked(struct http_store *s)
 {
     for (unsigned i = 0; i < s->n_nets; i++)
         if (s->nets[i].started) /* not one that failed to start */
-            curl_multi_wakeup(s->nets[i].multi);
+            http_wake_net(&s->nets[i]);
 }
 
 /* ---- objects ---- */
@@ -166,6 +179,21 @@ static void http_cancel(struct ps_source *base, struct ps_range *r)
     pthread_mutex_lock(&s->lock);
     if (r->impl)
         cancel_locked(s, r->impl);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void http_await(struct ps_source *base, struct ps_range *r)
+{
+    struct http_store *s = (struct http_store *)base;
+    pthread_mutex_lock(&s->lock);
+    struct http_job *j = r->impl;
+    if (j && !j->awaited) {
+        j->awaited = true;
+        atomic_fetch_add(&s->n_awaited, 1);
+        atomic_fetch_add(&s->awaits, 1);
+        if (j->state == HTTP_ACTIVE)
+            http_wake_all_locked(s);
+    }
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -505,6 +533,7 @@ static const struct ps_source_ops http_ops = {
     .scheme = "http",
     .submit = http_submit,
     .cancel = http_cancel,
+    .await = http_await,
     .get = http_get,
     .head = http_head,
     .local_path = NULL,
@@ -524,6 +553,12 @@ static void settle_options(struct http_store *s, const struct ps_store_options *
     o->net_deadline_s = o->net_deadline_s ? o->net_deadline_s : 120;
     o->net_stall_s = o->net_stall_s ? o->net_stall_s : 20;
     o->connect_timeout_s = o->connect_timeout_s ? o->connect_timeout_s : 12;
+    o->hedge_pct = o->hedge_pct ? o->hedge_pct : HEDGE_PCT;
+    o->conn_life_ms = o->conn_life_ms ? o->conn_life_ms : CONN_LIFE_MS;
+    o->conn_life_bytes = o->conn_life_bytes ? o->conn_life_bytes : CONN_LIFE_BYTES;
+    uint64_t limit = ps_rate_limit_bytes_per_s(o->limit);
+    if (limit && limit / LIMITED_EACH_BYTES_S < o->connections)
+        o->connections = limit > LIMITED_EACH_BYTES_S ? (unsigned)(limit / LIMITED_EACH_BYTES_S) : 1;
     o->net_threads = o->net_threads ? o->net_threads : 1;
     if (o->net_threads > PS_HTTP_MAX_NET_THREADS)
         o->net_threads = PS_HTTP_MAX_NET_THREADS;

@@ -14,8 +14,6 @@
 #include "base/clock.h"
 
 #define ORIGIN "fetcher"
-#define RECEIVE_BUFFER_BYTES                                                                       \
-    (512l << 10) /* 256 to 512 KiB measured best; libcurl's own 16 KiB costs system calls */
 #define DRAIN_MAX_BYTES                                                                            \
     (64u << 10) /* an error page up to this size is read, so that its connection lives on */
 #define HEADER_MAX_BYTES 4096         /* session tokens of AWS reach 2 KB */
@@ -48,6 +46,12 @@ static void deliver_first(struct http_transfer *t)
 {
     struct http_job *j = t->jobs;
     t->jobs = j->next;
+    if (http_is_stand_in(t, j)) {
+        http_hedge_won(t);
+        return;
+    }
+    if (j->hedge)
+        http_hedge_drop(j); /* the first request came first */
     http_finish_push(t->net->store, j, 0, NULL);
 }
 
@@ -127,6 +131,14 @@ static bool over_budget(const struct http_transfer *t)
     return t->net->store->opt.max_egress_bytes && t->body_bytes > t->reserved;
 }
 
+static void note_pace(struct http_transfer *t, size_t n)
+{
+    if (t->pace.first_ns == 0)
+        http_host_first_byte(t, t->last_ns);
+    ps_pace_bytes(&t->pace, n, t->last_ns);
+    atomic_fetch_add_explicit(&t->host->bytes, n, memory_order_relaxed);
+}
+
 static size_t on_body(char *p, size_t size, size_t count, void *user)
 {
     struct http_transfer *t = user;
@@ -134,7 +146,13 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
     size_t n = size * count;
     t->last_ns = ps_now_ns();
     t->body_bytes += n;
-    ps_stat_add(&s->stats->bytes_net, n);
+    ps_rate_limit_take(s->opt.limit, n, t->last_ns);
+    if (t->lost) {
+        ps_stat_add(&s->stats->bytes_hedged, n);
+        return 0;
+    }
+    if (!t->hedge_of) /* a second request's bytes are accounted for when it is over */
+        ps_stat_add(&s->stats->bytes_net, n);
     /* Error pages, and what follows after everything was delivered (a chunked reply that goes on):
      * read a little so that the connection lives on, but not without end. */
     if (!t->judged || t->judge.verdict != PS_REPLY_ACCEPT || !t->jobs) {
@@ -144,6 +162,7 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
         return t->drained <= DRAIN_MAX_BYTES ? n : 0;
     }
     note_arrival(s, t->last_ns);
+    note_pace(t, n);
     if (over_budget(t)) {
         t->over_budget = true;
         return 0;
@@ -311,6 +330,9 @@ static size_t on_header(char *line, size_t size, size_t count, void *user)
     struct http_transfer *t = user;
     size_t n = size * count;
     t->last_ns = ps_now_ns();
+    if (t->lost)
+        return 0;
+    http_conn_answered(t, t->last_ns);
     if (!t->judged)
         see_header(t, line, n);
     ps_reply_line(&t->reply, line, n, ps_wall_s());
@@ -344,9 +366,14 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS,
                      1l); /* a proxy's CONNECT reply is not the object's */
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1l);
-    curl_easy_setopt(e, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER_BYTES);
+    curl_easy_setopt(e, CURLOPT_BUFFERSIZE,
+                     ps_rate_limit_read_bytes(s->opt.limit, s->opt.connections,
+                                              PS_HTTP_RECEIVE_BUFFER_BYTES));
     curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1l);
+    /* Addresses are shuffled when a name is looked up, and the result is used for all connections while it is
+     * remembered: not at all, so that they spread over the addresses and follow their changes. */
     curl_easy_setopt(e, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1l);
+    curl_easy_setopt(e, CURLOPT_DNS_CACHE_TIMEOUT, 0l);
     curl_easy_setopt(e, CURLOPT_USERAGENT, "penstock/0.1");
     curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1l);     /* what was signed is what is sent */
@@ -462,8 +489,10 @@ static void release(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;
     t->live = false;
+    t->conn = NULL;
     pthread_mutex_lock(&s->lock);
     t->net->active--;
+    http_host_leave_locked(t);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -474,7 +503,14 @@ static void fail_jobs(struct http_transfer *t, const struct http_failure *f)
     while (t->jobs) {
         struct http_job *j = t->jobs;
         t->jobs = j->next;
-        http_job_failed(t->net->store, j, f, now_ns, random);
+        if (http_is_stand_in(t, j)) {
+            http_hedge_drop(t->hedged);
+            continue;
+        }
+        if (j->hedge && (f->cls == PS_RETRY_FATAL || f->cls == PS_RETRY_REPLY))
+            http_hedge_drop(j);
+        if (!http_hedge_takes_over(t, j))
+            http_job_failed(t->net->store, j, f, now_ns, random);
     }
 }
 
@@ -487,6 +523,12 @@ bool http_transfer_begin(struct http_transfer *t)
     t->curl_text[0] = '\0';
     memset(t->seen, 0, sizeof t->seen);
     ps_reply_init(&t->reply);
+    ps_pace_begin(&t->pace, t->started_ns);
+    t->conn = NULL;
+    curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 0l);
+    /* What was taken off a slow connection does not go back to one that happens to be idle. */
+    t->rescue = t->jobs && t->jobs->escapes > 0;
+    curl_easy_setopt(t->easy, CURLOPT_FRESH_CONNECT, (long)t->rescue);
     bool ok = !t->no_memory && !t->no_address && set_headers(t) && set_address(t) &&
               curl_multi_add_handle(t->net->multi, t->easy) == CURLM_OK;
     const struct http_failure *why = t->no_address ? &no_address : &out_of_memory;
@@ -718,6 +760,9 @@ static bool follow(struct http_transfer *t, struct http_failure *f, struct ps_er
     t->trusted = t->trusted && ps_uri_same_origin(&next, &t->uri);
     ps_uri_deinit(&t->uri);
     t->uri = next;
+    pthread_mutex_lock(&t->net->store->lock);
+    http_host_enter_locked(t);
+    pthread_mutex_unlock(&t->net->store->lock);
     return true;
 }
 
@@ -726,6 +771,7 @@ static void begin_again(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;
     uint64_t reserved = t->to - t->from;
+    http_hedge_drop_all(t);
     http_settle_egress(s, t);
     pthread_mutex_lock(&s->lock);
     t->reserved = reserved;
@@ -741,6 +787,7 @@ static bool prepare_again(struct http_transfer *t)
     for (const struct http_job *j = t->jobs; j; j = j->next)
         if (j->cures >= PS_HTTP_MAX_CURES)
             return false;
+    http_hedge_drop_all(t);
     http_settle_egress(s, t);
     pthread_mutex_lock(&s->lock);
     while (t->jobs) {
@@ -807,6 +854,34 @@ static bool cure(struct http_transfer *t)
     return true;
 }
 
+/* A request that has to be made again in some other way, at once. */
+static bool goes_on(struct http_transfer *t, const struct http_failure *cut)
+{
+    return !cut && !t->hedge_of && cure(t);
+}
+
+/* Not at fault: its connection was slow, or its bytes came from elsewhere. */
+static void end_cut(struct http_transfer *t, const struct http_failure *cut)
+{
+    keep_progress(t, cut);
+    http_settle_egress(t->net->store, t);
+    http_requeue_jobs(t, cut == &http_escaped);
+}
+
+/* Of a failed request. True: it is on its way again. */
+static bool end_badly(struct http_transfer *t, const struct http_failure *f,
+                      const struct http_failure *cut)
+{
+    if (f->cls == PS_RETRY_THROTTLE)
+        http_host_throttled(t, ps_now_ns());
+    if (!cut && !t->hedge_of && front_door(t))
+        return true;
+    keep_progress(t, f);
+    http_settle_egress(t->net->store, t);
+    fail_jobs(t, f);
+    return false;
+}
+
 void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_failure *cut)
 {
     struct http_store *s = t->net->store;
@@ -815,9 +890,15 @@ void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_f
     if (t->receiving)
         atomic_fetch_sub_explicit(&s->receiving, 1, memory_order_relaxed);
     t->receiving = false;
-    if (t->jobs) {
-        bool failed = true;
-        if (!cut && cure(t))
+    http_conn_carried(t, t->body_bytes);
+    if (t->lost && !cut)
+        cut = &http_superseded;
+    bool failed = cut || rc != CURLE_OK;
+    if (cut == &http_superseded || cut == &http_escaped) {
+        end_cut(t, cut);
+    } else if (t->jobs) {
+        failed = true;
+        if (goes_on(t, cut))
             return;
         if (cut)
             f = *cut;
@@ -828,17 +909,13 @@ void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_f
             }
         } else
             failed = failure_of(t, rc, &f);
-        if (failed && !cut && front_door(t))
+        if (failed && end_badly(t, &f, cut))
             return;
-        if (failed) {
-            keep_progress(t, &f);
-            http_settle_egress(s, t);
-            fail_jobs(t, &f);
-        } else {
-            while (t->jobs)
-                deliver_first(t);
-        }
     }
+    if (!failed)
+        http_host_succeeded(t, ps_now_ns());
+    while (!failed && t->jobs)
+        deliver_first(t);
     http_settle_egress(s, t);
     release(t);
 }

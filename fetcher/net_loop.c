@@ -23,7 +23,7 @@ uint64_t http_random(struct http_net *n)
     return n->random = x;
 }
 
-static struct http_transfer *free_slot(struct http_net *n)
+struct http_transfer *http_net_free_slot(struct http_net *n)
 {
     for (unsigned i = 0; i < n->slots; i++)
         if (!n->transfers[i].live)
@@ -31,11 +31,13 @@ static struct http_transfer *free_slot(struct http_net *n)
     return NULL;
 }
 
-/* Starts what may be started, the earliest first. */
+/* Starts what may be started: what a layer waits for, then the earliest. */
 static void fill(struct http_net *n)
 {
     struct http_transfer *t;
-    while ((t = free_slot(n)) != NULL && http_take_batch(n->store, t, ps_now_ns()))
+    if (n->hedge_due)
+        http_hedge_look(n, ps_now_ns());
+    while ((t = http_net_free_slot(n)) != NULL && http_take_batch(n->store, t, ps_now_ns()))
         http_transfer_begin(t);
 }
 
@@ -69,6 +71,25 @@ static bool all_cancelled(struct http_store *s, const struct http_transfer *t, b
     return all && t->jobs;
 }
 
+/* Longest silence of a transfer. Under a rate limit its turn to be read comes only so often. */
+static uint64_t silence_ns(const struct http_store *s)
+{
+    uint64_t limit = ps_rate_limit_bytes_per_s(s->opt.limit), ns = s->opt.net_stall_s * PS_NS_PER_S;
+    if (limit == 0)
+        return ns;
+    uint64_t round = (uint64_t)ps_rate_limit_read_bytes(s->opt.limit, s->opt.connections,
+                                                        PS_HTTP_RECEIVE_BUFFER_BYTES) *
+                     s->opt.connections;
+    return ns + 2 * (round / limit + 1) * PS_NS_PER_S;
+}
+
+/* Below this a transfer at its deadline counts as stuck; not so where the user wants it slow. */
+static uint64_t trickle_bytes_s(const struct http_store *s)
+{
+    uint64_t limit = ps_rate_limit_bytes_per_s(s->opt.limit) / s->opt.connections / 4;
+    return limit && limit < PS_RETRY_TRICKLE_BYTES_PER_S ? limit : PS_RETRY_TRICKLE_BYTES_PER_S;
+}
+
 /* Why a transfer has to stop now, or NULL. */
 static const struct http_failure *reason_to_cut(struct http_store *s, const struct http_transfer *t,
                                                 uint64_t now_ns)
@@ -87,12 +108,14 @@ static const struct http_failure *reason_to_cut(struct http_store *s, const stru
                                                 .hint = "check the server, or raise --net-deadline",
                                                 .deadline = true};
     bool closing;
+    if (t->lost)
+        return &http_superseded;
     if (all_cancelled(s, t, &closing) || closing)
         return &withdrawn;
-    if (now_ns - t->last_ns >= s->opt.net_stall_s * PS_NS_PER_S)
+    if (now_ns - t->last_ns >= silence_ns(s))
         return &stalled;
     if (t->jobs && ps_retry_overdue(now_ns - t->jobs->first_ns, s->opt.net_deadline_s * PS_NS_PER_S,
-                                    now_ns - t->started_ns, t->body_bytes))
+                                    now_ns - t->started_ns, t->body_bytes, trickle_bytes_s(s)))
         return &overdue;
     return NULL;
 }
@@ -108,12 +131,14 @@ static uint64_t police(struct http_net *n)
             continue;
         const struct http_failure *why = reason_to_cut(s, t, now_ns);
         if (why) {
+            if (why == &http_superseded)
+                http_conn_abandon(t); /* what is left of its reply is on its way */
             curl_multi_remove_handle(n->multi, t->easy);
             http_transfer_end(t, CURLE_ABORTED_BY_CALLBACK, why);
             next = now_ns; /* a slot came free */
             continue;
         }
-        uint64_t at = t->last_ns + s->opt.net_stall_s * PS_NS_PER_S;
+        uint64_t at = t->last_ns + silence_ns(s);
         uint64_t due = t->jobs ? t->jobs->first_ns + s->opt.net_deadline_s * PS_NS_PER_S : at;
         if (due <= now_ns)
             due = now_ns + HEALTH_CHECK_NS;
@@ -122,7 +147,9 @@ static uint64_t police(struct http_net *n)
         if (at < next)
             next = at;
     }
-    return next;
+    uint64_t pace_ns = http_pace_look(n, now_ns), hedge_ns = http_hedge_look(n, now_ns);
+    next = pace_ns < next ? pace_ns : next;
+    return hedge_ns < next ? hedge_ns : next;
 }
 
 static bool finished(struct http_net *n)
@@ -143,13 +170,31 @@ static int sleep_ms(uint64_t until_ns)
     return (int)((ns + 999999) / 1000000);
 }
 
+/* Sleeps until there is something to read or to do. While the rate limit is in debt nothing is read: the senders'
+ * windows fill up, and TCP slows them down. */
+static void wait_for_work(struct http_net *n, uint64_t until_ns, uint64_t rest_ns)
+{
+    if (rest_ns == 0)
+        curl_multi_poll(n->multi, NULL, 0, sleep_ms(until_ns), NULL);
+    else
+        curl_multi_poll(n->rest, NULL, 0, sleep_ms(rest_ns < until_ns ? rest_ns : until_ns), NULL);
+}
+
+/* Until when the rate limit forbids to read; 0: it does not. */
+static uint64_t rest_until_ns(struct http_net *n)
+{
+    uint64_t ready_ns = n->rest ? ps_rate_limit_ready_ns(n->store->opt.limit) : 0;
+    return ready_ns > ps_now_ns() ? ready_ns : 0;
+}
+
 static void *net_main(void *arg)
 {
     struct http_net *n = arg;
     for (;;) {
         int running;
         fill(n);
-        curl_multi_perform(n->multi, &running);
+        if (rest_until_ns(n) == 0)
+            curl_multi_perform(n->multi, &running);
         bool reaped = reap(n);
         uint64_t next = police(n);
         if (finished(n))
@@ -159,7 +204,7 @@ static void *net_main(void *arg)
         uint64_t start = http_next_start_ns(n->store);
         if (start < next)
             next = start;
-        curl_multi_poll(n->multi, NULL, 0, sleep_ms(next), NULL);
+        wait_for_work(n, next, rest_until_ns(n));
     }
     return NULL;
 }
@@ -184,8 +229,10 @@ int http_net_start(struct http_store *s, struct http_net *n, unsigned slots, str
     n->slots = slots;
     n->random = ps_now_ns() ^ ((uint64_t)(uintptr_t)n << 20) ^ 0x9e3779b97f4a7c15ull;
     n->multi = curl_multi_init();
+    n->rest = s->opt.limit ? curl_multi_init() : NULL;
     n->transfers = ps_calloc(slots, sizeof *n->transfers);
-    if (!n->multi || !n->transfers)
+    n->conns = ps_calloc(2 * (size_t)slots, sizeof *n->conns);
+    if (!n->multi || !n->transfers || !n->conns || (s->opt.limit && !n->rest))
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     multi_options(n);
     for (unsigned i = 0; i < slots; i++) {
@@ -210,6 +257,9 @@ void http_net_deinit(struct http_net *n)
     for (unsigned i = 0; n->transfers && i < n->slots; i++)
         http_transfer_deinit(&n->transfers[i]);
     ps_free(n->transfers);
+    ps_free(n->conns);
+    if (n->rest)
+        curl_multi_cleanup(n->rest);
     if (n->multi)
         curl_multi_cleanup(n->multi);
 }

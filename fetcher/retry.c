@@ -3,11 +3,11 @@
 
 #include "base/clock.h"
 
-#define MS 1000000ull
+#define MS       1000000ull
+#define EARLY_NS (10 * MS) /* libcurl's timeout may come up to a millisecond before its time */
 #define FIRST_CONTACT_TRIES                                                                        \
-    4u /* with the delays below: about two seconds for a host that refuses */
-#define BAD_REPLY_TRIES     2u /* "refetched once" */
-#define TRICKLE_BYTES_PER_S 4096u
+    4u                     /* with the delays below: about two seconds for a host that refuses */
+#define BAD_REPLY_TRIES 2u /* "refetched once" */
 
 struct backoff {
     uint64_t base_ns, cap_ns;
@@ -44,7 +44,7 @@ static bool exhausted(const struct ps_retry_in *in)
     if (in->cls == PS_RETRY_REPLY && in->bad_replies >= BAD_REPLY_TRIES)
         return true;
     return in->cls == PS_RETRY_CONNECT && in->first_contact &&
-           (in->failures >= FIRST_CONTACT_TRIES || in->elapsed_ns >= in->connect_limit_ns);
+           (in->failures >= FIRST_CONTACT_TRIES || in->elapsed_ns + EARLY_NS >= in->connect_limit_ns);
 }
 
 struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in)
@@ -70,7 +70,7 @@ struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in)
 }
 
 bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attempt_ns,
-                      uint64_t attempt_bytes)
+                      uint64_t attempt_bytes, uint64_t trickle_bytes_s)
 {
     if (elapsed_ns < deadline_ns)
         return false;
@@ -79,5 +79,5 @@ bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attemp
     if (elapsed_ns - attempt_ns >= deadline_ns && attempt_ns < PS_NS_PER_S)
         return false;
     uint64_t seconds = attempt_ns / PS_NS_PER_S + 1;
-    return attempt_bytes / seconds < TRICKLE_BYTES_PER_S;
+    return attempt_bytes / seconds < trickle_bytes_s;
 }

@@ -38,8 +38,9 @@ struct ps_retry_out {
 struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in);
 
 /* Should a transfer that is still running be cut off at its deadline? One that moves, if slowly,
- * is left alone: a slow link is no failure. Below 4 KiB/s over its life it counts as stuck (a
+ * is left alone: a slow link is no failure. Below `trickle_bytes_s` over its life (4 KiB/s) it counts as stuck (a
  * server that drips a byte a second never ends otherwise). */
+#define PS_RETRY_TRICKLE_BYTES_PER_S 4096u
 bool ps_retry_overdue(uint64_t elapsed_ns, uint64_t deadline_ns, uint64_t attempt_ns,
-                      uint64_t attempt_bytes);
+                      uint64_t attempt_bytes, uint64_t trickle_bytes_s);
 #endif

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "base/stats.h"
+#include "fetcher/rate_limit.h"
 #include "proto/source.h"
 
 enum ps_http_version { PS_HTTP_AUTO, PS_HTTP_1, PS_HTTP_2 };
@@ -24,6 +25,15 @@ struct ps_store_options {
     unsigned io_threads;    /* file store: 0 = 2 */
     bool direct_io;         /* file store: O_DIRECT where it works (bypasses the page cache) */
     struct ps_stats *stats; /* nullable; must outlive the source */
+    /* Nullable; must outlive the source. Several sources may share it: all of them together keep to it. */
+    struct ps_rate_limit *limit;
+    /* Extra bytes that second requests for what a layer waits for may cost, in percent of what is fetched. 0 = 2;
+     * less: none. */
+    int hedge_pct;
+    /* http: a connection is given up for a new one, which looks the name up anew, after so long or so many bytes.
+     * 0 = 300 s, 32 GiB. */
+    unsigned conn_life_ms;
+    uint64_t conn_life_bytes;
     /* Nullable; must outlive the source. Once it is not 0, get and head of http end soon with PS_EINTERRUPTED;
      * whoever submits ranges cancels them himself. */
     const atomic_int *interrupt;

@@ -85,3 +85,10 @@ bool ps_packing_from_name(struct ps_packing *out, const char *name)
         return false;
     return true;
 }
+
+const char *ps_packing_name(const struct ps_packing *p)
+{
+    return p->quant == PS_Q8B64    ? "q8b64"
+           : p->quant == PS_NF4B64 ? "nf4b64"
+                                   : ps_codec_name(p->codec);
+}

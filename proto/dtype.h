@@ -63,4 +63,5 @@ struct ps_packing {
 #define PS_PACKINGS_KNOWN "raw, lz4, wh, xc34, q8b64, nf4b64"
 /* False: there is no such packing. */
 bool ps_packing_from_name(struct ps_packing *out, const char *name);
+const char *ps_packing_name(const struct ps_packing *p);
 #endif

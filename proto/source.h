@@ -53,6 +53,11 @@ struct ps_source_ops {
     int (*submit)(struct ps_source *s, struct ps_range *r, struct ps_err *err);
     /* Asks for an early end: done() is still called, with PS_ECANCELLED unless the bytes had arrived. */
     void (*cancel)(struct ps_source *s, struct ps_range *r);
+    /* Nullable; a hint. The submitter can do nothing before this range has arrived (a layer waits for it): the
+     * source may ask for its missing part a second time where it is late. Any number of times, from submit on,
+     * also when done() has been called, as long as the storage lives. Never blocks on the network. A source made
+     * of other sources hands it on. */
+    void (*await)(struct ps_source *s, struct ps_range *r);
     /* Blocking: a whole small object of at most max_bytes (config, tokenizer, manifest) into fresh
      * memory (ps_free). A NUL is put behind it. Fills *info (nullable). PS_ENOTFOUND, PS_EREFUSED,
      * PS_ENET, PS_EDATA (larger than max). */
@@ -84,6 +89,11 @@ static inline int ps_source_submit(struct ps_source *s, struct ps_range *r, stru
 static inline void ps_source_cancel(struct ps_source *s, struct ps_range *r)
 {
     s->ops->cancel(s, r);
+}
+static inline void ps_source_await(struct ps_source *s, struct ps_range *r)
+{
+    if (s->ops->await)
+        s->ops->await(s, r);
 }
 static inline int ps_source_get(struct ps_source *s, const char *object, uint64_t max, char **out,
                                 size_t *len, struct ps_object_info *info, struct ps_err *err)

@@ -62,7 +62,7 @@ static int copy_options(struct ps_engine *e, const struct ps_engine_options *o, 
     memcpy(&e->o, o, o->struct_size);
     const char **fields[] = {&e->o.model,    &e->o.cache_dir,  &e->o.disk,      &e->o.ram,
                              &e->o.min_free, &e->o.max_egress, &e->o.kv_type_k, &e->o.kv_type_v,
-                             &e->o.device,   &e->o.vram};
+                             &e->o.device,   &e->o.vram,       &e->o.net_limit};
     for (unsigned i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         int rc = copy_string(e, fields[i], i, err);
         if (rc < 0)
@@ -117,12 +117,16 @@ static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
         .direct_io = direct,
         .stats = &e->stats,
         .interrupt = &e->interrupt, /* the tokenizer may wait behind the weights */
+        .hedge_pct = e->o.hedge_pct,
     };
     int rc = ps_size_parse(&egress, e->o.max_egress, "--max-egress", err);
     if (rc == 0 && egress.kind != PS_SIZE_DEFAULT && egress.kind != PS_SIZE_BYTES)
         rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--max-egress: give a size such as 20G");
     if (rc == 0)
         rc = http_version(&so.http, e->o.http_version, err);
+    if (rc == 0 && !e->net_limit)
+        rc = ps_rate_limit_parse(&e->net_limit, e->o.net_limit, err);
+    so.limit = e->net_limit;
     so.max_egress_bytes = ps_store_egress_limit(&egress);
     return rc < 0 ? rc : ps_store_open(&e->source, e->o.model, &so, err);
 }
@@ -223,6 +227,7 @@ void ps_engine_close(struct ps_engine *e)
     if (e->cache)
         ps_cache_close(e->cache);
     ps_source_close(e->source);
+    ps_rate_limit_free(e->net_limit);
     ps_pool_free(e->pool);
     ps_plan_deinit(&e->plan);
     ps_weights_free(e->weights);

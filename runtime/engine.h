@@ -62,7 +62,7 @@ struct ps_engine_gpu {
 
 struct ps_engine {
     struct ps_engine_options o; /* strings point into `strings` */
-    char *strings[10];
+    char *strings[11];
     char *cache_dir;
     struct ps_size disk, ram, vram, min_free;
     enum ps_dtype k_type, v_type; /* of the KV cache */
@@ -71,6 +71,7 @@ struct ps_engine {
     struct ps_stats stats;
 
     struct ps_source *source;
+    struct ps_rate_limit *net_limit; /* nullable; of all sources of this engine */
     struct ps_model_files files;
     struct ps_arch *arch;
     struct ps_weights *weights;

@@ -41,6 +41,13 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     ps_jw_kuint(w, "bytes_hedged", ps_stat_get(&s->bytes_hedged));
     ps_jw_kuint(w, "requests", ps_stat_get(&s->requests));
     ps_jw_kuint(w, "retries", ps_stat_get(&s->retries));
+    ps_jw_kuint(w, "hedges", ps_stat_get(&s->hedges));
+    ps_jw_kuint(w, "hedges_won", ps_stat_get(&s->hedges_won));
+    ps_jw_kuint(w, "escapes", ps_stat_get(&s->escapes));
+    ps_jw_kuint(w, "connections_opened", ps_stat_get(&s->conns_opened));
+    ps_jw_kuint(w, "connections_retired", ps_stat_get(&s->conns_retired));
+    ps_jw_kuint(w, "requests_at_once_max", ps_stat_get(&s->requests_at_once_max));
+    ps_jw_kuint(w, "window_min", ps_stat_get(&s->window_min));
     ps_jw_kdouble(w, "hit_ratio", used ? (used > net ? (double)(used - net) / (double)used : 0) : 0);
     ps_jw_kdouble(w, "link_bytes_s", per(bytes_net, busy_s));
     ps_jw_kdouble(w, "link_busy_pct",
@@ -51,6 +58,10 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     else
         ps_jw_null(w);
     ps_jw_kdouble(w, "stall_s", (double)ps_stat_get(&s->stall_ns) / 1e9);
+    ps_jw_kdouble(w, "layer_wait_p50_s", (double)ps_histogram_quantile_ns(&s->layer_wait, 0.5) / 1e9);
+    ps_jw_kdouble(w, "layer_wait_p99_s",
+                  (double)ps_histogram_quantile_ns(&s->layer_wait, 0.99) / 1e9);
+    ps_jw_kdouble(w, "layer_wait_max_s", (double)ps_histogram_quantile_ns(&s->layer_wait, 1) / 1e9);
     ps_jw_kdouble(w, "sweep_s", sweep_s);
     ps_jw_kuint(w, "corrupt_reads", ps_stat_get(&s->corrupt_reads));
     ps_jw_kuint(w, "cache_bytes", e->cache ? ps_cache_model_bytes(e->cache, e->cache_model) : 0);

@@ -296,6 +296,7 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
     pthread_cond_init(&s->changed, &attr);
     pthread_condattr_destroy(&attr);
     pthread_cond_init(&s->parked_changed, NULL);
+    s->wait_layer = INT32_MIN;
     s->slot_bytes = ps_sweep_slot_bytes(o->map);
     s->gather_slot_bytes = ps_sweep_gather_slot_bytes(o->map, o->gather_tensor);
     int rc = alloc_tables(s);
@@ -471,6 +472,34 @@ static int await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
     return 0;
 }
 
+/* The same for what the arithmetic itself waits for: the source is told, so that it may hurry. */
+static int need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
+{
+    if (it->state == ITEM_LOADING && !it->awaited) {
+        it->awaited = true; /* what is not with the source yet tells it on the way there */
+        if (it->in_net) {
+            it->refs++;
+            pthread_mutex_unlock(&s->mutex);
+            ps_sweep_hurry(it);
+            pthread_mutex_lock(&s->mutex);
+            ps_sweep_unref_locked(s, it);
+        }
+    }
+    return await_locked(s, it, err);
+}
+
+/* Waits are told layer by layer: a layer is what goes on or not. */
+static void count_wait_locked(struct ps_sweep *s, uint32_t extent, uint64_t ns)
+{
+    int32_t layer = s->o.map->tensors[s->o.map->extents[extent].tensor].layer;
+    if (layer != s->wait_layer && s->wait_layer != INT32_MIN) {
+        ps_histogram_add(&s->o.stats->layer_wait, s->wait_ns);
+        s->wait_ns = 0;
+    }
+    s->wait_layer = layer;
+    s->wait_ns += ns;
+}
+
 /* What is next in line, if it was issued: not the same place's panel of the sweep before. */
 static struct item *next_item_locked(const struct ps_sweep *s)
 {
@@ -518,6 +547,7 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
     int rc = 0;
     pthread_mutex_lock(&s->mutex);
     PS_ASSERT(s->o.order[s->consume_seq % s->o.n_order] == extent);
+    uint64_t t0 = ps_now_ns();
     struct item *it;
     ps_sweep_pump_locked(s);
     while (!(it = next_item_locked(s)) && s->resident[extent] != RESIDENT_YES && rc == 0) {
@@ -525,8 +555,9 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
         ps_sweep_pump_locked(s);
     }
     if (rc == 0 && it)
-        rc = await_locked(s, it, err);
+        rc = need_locked(s, it, err);
     if (rc == 0) {
+        count_wait_locked(s, extent, ps_now_ns() - t0);
         fill_panel_locked(s, extent, it, out);
         s->consume_seq++;
         ps_sweep_pump_locked(s);
@@ -637,7 +668,7 @@ static int gather_run(struct gather *g, float *out, size_t ld, struct ps_err *er
                 started = i + 1;
         }
         if (rc == 0 && w->item)
-            rc = await_locked(s, w->item, err);
+            rc = need_locked(s, w->item, err);
         if (rc < 0)
             break;
         const uint8_t *data = w->item ? w->item->raw : s->arena + s->arena_offset[w->extent];

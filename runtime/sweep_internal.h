@@ -22,6 +22,7 @@ struct item {
     enum item_state state; /* mutex */
     unsigned refs;         /* mutex: consumer, loader, submit under way */
     bool in_net;           /* mutex: ranges of it are with the source */
+    bool awaited;          /* mutex: the consumer can't go on without it */
     bool net_done;         /* set by the source's callback before it queues the item again */
     uint32_t extent;
     uint64_t seq;   /* of the ring: place in the endless order of use */
@@ -78,6 +79,8 @@ struct ps_sweep {
     uint32_t tied_position; /* first place of the gathered matrix in the order; UINT32_MAX: not in it */
     uint64_t sweeps_gathered; /* whose embedding rows have been asked for */
     uint64_t cold_bytes;      /* asked for in pieces since the source was idle */
+    int32_t wait_layer;       /* whose waits are being added up; INT32_MIN: none yet */
+    uint64_t wait_ns;
     bool cancelling;
     bool no_cache_logged;
     /* What another process (or another engine here) is fetching: read from the cache when it is there. */
@@ -95,6 +98,8 @@ void ps_sweep_unpark_all_locked(struct ps_sweep *s);
 void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
 /* Asks the source to end what it has of an item. Not under the mutex. */
 void ps_sweep_withdraw(struct item *it);
+/* Tells the source that the consumer waits for an item. Not under the mutex; the caller holds a reference. */
+void ps_sweep_hurry(struct item *it);
 /* Under the mutex: issues what the free slots allow. */
 void ps_sweep_pump_locked(struct ps_sweep *s);
 /* Bytes that an extent takes in the arena: whole pages. */

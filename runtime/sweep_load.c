@@ -144,6 +144,12 @@ void ps_sweep_withdraw(struct item *it)
         ps_source_cancel(it->sweep->o.source, &it->ranges[i]);
 }
 
+void ps_sweep_hurry(struct item *it)
+{
+    for (unsigned i = 0; i < it->n_ranges; i++)
+        ps_source_await(it->sweep->o.source, &it->ranges[i]);
+}
+
 /* Hands ranges to the source; how many it took. */
 static unsigned submit_ranges(struct item *it, struct ps_err *err, int *rc)
 {
@@ -183,10 +189,12 @@ static int submit(struct item *it)
         if (ours)
             leave_net_locked(it);
     }
-    bool overtaken = it->in_net && s->cancelling;
+    bool overtaken = it->in_net && s->cancelling, awaited = it->in_net && it->awaited;
     pthread_mutex_unlock(&s->mutex);
     if (overtaken)
         ps_sweep_withdraw(it);
+    if (awaited)
+        ps_sweep_hurry(it);
     let_go(it);
     return ours ? rc : 0;
 }

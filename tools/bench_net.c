@@ -226,7 +226,7 @@ static int print_figures(const struct ps_opts *o, const struct figures *f, struc
 
 int ps_bench_net(const struct ps_opts *o, struct ps_err *err)
 {
-    struct ps_store_options so;
+    struct ps_store_options so = {0};
     struct ps_model_files files = {0};
     struct ps_source *src = NULL;
     struct figures f = {0};
@@ -238,8 +238,10 @@ int ps_bench_net(const struct ps_opts *o, struct ps_err *err)
     rc = ps_cli_store_options(&so, o, err);
     if (rc == 0)
         rc = ps_store_open(&src, o->args[1], &so, err);
-    if (rc < 0)
+    if (rc < 0) {
+        ps_rate_limit_free(so.limit);
         return rc;
+    }
     rc = ps_model_files_open(&files, src, err);
     if (rc == 0) {
         rc = measure(&f, src, files.map, o, err);
@@ -248,5 +250,6 @@ int ps_bench_net(const struct ps_opts *o, struct ps_err *err)
         ps_model_files_close(&files);
     }
     ps_source_close(src);
+    ps_rate_limit_free(so.limit);
     return rc;
 }

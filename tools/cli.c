@@ -88,6 +88,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->connections = (uint32_t)o->connections;
     e->net_deadline_s = (uint32_t)o->net_deadline;
     e->net_stall_s = (uint32_t)o->net_stall;
+    e->net_limit = o->net_limit;
+    e->hedge_pct = o->hedge ? (int32_t)o->hedge : -1;
     e->kv_type_k = o->cache_type_k;
     e->kv_type_v = o->cache_type_v;
     e->ctx_size = (uint32_t)o->ctx_size;
@@ -165,11 +167,12 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
     s->connections = (unsigned)o->connections;
     s->net_deadline_s = (unsigned)o->net_deadline;
     s->net_stall_s = (unsigned)o->net_stall;
+    s->hedge_pct = o->hedge ? (int)o->hedge : -1;
     s->max_egress_bytes = ps_store_egress_limit(&limit);
     s->http = strcmp(o->http, "h1") == 0   ? PS_HTTP_1
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;
-    return 0;
+    return ps_rate_limit_parse(&s->limit, o->net_limit, err);
 }
 
 int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err)

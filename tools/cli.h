@@ -37,6 +37,7 @@ void ps_cli_interrupt_early(void (*early)(void *user), void *user);
  * afterwards too if it can't be opened. */
 int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e, struct ps_err *err);
 void ps_cli_engine_close(struct ps_engine *engine);
+/* s->limit is the caller's: ps_rate_limit_free once its sources are closed. */
 int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err);
 /* Heap path of the cache folder: --cache, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
 int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err);

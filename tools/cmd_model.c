@@ -133,6 +133,7 @@ static int inspect_model(const struct ps_opts *o, struct ps_err *err)
                                   .ram = "min",
                                   .http_version = o->http,
                                   .max_egress = o->max_egress,
+                                  .net_limit = o->net_limit,
                                   .connections = (uint32_t)o->connections,
                                   .net_deadline_s = (uint32_t)o->net_deadline,
                                   .net_stall_s = (uint32_t)o->net_stall};

@@ -50,23 +50,34 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     /* source_label: paths and hosts stay out of a manifest, so the same input gives the same
      * tree everywhere */
     struct ps_split_options so = {.dst = o->args[1],
-                                  .codec = (enum ps_codec)ps_codec_from_name(o->codec),
                                   .threads = (unsigned)o->threads,
                                   .progress = on_progress,
                                   .source_label = "",
                                   .stop = &ps_interrupt_seen};
-    struct ps_store_options store;
+    struct ps_store_options store = {0};
+    struct ps_size ram = {.kind = PS_SIZE_DEFAULT};
     struct ps_source *src = NULL;
     uint8_t id[PS_SHA256_BYTES];
     int rc = ps_cli_store_options(&store, o, err);
 
     if (rc == 0)
+        rc = ps_size_parse(&ram, o->ram, "--ram", err);
+    if (rc == 0 && ram.kind != PS_SIZE_DEFAULT && ram.kind != PS_SIZE_BYTES)
+        rc = ps_err_set(err, PS_EUSAGE, "split", "--ram: '%s': give bytes here, such as 1G", o->ram);
+    so.ram_bytes = ram.kind == PS_SIZE_BYTES && ram.bytes == 0 ? 1 : ram.bytes;
+    if (rc == 0 && !ps_packing_from_name(&so.packing, o->codec))
+        rc = ps_err_set(err, PS_EUSAGE, "split", "--codec: '%s' is none of %s", o->codec,
+                        PS_PACKINGS_KNOWN);
+    if (rc == 0)
         rc = ps_store_open(&src, o->args[0], &store, err);
-    if (rc < 0)
+    if (rc < 0) {
+        ps_rate_limit_free(store.limit);
         return rc;
+    }
     ps_interrupt_set(stop_soon, NULL);
     rc = ps_split(src, &so, id, err);
     ps_interrupt_set(NULL, NULL);
     ps_source_close(src);
+    ps_rate_limit_free(store.limit);
     return rc < 0 ? rc : print_result(o, id, err);
 }

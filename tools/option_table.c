@@ -71,8 +71,8 @@ static const struct ps_opt_spec options[] = {
     {"ram", NULL, NULL, "SIZE",
      "Most memory for everything: 4G, 50% of the model, min (default: as much as helps, at most 80 "
      "% of what "
-     "is free)",
-     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(ram),
+     "is free; in `split` 1G)",
+     NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE | SPLIT, AT(ram),
      PS_OPT_SIZE_SHARE | PS_OPT_SIZE_MIN | PS_OPT_SIZE_ALL, 0},
     {"vram", NULL, NULL, "SIZE",
      "Most GPU memory for everything: 6G, 50% of the model, min; implies --device cuda (default: "
@@ -102,6 +102,12 @@ static const struct ps_opt_spec options[] = {
      "20", NULL, PS_OPT_INT, PS_GROUP_NETWORK, SOURCE, AT(net_stall), 1, 3600},
     {"max-egress", NULL, NULL, "SIZE", "Never fetch more than this in one run (default: no limit)",
      NULL, NULL, PS_OPT_SIZE, PS_GROUP_NETWORK, SOURCE, AT(max_egress), 0, 0},
+    {"net-limit", NULL, NULL, "RATE",
+     "Never fetch faster than this many bytes per second (default: no limit)", NULL, NULL,
+     PS_OPT_SIZE, PS_GROUP_NETWORK, SOURCE, AT(net_limit), 0, 0},
+    {"hedge", NULL, NULL,
+     "PERCENT", "Ask a second time for what a layer waits for, for at most this share of extra bytes; 0: never",
+     "2", NULL, PS_OPT_INT, PS_GROUP_NETWORK, SOURCE, AT(hedge), 0, 100},
     {"http", NULL, NULL, "VERSION", "HTTP version", "auto", "auto|h1|h2", PS_OPT_CHOICE,
      PS_GROUP_NETWORK, SOURCE, AT(http), 0, 0},
 
@@ -137,8 +143,9 @@ static const struct ps_opt_spec options[] = {
      PS_GROUP_COMMAND, PLAN, AT(probe), 0, 0},
     {"seconds", NULL, NULL, "S", "About how long to measure", "3", NULL, PS_OPT_REAL,
      PS_GROUP_COMMAND, PLAN | DOCTOR | BENCH, AT(seconds), 0, 3600},
-    {"codec", NULL, NULL, "CODEC", "How blocks are stored", "wh", "raw|lz4|wh|xc34", PS_OPT_CHOICE,
-     PS_GROUP_COMMAND, SPLIT, AT(codec), 0, 0},
+    {"codec", NULL, NULL,
+     "CODEC", "How blocks are stored: bit by bit as they are, or linear weights rounded to 8 or 4 bits (q8b64, nf4b64)",
+     "wh", "raw|lz4|wh|xc34|q8b64|nf4b64", PS_OPT_CHOICE, PS_GROUP_COMMAND, SPLIT, AT(codec), 0, 0},
     {"layers", NULL, NULL, "A-B", "Only these layers", NULL, NULL, PS_OPT_LAYERS, PS_GROUP_COMMAND,
      WARM, AT(layers), 0, 0},
     {"check", NULL, NULL, NULL,

@@ -14,16 +14,17 @@
 #include "base/host.h"
 #include "base/json.h"
 #include "base/queue.h"
-#include "kernels/codec/codec.h"
 #include "proto/layout.h"
+#include "tools/split_pack.h"
 #include "tools/split_plan.h"
+#include "tools/split_policy.h"
 #include "tools/split_tree.h"
 
-#define ORIGIN      "split"
-#define MAX_THREADS 16u
-#define MAX_SLOTS   64u
-#define BUFFER_BYTES                                                                               \
-    (144u << 20) /* of the promised 200 MB; the rest is maps, indexes and the source */
+#define ORIGIN         "split"
+#define MAX_THREADS    16u
+#define MAX_SLOTS      64u
+#define RAM_DEFAULT    (1ull << 30)
+#define RAM_OTHERS     (64ull << 20) /* the program, maps, indexes, what the source holds */
 #define DATA_ALIGN     4096u
 #define WAIT_NS        (100u * 1000 * 1000) /* how soon a stop is noticed */
 #define PROGRESS_NS    (250u * 1000 * 1000)
@@ -54,9 +55,7 @@ struct slot {
     const struct ps_extent *extent;
     uint8_t *raw, *packed; /* packed: NULL for codec raw */
     uint32_t *block_bytes;
-    uint32_t n_blocks;
-    uint32_t stored_bytes;
-    uint8_t codec;
+    struct ps_packed p;
     uint8_t sha256[PS_SHA256_BYTES];
     int rc;
     struct ps_err err;
@@ -91,7 +90,8 @@ struct open_shard {
     struct ps_shard_extent *extents;
     uint32_t *blocks;
     uint32_t n_extents, n_blocks; /* filled so far */
-    uint64_t data_begin, at;
+    uint32_t tensor;              /* of the extent that comes next, or before it */
+    uint64_t data_begin, at, raw_bytes;
 };
 
 static int no_memory(struct ps_err *err)
@@ -107,49 +107,24 @@ static uint32_t blocks_of(const struct ps_map *m, const struct ps_extent *e)
 
 /* ---- Packing: on the workers ---- */
 
-/* Packs block by block. An extent in which no block shrank is stored raw: whoever reads it later need not copy it. */
-static int pack(struct slot *s, struct ps_err *err)
-{
-    const struct ps_extent *e = s->extent;
-    const struct ps_tensor *t = &s->s->files.map->tensors[e->tensor];
-    size_t block_bytes = (size_t)t->block_rows * t->row_bytes, in = 0, out = 0;
-    s->n_blocks = 0;
-    while (in < e->raw_bytes) {
-        size_t n = e->raw_bytes - in < block_bytes ? e->raw_bytes - in : block_bytes, packed;
-        int rc =
-            ps_codec_encode(s->s->o->codec, t->dtype, s->raw + in, n, s->packed + out, &packed, err);
-        if (rc != 0)
-            return rc;
-        s->block_bytes[s->n_blocks++] = (uint32_t)packed;
-        in += n;
-        out += packed;
-    }
-    s->codec = out < in ? (uint8_t)s->s->o->codec : PS_CODEC_RAW;
-    s->stored_bytes = (uint32_t)out;
-    if (s->codec == PS_CODEC_RAW)
-        s->n_blocks = 0;
-    return 0;
-}
-
 static const uint8_t *stored_of(const struct slot *s)
 {
-    return s->codec == PS_CODEC_RAW ? s->raw : s->packed;
+    return s->p.in_place ? s->raw : s->packed;
 }
 
 static void work_on(struct slot *s)
 {
+    const struct splitter *all = s->s;
+    const struct ps_tensor *t = &all->files.map->tensors[s->extent->tensor];
     pthread_mutex_lock(&s->s->lock);
-    bool abandon = s->s->abandon;
+    bool abandon = all->abandon;
     pthread_mutex_unlock(&s->s->lock);
     if (s->rc != 0 || abandon)
         return;
-    s->codec = PS_CODEC_RAW;
-    s->stored_bytes = s->extent->raw_bytes;
-    s->n_blocks = 0;
-    if (s->packed)
-        s->rc = pack(s, &s->err);
+    s->rc = ps_split_pack(&s->p, all->o->packing.codec, ps_split_quant_of(t, all->o->packing.quant),
+                          t, s->extent, s->raw, s->packed, s->block_bytes, &s->err);
     if (s->rc == 0)
-        ps_sha256_once(stored_of(s), s->stored_bytes, s->sha256);
+        ps_sha256_once(stored_of(s), s->p.stored_bytes, s->sha256);
 }
 
 static void *work(void *user)
@@ -299,9 +274,9 @@ static void worst_extent(struct open_shard *x, const struct splitter *s, const s
                                    .stored_bytes = e->raw_bytes,
                                    .raw_bytes = e->raw_bytes};
     x->at += e->raw_bytes;
-    if (s->o->codec == PS_CODEC_RAW)
+    if (s->o->packing.codec == PS_CODEC_RAW)
         return;
-    to->codec = (uint8_t)s->o->codec;
+    to->codec = (uint8_t)s->o->packing.codec;
     to->block_bytes = &x->blocks[x->n_blocks];
     to->n_blocks = blocks_of(s->files.map, e);
     for (uint32_t b = 0; b < to->n_blocks; b++)
@@ -346,33 +321,61 @@ static int shard_init(struct open_shard *x, const struct splitter *s,
         return rc;
     ps_free(bytes);
     uint64_t bound = PS_SHARD_HEAD_BYTES + len;
-    if (s->o->codec != PS_CODEC_RAW)
+    if (s->o->packing.codec != PS_CODEC_RAW)
         bound += plan->n_extents + 8ull * plan->n_tensors;
+    if (s->o->packing.quant != PS_DTYPE_NONE) /* types of extents, errors */
+        bound += plan->n_extents + 64ull * plan->n_tensors;
     x->data_begin = x->at = (bound + DATA_ALIGN - 1) / DATA_ALIGN * DATA_ALIGN;
     x->n_extents = x->n_blocks = 0;
     return 0;
 }
 
-/* Writes a ready extent behind the one before and notes it in the index. */
+/* The narrowest type of a tensor's extents is the tensor's: where all had to keep a wider one, it was not rounded. */
+static void finish_tensor(struct ps_shard_tensor *t, enum ps_dtype own)
+{
+    enum ps_dtype least = own;
+    for (uint32_t i = 0; i < t->n_extents; i++) {
+        enum ps_dtype d = (enum ps_dtype)t->extents[i].dtype;
+        if (d == PS_NF4B64 || (d == PS_Q8B64 && least != PS_NF4B64))
+            least = d;
+    }
+    t->dtype = least;
+    t->rounded = least != own;
+}
+
+/* Notes a written extent in the index. Extents come in order, so a tensor's last one closes it. */
+static void note_extent(struct splitter *s, struct open_shard *x, const struct slot *slot)
+{
+    const struct ps_tensor *own = &s->files.map->tensors[slot->extent->tensor];
+    struct ps_shard_extent *to = &x->extents[x->n_extents++];
+    while (to >= x->index.tensors[x->tensor].extents + x->index.tensors[x->tensor].n_extents)
+        x->tensor++;
+    struct ps_shard_tensor *t = &x->index.tensors[x->tensor];
+    to->offset = x->at;
+    to->stored_bytes = slot->p.stored_bytes;
+    to->raw_bytes = slot->p.raw_bytes;
+    to->codec = (uint8_t)slot->p.codec;
+    to->dtype = (uint8_t)slot->p.dtype;
+    to->n_blocks = slot->p.n_blocks;
+    to->block_bytes = slot->p.n_blocks ? &x->blocks[x->n_blocks] : NULL;
+    if (slot->p.n_blocks)
+        memcpy(to->block_bytes, slot->block_bytes, slot->p.n_blocks * sizeof slot->block_bytes[0]);
+    memcpy(to->sha256, slot->sha256, sizeof to->sha256);
+    ps_quant_error_add(&t->error, &slot->p.error);
+    x->n_blocks += slot->p.n_blocks;
+    x->at += slot->p.stored_bytes;
+    x->raw_bytes += slot->p.raw_bytes;
+    if (to + 1 == t->extents + t->n_extents)
+        finish_tensor(t, own->dtype);
+}
+
 static int put_extent(struct splitter *s, struct open_shard *x, const struct slot *slot,
                       struct ps_err *err)
 {
-    struct ps_shard_extent *to = &x->extents[x->n_extents];
-    int rc = ps_split_tree_write(s->tree, stored_of(slot), slot->stored_bytes, x->at, err);
-    if (rc != 0)
-        return rc;
-    to->offset = x->at;
-    to->stored_bytes = slot->stored_bytes;
-    to->codec = slot->codec;
-    to->n_blocks = slot->n_blocks;
-    to->block_bytes = slot->n_blocks ? &x->blocks[x->n_blocks] : NULL;
-    if (slot->n_blocks)
-        memcpy(to->block_bytes, slot->block_bytes, slot->n_blocks * sizeof slot->block_bytes[0]);
-    memcpy(to->sha256, slot->sha256, sizeof to->sha256);
-    x->n_extents++;
-    x->n_blocks += slot->n_blocks;
-    x->at += slot->stored_bytes;
-    return 0;
+    int rc = ps_split_tree_write(s->tree, stored_of(slot), slot->p.stored_bytes, x->at, err);
+    if (rc == 0)
+        note_extent(s, x, slot);
+    return rc;
 }
 
 static int copy_extents(struct splitter *s, struct open_shard *x, uint32_t shard, struct ps_err *err)
@@ -414,6 +417,7 @@ static int finish_shard(struct splitter *s, struct open_shard *x, uint32_t shard
     PS_ASSERT(PS_SHARD_HEAD_BYTES + len <= x->data_begin);
     *d = (struct ps_split_done){.bytes = x->at,
                                 .stored_bytes = x->at - x->data_begin,
+                                .raw_bytes = x->raw_bytes,
                                 .index_bytes = (uint32_t)len,
                                 .n_extents = x->n_extents};
     ps_sha256_once(index, len, d->index_sha256);
@@ -481,11 +485,17 @@ static uint32_t most_blocks(const struct ps_map *m)
 
 static int make_slots(struct splitter *s, struct ps_err *err)
 {
-    bool packs = s->o->codec != PS_CODEC_RAW;
+    bool packs = s->o->packing.codec != PS_CODEC_RAW;
     uint32_t blocks = most_blocks(s->files.map);
     s->raw_cap = ((size_t)s->files.map->max_raw_bytes + DATA_ALIGN) / DATA_ALIGN * DATA_ALIGN;
-    size_t n = BUFFER_BYTES / (s->raw_cap * (packs ? 2 : 1));
-    n = n < 1 ? 1 : n > MAX_SLOTS ? MAX_SLOTS : n;
+    uint64_t ram = s->o->ram_bytes ? s->o->ram_bytes : RAM_DEFAULT,
+             each = s->raw_cap * (packs ? 2 : 1);
+    uint64_t n = ram > RAM_OTHERS ? (ram - RAM_OTHERS) / 2 / each : 0;
+    if (n < 2)
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "--ram: too little: splitting this model needs at least %llu MiB",
+                          (unsigned long long)((RAM_OTHERS + 4 * each) >> 20) + 1);
+    n = n > MAX_SLOTS ? MAX_SLOTS : n;
     s->slots = ps_calloc(n, sizeof *s->slots);
     if (!s->slots || ps_queue_new(&s->arrived, n) != 0)
         return no_memory(err);
@@ -573,7 +583,8 @@ static int journal_key(uint8_t key[PS_SHA256_BYTES], const struct splitter *s, s
     if (ps_sha256_new(&h) != 0)
         return no_memory(err);
     ps_sha256_update(h, s->files.map->model_id, PS_SHA256_BYTES);
-    ps_sha256_update(h, ps_codec_name(s->o->codec), strlen(ps_codec_name(s->o->codec)) + 1);
+    const char *packing = ps_packing_name(&s->o->packing);
+    ps_sha256_update(h, packing, strlen(packing) + 1);
     for (uint32_t i = 0; i < s->plan->n_tensors; i++) {
         const char *name = s->files.map->tensors[s->plan->tensors[i]].name;
         ps_sha256_update(h, name, strlen(name) + 1);
@@ -650,10 +661,10 @@ static int init_manifest(struct ps_manifest **out, const struct splitter *s, str
         return no_memory(err);
     m->source_label = ps_strdup(s->o->source_label ? s->o->source_label : "");
     m->architecture = architecture_of(&s->files);
-    m->codec = ps_strdup(ps_codec_name(s->o->codec));
+    m->codec = ps_strdup(ps_packing_name(&s->o->packing));
     m->files = ps_calloc(N_SMALL_FILES, sizeof *m->files);
     m->shards = ps_calloc(s->plan->n_shards, sizeof *m->shards);
-    m->raw_bytes = map->raw_bytes;
+    m->source_bytes = map->raw_bytes;
     m->n_tensors = map->n_tensors;
     m->n_extents = map->n_extents;
     m->extent_target_bytes = map->extent_target_bytes;
@@ -673,6 +684,7 @@ static int seal(struct splitter *s, struct ps_manifest *m, struct ps_err *err)
     for (uint32_t i = 0; i < m->n_shards; i++) {
         const struct ps_split_done *d = &s->done[i];
         m->stored_bytes += d->stored_bytes;
+        m->raw_bytes += d->raw_bytes;
         m->shards[i] = (struct ps_manifest_shard){.bytes = d->bytes,
                                                   .index_bytes = d->index_bytes,
                                                   .layer = s->plan->shards[i].layer,

@@ -2,7 +2,7 @@
  * compressed, hashed shards.
  *
  * Streams: ranges of the source are read in order of use, packed, and written behind each other;
- * neither the model nor a shard is ever held, and under 200 MB of memory are used. The same input
+ * neither the model nor a shard is ever held. The same input
  * gives the same tree on every machine. A run that was killed is taken up by the next one:
  * finished shards are kept as they are, and nothing temporary stays behind.
  *
@@ -17,7 +17,8 @@
 
 struct ps_split_options {
     const char *dst; /* directory: made if missing; must be empty, a finished tree, or an interrupted split */
-    enum ps_codec codec;
+    struct ps_packing packing;
+    uint64_t ram_bytes; /* most memory for everything; 0 = 1 GiB. PS_EBUDGET where that is too little */
     unsigned threads; /* that hash and pack; 0 = one per CPU, at most 16 */
     /* Called on the caller's thread, a few times a second at most and at the end of every shard;
      * nullable. Bytes are those of the source's tensors. Shards count from 0. */

@@ -152,15 +152,17 @@ static void journal_head(char out[FILE_NAME_MAX], const uint8_t key[PS_SHA256_BY
 {
     char hex[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(key, PS_SHA256_BYTES, hex);
-    snprintf(out, FILE_NAME_MAX, "penstock-split 1 %s\n", hex);
+    snprintf(out, FILE_NAME_MAX, "penstock-split 2 %s\n", hex);
 }
 
 static int journal_line(char *out, size_t cap, uint32_t shard, const struct ps_split_done *d)
 {
     char hex[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(d->index_sha256, PS_SHA256_BYTES, hex);
-    return snprintf(out, cap, "%" PRIu32 " %" PRIu64 " %" PRIu64 " %" PRIu32 " %" PRIu32 " %s\n",
-                    shard, d->bytes, d->stored_bytes, d->index_bytes, d->n_extents, hex);
+    return snprintf(out, cap,
+                    "%" PRIu32 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu32 " %" PRIu32 " %s\n",
+                    shard, d->bytes, d->stored_bytes, d->raw_bytes, d->index_bytes, d->n_extents,
+                    hex);
 }
 
 /* Whether the shard lies there as the line says: size, and the hash of its index, which was written last. */
@@ -192,8 +194,9 @@ static void take_line(const struct ps_split_tree *t, const char *line, struct ps
     struct ps_split_done d = {.done = true};
     char hex[2 * PS_SHA256_BYTES + 2];
     uint32_t shard;
-    if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64 " %" SCNu32 " %" SCNu32 " %65s", &shard,
-               &d.bytes, &d.stored_bytes, &d.index_bytes, &d.n_extents, hex) != 6)
+    if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu32 " %" SCNu32 " %65s",
+               &shard, &d.bytes, &d.stored_bytes, &d.raw_bytes, &d.index_bytes, &d.n_extents,
+               hex) != 7)
         return;
     if (shard >= n_shards || ps_hex_decode(hex, strlen(hex), d.index_sha256, PS_SHA256_BYTES) != 0)
         return;

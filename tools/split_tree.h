@@ -17,7 +17,7 @@ struct ps_split_tree;
 
 struct ps_split_done { /* what the manifest will say of a shard */
     bool done;
-    uint64_t bytes, stored_bytes;
+    uint64_t bytes, stored_bytes, raw_bytes;
     uint32_t index_bytes, n_extents;
     uint8_t index_sha256[PS_SHA256_BYTES];
 };

@@ -66,6 +66,10 @@ struct ps_engine_options {
     const char *vram; /* most device memory: "6G", "50%" of the model, "min"; NULL: what is free less a margin */
     int32_t gpu_layers;     /* the last so many layers are computed on the device; 0 or less: all */
     uint32_t no_kv_offload; /* 1: the KV cache of those layers stays in host memory */
+    const char *net_limit;  /* most bytes per second over all connections: "20M"; NULL: no limit */
+    /* Extra bytes, in percent of what is fetched, for asking a second time for what a layer waits for: 0 = 2;
+     * less: never. */
+    int32_t hedge_pct;
     /* In a disk cache of several models: one of a higher priority takes room from lower ones, also from those in
      * use, and gives them none. It stays with the model until it is set again; 0 at first. */
     int32_t priority;      /* -100 to 100 */

@@ -117,14 +117,14 @@ static void test_bad_reply_once(void **state)
 static void test_overdue(void **state)
 {
     (void)state;
-    assert_false(ps_retry_overdue(119 * S, 120 * S, 119 * S, 0));
-    assert_true(ps_retry_overdue(120 * S, 120 * S, 120 * S, 0));
-    assert_true(ps_retry_overdue(120 * S, 120 * S, 120 * S, 100 * 1024));   /* drips */
-    assert_false(ps_retry_overdue(120 * S, 120 * S, 120 * S, 1024 * 1024)); /* slow, but it moves */
-    assert_true(ps_retry_overdue(5 * S, 5 * S, 4 * S, 10));
-    assert_false(
-        ps_retry_overdue(6 * S, 5 * S, S / 2, 0)); /* begun after the deadline: a second of grace */
-    assert_true(ps_retry_overdue(7 * S, 5 * S, S + S / 2, 0));
+    assert_false(ps_retry_overdue(119 * S, 120 * S, 119 * S, 0, 4096));
+    assert_true(ps_retry_overdue(120 * S, 120 * S, 120 * S, 0, 4096));
+    assert_true(ps_retry_overdue(120 * S, 120 * S, 120 * S, 100 * 1024, 4096)); /* drips */
+    assert_false(ps_retry_overdue(120 * S, 120 * S, 120 * S, 1024 * 1024, 4096)); /* slow, but it moves */
+    assert_true(ps_retry_overdue(5 * S, 5 * S, 4 * S, 10, 4096));
+    assert_false(ps_retry_overdue(6 * S, 5 * S, S / 2, 0,
+                                  4096)); /* begun after the deadline: a second of grace */
+    assert_true(ps_retry_overdue(7 * S, 5 * S, S + S / 2, 0, 4096));
 }
 
 int main(void)

@@ -3,6 +3,8 @@
 #include "test_kernels_common.h"
 
 #include "kernels/codec/quant_encode.h"
+#include "kernels/codec/quant_middles.h"
+#include "kernels/codec/quant_ops.h"
 #include "proto/quant.h"
 
 static float scale_of(const uint8_t *row, enum ps_dtype t, size_t K, size_t block)
@@ -188,6 +190,94 @@ static void test_q8_scale_is_the_least(void **state)
         }
 }
 
+/* ---- tables of instructions ---- */
+
+/* Weights of every size and sign, blocks of zeros, weights exactly between two values, denormals. */
+static void fill_hard(float *w, size_t n, uint64_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t r = kt_next(&seed);
+        float size = ldexpf(1, (int)((i / 64 * 7) % 60) - 45);
+        w[i] = i / 64 % 11 == 3   ? 0.0f
+               : i / 64 % 11 == 5 ? nf4_middles[r % 15] * size * (r % 64 == 0 ? 1.0f : 0.5f)
+               : i / 64 % 11 == 7 ? ps_bits_f32((uint32_t)(r >> 41) | (uint32_t)(r & 1) << 31)
+                                  : kt_gauss(&seed) * size;
+    }
+}
+
+static void narrow(uint8_t *out, enum ps_dtype t, const float *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        kt_put(out + i * kt_size(t), t, w[i]);
+}
+
+static void test_tables_agree(void **state)
+{
+    enum { ROWS = 5, MOST = 4096 };
+    static const enum ps_dtype from[] = {PS_F32, PS_F16, PS_BF16}, to[] = {PS_Q8B64, PS_NF4B64};
+    static const size_t Ks[] = {1, 63, 64, 65, 190, 576, MOST};
+    static float w[ROWS * MOST];
+    static uint8_t in[ROWS * MOST * 4 + 1];
+    int tables = 0;
+    (void)state;
+    fill_hard(w, ROWS * MOST, 77);
+    for (size_t f = 0; f < 3; f++)
+        for (size_t t = 0; t < 2; t++)
+            for (size_t k = 0; k < sizeof Ks / sizeof Ks[0]; k++) {
+                size_t K = Ks[k], bytes = ROWS * ps_quant_row_bytes(to[t], K);
+                uint8_t *want = malloc(bytes), *got = malloc(bytes);
+                struct ps_quant_error e, other;
+                narrow(in + 1, from[f], w, ROWS * K);
+                assert_int_equal(ps_quant_rows_encode_by(want, to[t], from[f], in + 1, ROWS, K,
+                                                         ps_quant_ops_by_name("scalar"), &e),
+                                 0);
+                for (int n = 0; n < 2; n++) {
+                    const struct ps_quant_ops *ops = ps_quant_ops_by_name(n ? "avx512" : "avx2");
+                    if (!ops)
+                        continue;
+                    tables++;
+                    memset(got, 0xee, bytes);
+                    memset(&other, 0xee, sizeof other);
+                    assert_int_equal(ps_quant_rows_encode_by(got, to[t], from[f], in + 1, ROWS, K,
+                                                             ops, &other),
+                                     0);
+                    assert_memory_equal(want, got, bytes);
+                    assert_memory_equal(&e, &other, sizeof e);
+                }
+                free(want), free(got);
+            }
+    print_message("%d comparisons\n", tables);
+}
+
+/* Middles lie between the values that the layout names, and the figures are those of what was written. */
+static void test_figures(void **state)
+{
+    enum { K = 640 };
+    float w[K];
+    (void)state;
+    for (int q = 0; q < 15; q++)
+        assert_true((double)nf4_middles[q] ==
+                    ((double)ps_nf4_values[q] + (double)ps_nf4_values[q + 1]) / 2);
+    kt_fill(w, K, 9);
+    for (int i = 0; i < 2; i++) {
+        enum ps_dtype t = i ? PS_NF4B64 : PS_Q8B64;
+        struct ps_quant_error e;
+        uint8_t *row = malloc(ps_quant_row_bytes(t, K));
+        double error2 = 0, weight2 = 0, most = 0;
+        assert_int_equal(ps_quant_rows_encode(row, t, PS_F32, w, 1, K, &e), 0);
+        for (size_t k = 0; k < K; k++) {
+            double d = (double)w[k] - (double)decoded(row, t, K, k);
+            error2 += d * d, weight2 += (double)w[k] * (double)w[k];
+            most = fmax(most, fabs(d));
+        }
+        assert_true(fabs(e.error2 / error2 - 1) < 1e-5 && fabs(e.weight2 / weight2 - 1) < 1e-6);
+        assert_true(fabs((double)e.max_error / most - 1) < 1e-5);
+        assert_true(e.max_weight == fmaxf(largest(w, K, 0), e.max_weight));
+        assert_true(fabs(ps_quant_error_relative(&e) / sqrt(error2 / weight2) - 1) < 1e-5);
+        free(row);
+    }
+}
+
 /* ---- products of the reference ---- */
 
 static const struct ps_backend *ref(void)
@@ -316,6 +406,8 @@ int main(void)
         cmocka_unit_test(test_special_blocks),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_q8_scale_is_the_least),
+        cmocka_unit_test(test_tables_agree),
+        cmocka_unit_test(test_figures),
         cmocka_unit_test(test_ref_quantised_rows),
         cmocka_unit_test(test_ref_f8),
         cmocka_unit_test(test_ref_mxfp4),

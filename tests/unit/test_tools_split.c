@@ -23,7 +23,9 @@
 
 /* The program's sources are no library, so the parts under test are taken in whole. */
 #include "tools/split.c"
+#include "tools/split_pack.c"
 #include "tools/split_plan.c"
+#include "tools/split_policy.c"
 #include "tools/split_tree.c"
 
 /* ---- A model to split ---- */
@@ -203,7 +205,7 @@ static int split(struct ps_source *s, const char *dst, enum ps_codec codec, unsi
                  struct ps_err *err)
 {
     const struct ps_split_options o = {.dst = dst,
-                                       .codec = codec,
+                                       .packing = {codec, PS_DTYPE_NONE},
                                        .threads = threads,
                                        .source_label = "org/name@c0ffee"};
     return ps_split(s, &o, NULL, err);
@@ -329,7 +331,7 @@ static void round_trip(enum ps_codec codec)
     test_temp_dir(dir, sizeof dir);
     struct ps_source *s = model(1), *tree = fake_source_new();
     const struct ps_split_options o = {.dst = dir,
-                                       .codec = codec,
+                                       .packing = {codec, PS_DTYPE_NONE},
                                        .threads = 2,
                                        .source_label = "org/name@c0ffee"};
     assert_ok(ps_split(s, &o, id, &err), &err);
@@ -565,7 +567,7 @@ static void a_stop_and_a_second_run(void **state)
     struct ps_err err = {0};
     struct trouble t = {.at = 5};
     const struct ps_split_options o = {.dst = dir,
-                                       .codec = PS_CODEC_LZ4,
+                                       .packing = {PS_CODEC_LZ4, PS_DTYPE_NONE},
                                        .threads = 2,
                                        .source_label = "org/name@c0ffee",
                                        .stop = &t.stop};
