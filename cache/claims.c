@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "cache/owner.h"
 
 #define ORIGIN     "cache"
 #define TABLE_NAME "claims"
@@ -232,6 +233,7 @@ static int make_file(int dir_fd, uint32_t n_claims, struct ps_err *err)
     if (fd < 0)
         return ps_err_set(err, errno == ENOSPC ? PS_ENOSPC : PS_EIO, ORIGIN, "claims: create: %s",
                           strerror(errno));
+    ps_owner_share_file(dir_fd, fd);
     const int rc = posix_fallocate(fd, 0, (off_t)ps_budget_claims_bytes(n_claims));
     if (rc != 0) {
         close(fd);

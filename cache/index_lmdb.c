@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "cache/index_rows.h"
+#include "cache/owner.h"
 
 #define ORIGIN      "cache"
 #define PATH_BYTES  4096
@@ -281,6 +282,16 @@ damaged:
     return lmdb_error(ix, rc != 0 ? rc : MDB_CORRUPTED, "open", err);
 }
 
+/* With the group that shares the folder, if one does. */
+static void share(const struct ps_index *ix, int fd)
+{
+    const int dir_fd = open(ix->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return;
+    ps_owner_share_file(dir_fd, fd);
+    close(dir_fd);
+}
+
 /* The reader table is mapped, and a store into a hole of it on a full disk would be SIGBUS: allocate it whole.
  * Before the environment is opened, because closing any descriptor of this file drops LMDB's fcntl locks on it. */
 static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
@@ -290,6 +301,7 @@ static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
     const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return lmdb_error(ix, errno, "lock file", err);
+    share(ix, fd);
     const int rc = posix_fallocate(fd, 0, PS_INDEX_LOCK_BYTES);
     close(fd);
     return rc == 0 || rc == EOPNOTSUPP ? 0 : lmdb_error(ix, rc, "lock file", err);
@@ -319,7 +331,11 @@ static int open_data_fd(struct ps_index *ix, struct ps_err *err)
     char path[PATH_BYTES + 16];
     snprintf(path, sizeof path, "%s/data.mdb", ix->dir);
     ix->data_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    return ix->data_fd >= 0 ? 0 : lmdb_error(ix, errno, "open", err);
+    if (ix->data_fd < 0)
+        return lmdb_error(ix, errno, "open", err);
+    if (!ix->options.read_only)
+        share(ix, ix->data_fd);
+    return 0;
 }
 
 int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,

@@ -49,8 +49,10 @@ static bool not_writable(int e)
 
 static int make_dir(struct ps_cache *c, const char *name, struct ps_err *err)
 {
-    return mkdirat(c->dir_fd, name, 0700) == 0 || errno == EEXIST ? 0
-                                                                  : sys_error(c, errno, name, err);
+    if (mkdirat(c->dir_fd, name, 0700) != 0)
+        return errno == EEXIST ? 0 : sys_error(c, errno, name, err);
+    ps_owner_share_dir(c->dir_fd, name);
+    return 0;
 }
 
 static void index_path(const struct ps_cache *c, char out[PS_CACHE_PATH_MAX + 32], const char *name)
@@ -361,8 +363,10 @@ static int sync_copy(struct ps_cache *c, struct ps_err *err)
 {
     const int fd = openat(c->dir_fd, "index.new/data.mdb", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     const int e = fd < 0 || fdatasync(fd) != 0 ? errno : 0;
-    if (fd >= 0)
+    if (fd >= 0) {
+        ps_owner_share_file(c->dir_fd, fd);
         close(fd);
+    }
     return e == 0 ? 0 : sys_error(c, e, "index.new", err);
 }
 
@@ -451,8 +455,10 @@ static int open_lock_file(struct ps_cache *c, const struct ps_cache_options *o, 
         return rc;
     if (!o->read_only) {
         c->lock_fd = openat(c->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (c->lock_fd >= 0)
+        if (c->lock_fd >= 0) {
+            ps_owner_share_file(c->dir_fd, c->lock_fd);
             return 0;
+        }
         if (!not_writable(errno))
             return sys_error(c, errno, "lock", err);
     }
@@ -544,12 +550,13 @@ static int open_writable(struct ps_cache *c, const struct ps_cache_options *o, s
 
 int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err)
 {
-    if (ps_host_is_network_fs(c->dir))
+    const char *network = ps_host_network_fs(c->dir);
+    if (network)
         return ps_err_set(err, PS_EUNSUPPORTED, PS_CACHE_ORIGIN,
-                          "cache: %s lies on a network file system, where locks and mapped files "
-                          "can't be trusted: give "
-                          "--cache a local directory",
-                          c->dir);
+                          "cache: %s lies on a network file system (%s), where locks and mapped "
+                          "files can't be trusted: give --cache a directory on a local disk, or "
+                          "--disk 0 to run without a cache",
+                          c->dir, network);
     int rc = open_lock_file(c, o, err);
     if (rc != 0)
         return rc;

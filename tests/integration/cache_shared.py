@@ -68,7 +68,7 @@ def four(t, web, folder, url, what, weights_only=False):
     return alone
 
 
-def wait_for_claims(web, least=20):
+def wait_for_claims(web, least=10):
     """Until so many requests have ended: the owner is at work."""
     seen, end = [], time.monotonic() + 30 * SLOW
     while len(seen) < least and time.monotonic() < end:
@@ -112,7 +112,7 @@ def main():
             four(t, web, folder, f"{web.url}/{os.path.basename(os.path.abspath(folder))}", "the given model")
             return
         peer.random_llama(t.path("m"))
-        fast, slow = t.nginx(t.path("."), rate=2 * peer.MIB), t.nginx(t.path("."), rate=0.4 * peer.MIB)
+        fast, slow = t.nginx(t.path("."), rate=2 * peer.MIB), t.nginx(t.path("."), rate=0.12 * peer.MIB)
         # Of a model of 7 MB the header's first 64 KiB and the tokenizer are 4 % for each process: weights are what is compared.
         alone = four(t, fast, t.path("m"), fast.url + "/m", "a small model", weights_only=True)
         for how in (signal.SIGKILL, signal.SIGSTOP):

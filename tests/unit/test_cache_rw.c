@@ -630,7 +630,7 @@ static void check_parts(struct ps_cache *c)
 {
     uint8_t id[PS_SHA256_BYTES];
     uint64_t part_bytes[201];
-    for (unsigned told = 201; told >= 13; told -= 188) {
+    for (unsigned told = 201; told > 0; told = told == 201 ? 13 : 0) {
         struct ps_strbuf b;
         struct ps_json_writer w;
         struct ps_json *j = NULL;
