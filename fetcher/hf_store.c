@@ -326,15 +326,28 @@ static int hf_submit(struct ps_source *base, struct ps_range *r, struct ps_err *
     return rc == 0 ? ps_source_submit(from, r, err) : rc;
 }
 
-static void hf_cancel(struct ps_source *base, struct ps_range *r)
+/* The source that was handed this range; NULL: none was. */
+static struct ps_source *handed_to(struct hf_store *s, const struct ps_range *r)
 {
-    struct hf_store *s = (struct hf_store *)base;
     pthread_mutex_lock(&s->lock);
     const struct hf_name *n = find_locked(s, r->object);
     struct ps_source *from = !n ? NULL : n->held ? s->files : s->net;
     pthread_mutex_unlock(&s->lock);
+    return from;
+}
+
+static void hf_cancel(struct ps_source *base, struct ps_range *r)
+{
+    struct ps_source *from = handed_to((struct hf_store *)base, r);
     if (from)
         ps_source_cancel(from, r);
+}
+
+static void hf_await(struct ps_source *base, struct ps_range *r)
+{
+    struct ps_source *from = handed_to((struct hf_store *)base, r);
+    if (from)
+        ps_source_await(from, r);
 }
 
 static int hf_get(struct ps_source *base, const char *name, uint64_t max_bytes, char **out,
@@ -420,6 +433,7 @@ static const struct ps_source_ops hf_ops = {
     .scheme = "hf",
     .submit = hf_submit,
     .cancel = hf_cancel,
+    .await = hf_await,
     .get = hf_get,
     .head = hf_head,
     .local_path = hf_local_path,

@@ -93,7 +93,7 @@ void http_host_succeeded(struct http_transfer *t, uint64_t now_ns)
     ps_aimd_succeeded(&t->host->aimd);
     if (t->rescue)
         ps_pace_escape_helped(&t->host->pace, true);
-    ps_pace_ended(&t->host->pace, &t->pace, now_ns);
+    ps_pace_ended(&t->host->pace, &t->pace, t->host->active, now_ns);
     tick_locked(s, t->host, now_ns);
     pthread_mutex_unlock(&s->lock);
 }

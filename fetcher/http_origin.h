@@ -38,6 +38,8 @@ struct ps_http_request {
     const char *method;       /* "GET" */
     const char *payload_hash; /* nullable: hex SHA-256 of the body; no body */
     const char *object;
+    /* Nullable: S3's server-side copy, "/bucket/key" escaped and "bytes=a-b". They go out and are signed. */
+    const char *copy_source, *copy_range;
     const struct ps_uri *uri;
     uint64_t from, to; /* [from, to), goes out as Range */
     /* The address is the one that locate gave, or redirects have not left its scheme, host and
@@ -101,7 +103,7 @@ struct ps_http_origin_ops {
     const char *scheme; /* in front of identities: "http", "s3" */
     /* NULL-terminated lower-case names of headers that cure and redirected want to see; nullable. */
     const char *const *headers;
-    /* The address of an object. PS_ENOMEM, or PS_EDATA for a name that has none. */
+    /* The address of an object. PS_ENOMEM, or PS_EDATA for a name that has none. For S3 NULL is the bucket itself. */
     int (*locate)(struct ps_http_origin *o, const char *object, struct ps_uri *out,
                   struct ps_err *err);
     /* The address as people know it, for messages and identities: no query, no secret. Heap; NULL

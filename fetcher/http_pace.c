@@ -24,7 +24,7 @@ double http_pace_median(const struct http_net *n, const struct http_transfer *t,
             live[k++] = &other->pace;
     }
     pthread_mutex_lock(&n->store->lock);
-    double median = ps_pace_median(&t->host->pace, live, k, now_ns);
+    double median = ps_pace_median(&t->host->pace, live, k, t->host->active, now_ns);
     pthread_mutex_unlock(&n->store->lock);
     return median;
 }

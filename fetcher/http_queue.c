@@ -207,6 +207,7 @@ static void count_active_locked(struct http_store *s)
 static void occupy_locked(struct http_store *s, struct http_transfer *t, uint64_t now_ns)
 {
     t->net->active++;
+    t->net->hedge_ns = 0; /* what it carries may be awaited already */
     count_active_locked(s);
     t->cures = 0;
     t->plain_retry = t->lost = false;

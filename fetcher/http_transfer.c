@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -46,6 +47,7 @@ static void deliver_first(struct http_transfer *t)
 {
     struct http_job *j = t->jobs;
     t->jobs = j->next;
+    t->net->hedge_ns = 0; /* the next one may be awaited already */
     if (http_is_stand_in(t, j)) {
         http_hedge_won(t);
         return;
@@ -353,6 +355,16 @@ static const struct http_failure no_address = {.cls = PS_RETRY_FATAL,
                                                .what = "no address for this object",
                                                .hint = "its name is too long"};
 
+/* Under a rate limit little is to lie in the socket: what is there has crossed the link already. */
+static int on_socket(void *user, curl_socket_t fd, curlsocktype purpose)
+{
+    const struct http_store *s = user;
+    int bytes = ps_rate_limit_socket_bytes(s->opt.limit, s->opt.connections);
+    if (bytes > 0 && purpose == CURLSOCKTYPE_IPCXN)
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+    return CURL_SOCKOPT_OK;
+}
+
 static void fixed_options(struct http_transfer *t)
 {
     const struct http_store *s = t->net->store;
@@ -384,6 +396,10 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
                      (long)(s->opt.http == PS_HTTP_2 ? CURL_HTTP_VERSION_2TLS
                                                      : CURL_HTTP_VERSION_1_1));
+    if (s->opt.limit) {
+        curl_easy_setopt(e, CURLOPT_SOCKOPTFUNCTION, on_socket);
+        curl_easy_setopt(e, CURLOPT_SOCKOPTDATA, (void *)t->net->store);
+    }
     const char *ca_file = s->origin->ca_file ? s->origin->ca_file : s->ca_file;
     if (ca_file)
         curl_easy_setopt(e, CURLOPT_CAINFO, ca_file);

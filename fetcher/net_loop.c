@@ -77,9 +77,8 @@ static uint64_t silence_ns(const struct http_store *s)
     uint64_t limit = ps_rate_limit_bytes_per_s(s->opt.limit), ns = s->opt.net_stall_s * PS_NS_PER_S;
     if (limit == 0)
         return ns;
-    uint64_t round = (uint64_t)ps_rate_limit_read_bytes(s->opt.limit, s->opt.connections,
-                                                        PS_HTTP_RECEIVE_BUFFER_BYTES) *
-                     s->opt.connections;
+    uint64_t round =
+        (uint64_t)ps_rate_limit_socket_bytes(s->opt.limit, s->opt.connections) * s->opt.connections;
     return ns + 2 * (round / limit + 1) * PS_NS_PER_S;
 }
 

@@ -68,7 +68,7 @@ void ps_pace_first_byte(struct ps_pace_host *h, uint64_t wait_ns)
     h->wait_ns = 0.875 * h->wait_ns + 0.125 * w;
 }
 
-void ps_pace_ended(struct ps_pace_host *h, const struct ps_pace *p, uint64_t now_ns)
+void ps_pace_ended(struct ps_pace_host *h, const struct ps_pace *p, unsigned active, uint64_t now_ns)
 {
     if (p->first_ns == 0 || p->bytes == 0)
         return;
@@ -77,6 +77,7 @@ void ps_pace_ended(struct ps_pace_host *h, const struct ps_pace *p, uint64_t now
         ns = SHORTEST_NS;
     h->rate[h->next] = (double)p->bytes * (double)PS_NS_PER_S / (double)ns;
     h->at_ns[h->next] = now_ns;
+    h->active[h->next] = active ? active : 1;
     h->next = (h->next + 1) % PS_PACE_SAMPLES;
 }
 
@@ -89,14 +90,19 @@ static void insert_sorted(double *v, size_t n, double x)
     v[n] = x;
 }
 
+static double shared_among(double rate, unsigned then, unsigned now)
+{
+    return then < now ? rate * then / now : rate;
+}
+
 double ps_pace_median(const struct ps_pace_host *h, const struct ps_pace *const *live, size_t n,
-                      uint64_t now_ns)
+                      unsigned active, uint64_t now_ns)
 {
     double v[PS_PACE_SAMPLES + 64];
     size_t k = 0;
     for (unsigned i = 0; i < PS_PACE_SAMPLES; i++)
         if (h->at_ns[i] && now_ns - h->at_ns[i] <= SAMPLE_LIFE_NS)
-            insert_sorted(v, k, h->rate[i]), k++;
+            insert_sorted(v, k, shared_among(h->rate[i], h->active[i], active)), k++;
     for (size_t i = 0; i < n && k < sizeof v / sizeof *v; i++)
         if (live[i]->recent >= 0)
             insert_sorted(v, k, live[i]->recent), k++;

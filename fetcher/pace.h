@@ -32,7 +32,8 @@ void ps_pace_look(struct ps_pace *p,
 /* What ended transfers of one host tell. */
 struct ps_pace_host {
     double rate[PS_PACE_SAMPLES];
-    uint64_t at_ns[PS_PACE_SAMPLES]; /* 0: empty */
+    uint64_t at_ns[PS_PACE_SAMPLES];  /* 0: empty */
+    unsigned active[PS_PACE_SAMPLES]; /* requests in flight then */
     unsigned next;
     double wait_ns,
         wait_dev_ns; /* from request to first byte, and its mean deviation (as TCP's round trip, RFC 6298) */
@@ -41,12 +42,14 @@ struct ps_pace_host {
     uint64_t escape_after_ns, escape_pause_ns;
 };
 void ps_pace_first_byte(struct ps_pace_host *h, uint64_t wait_ns);
-void ps_pace_ended(struct ps_pace_host *h, const struct ps_pace *p, uint64_t now_ns);
+/* `active`: requests in flight on this host, itself included. */
+void ps_pace_ended(struct ps_pace_host *h, const struct ps_pace *p, unsigned active, uint64_t now_ns);
 
 /* Median of the rates of `live` siblings that have one, and of those that ended lately. 0: fewer than three are
- * known. */
+ * known. `active` requests are in flight now: a rate from a time with fewer counts for that much less, because they may
+ * share the link; one transfer alone says nothing of eight together. */
 double ps_pace_median(const struct ps_pace_host *h, const struct ps_pace *const *live, size_t n,
-                      uint64_t now_ns);
+                      unsigned active, uint64_t now_ns);
 
 /* Should it be dropped, with `missing` bytes of it to come? `escapes`: how often what it carries has been dropped
  * already. */

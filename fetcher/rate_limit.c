@@ -11,8 +11,12 @@
 #define CREDIT_NS        (PS_NS_PER_S / 20)
 #define LEAST_BYTES_S    1024u
 #define LEAST_READ_BYTES 1024 /* libcurl takes no smaller buffer */
-/* One read of every connection together takes about so long at the limit. */
-#define ROUND_PER_S 40u
+/* libcurl 7.88 reads up to a hundred times before it lets go of a socket: a small buffer, and little in the
+ * socket, keep a round over all connections short. */
+#define READS_PER_S      640u
+#define SOCKETS_PER_S    4u /* a window for a quarter of a second: round trips are shorter */
+#define SOCKET_LEAST     (16 << 10)
+#define SOCKET_UNLIMITED (4 << 20) /* the system's own tuning stays below this */
 
 struct ps_rate_limit {
     pthread_mutex_t lock;
@@ -94,8 +98,18 @@ long ps_rate_limit_read_bytes(const struct ps_rate_limit *l, unsigned connection
 {
     if (!l)
         return most;
-    uint64_t each = l->bucket.bytes_per_s / ROUND_PER_S / (connections ? connections : 1);
+    uint64_t each = l->bucket.bytes_per_s / READS_PER_S / (connections ? connections : 1);
     if (each >= (uint64_t)most)
         return most;
     return each > LEAST_READ_BYTES ? (long)each : LEAST_READ_BYTES;
+}
+
+int ps_rate_limit_socket_bytes(const struct ps_rate_limit *l, unsigned connections)
+{
+    if (!l)
+        return 0;
+    uint64_t each = l->bucket.bytes_per_s / SOCKETS_PER_S / (connections ? connections : 1);
+    if (each >= SOCKET_UNLIMITED)
+        return 0;
+    return each > SOCKET_LEAST ? (int)each : SOCKET_LEAST;
 }

@@ -28,6 +28,8 @@ uint64_t ps_rate_limit_bytes_per_s(const struct ps_rate_limit *l);
 /* All nullable l: no limit. take: `bytes` have arrived. ready: reading may go on from this time on (0: at once). */
 void ps_rate_limit_take(struct ps_rate_limit *l, uint64_t bytes, uint64_t now_ns);
 uint64_t ps_rate_limit_ready_ns(struct ps_rate_limit *l);
-/* How much one read of one of `connections` may bring at most, so that a round over all of them is a short debt. */
+/* How much one read of one of `connections`, and how much the socket of one may hold (0: as the system does), so that a
+ * round over all of them is a short debt. */
+int ps_rate_limit_socket_bytes(const struct ps_rate_limit *l, unsigned connections);
 long ps_rate_limit_read_bytes(const struct ps_rate_limit *l, unsigned connections, long most);
 #endif

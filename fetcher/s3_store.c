@@ -89,7 +89,8 @@ static char *make_path(const struct s3_origin *o, const char *object)
         ps_uri_escape(&b, o->bucket, false);
         ps_strbuf_puts(&b, "/");
     }
-    append_key(&b, o, object, true);
+    if (object)
+        append_key(&b, o, object, true);
     char *path = ps_strbuf_take(&b, NULL);
     ps_strbuf_deinit(&b);
     return path;
@@ -169,6 +170,32 @@ static void s3_identity(struct ps_http_origin *base, const char *object, const c
     ps_strbuf_deinit(&b);
 }
 
+char *ps_s3_origin_prefix(const struct ps_http_origin *base)
+{
+    const struct s3_origin *o = (const struct s3_origin *)base;
+    struct ps_strbuf b;
+    ps_strbuf_init(&b, PS_URI_MAX_BYTES);
+    ps_strbuf_puts(&b, "");
+    append_key(&b, o, "", false);
+    char *prefix = b.len ? ps_strbuf_take(&b, NULL) : ps_strdup("");
+    ps_strbuf_deinit(&b);
+    return prefix;
+}
+
+char *ps_s3_origin_source(const struct ps_http_origin *base, const char *object)
+{
+    const struct s3_origin *o = (const struct s3_origin *)base;
+    struct ps_strbuf b;
+    ps_strbuf_init(&b, PS_URI_MAX_BYTES);
+    ps_strbuf_puts(&b, "/");
+    ps_uri_escape(&b, o->bucket, false);
+    ps_strbuf_puts(&b, "/");
+    append_key(&b, o, object, true);
+    char *source = ps_strbuf_take(&b, NULL);
+    ps_strbuf_deinit(&b);
+    return source;
+}
+
 /* ---- signing ---- */
 
 static void host_header(const struct ps_uri *u, char *out, size_t cap)
@@ -182,7 +209,7 @@ static void host_header(const struct ps_uri *u, char *out, size_t cap)
 static int sign_locked(struct s3_origin *o, struct ps_http_request *q)
 {
     char host[512], date[PS_SIGV4_DATE_BYTES], value[PS_SIGV4_AUTH_MAX];
-    struct ps_sigv4_header h[5];
+    struct ps_sigv4_header h[7];
     size_t n = 0;
     const char *hash = q->payload_hash ? q->payload_hash : PS_SIGV4_EMPTY_HASH;
     host_header(q->uri, host, sizeof host);
@@ -194,6 +221,10 @@ static int sign_locked(struct s3_origin *o, struct ps_http_request *q)
         h[n++] = (struct ps_sigv4_header){"x-amz-security-token", o->keys.token};
     if (o->config.requester_pays)
         h[n++] = (struct ps_sigv4_header){"x-amz-request-payer", "requester"};
+    if (q->copy_source)
+        h[n++] = (struct ps_sigv4_header){"x-amz-copy-source", q->copy_source};
+    if (q->copy_range)
+        h[n++] = (struct ps_sigv4_header){"x-amz-copy-source-range", q->copy_range};
     const struct ps_sigv4_request r = {.method = q->method,
                                        .path = q->uri->path,
                                        .query = q->uri->query,

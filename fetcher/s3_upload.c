@@ -2,7 +2,6 @@
 #include "fetcher/s3_upload.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,43 +9,17 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/strbuf.h"
-#include "fetcher/http_fetch.h"
 #include "fetcher/http_internal.h"
+#include "fetcher/s3_upload_internal.h"
 #include "fetcher/store_impl.h"
 #include "fetcher/xml_scan.h"
 
-#define ORIGIN        "fetcher"
-#define UPLOAD_ID_MAX 1024
-#define LINES_MAX     12
+#define ORIGIN    "fetcher"
+#define LINES_MAX 12
 #define SLOWEST_BYTES_S                                                                            \
     (100u << 10)                /* a part that is slower than this is given up and sent again */
 #define LOOK_MS      100        /* how often an interrupt is looked for while waiting */
 #define COMPLETE_MAX (4u << 20) /* 10,000 ETags */
-
-struct ps_s3_writer {
-    struct ps_http_origin *origin;
-    struct ps_store_options opt;
-    atomic_bool never; /* prepare wants something to look at */
-};
-
-struct ps_s3_upload {
-    struct ps_s3_writer *w;
-    char *object;
-    char id[UPLOAD_ID_MAX];
-    pthread_mutex_t lock;
-    char *etags[PS_S3_PARTS_MAX]; /* lock */
-    unsigned parts;               /* lock: the highest number so far */
-};
-
-struct call {
-    struct ps_s3_writer *w;
-    const char *method, *object, *query; /* query: escaped, nullable */
-    const void *body;
-    size_t bytes;
-    char hash[2 * PS_SHA256_BYTES + 1];
-    const char *const *keep; /* reply headers that the caller wants, after the origin's own two */
-    unsigned cures;
-};
 
 int ps_s3_writer_open(struct ps_s3_writer **out, const char *address,
                       const struct ps_store_options *options, struct ps_err *err)
@@ -74,13 +47,13 @@ void ps_s3_writer_close(struct ps_s3_writer *w)
     ps_free(w);
 }
 
-static bool interrupted(const struct ps_s3_writer *w)
+static bool interrupted(const struct ps_s3_call *c)
 {
-    return w->opt.interrupt && atomic_load(w->opt.interrupt);
+    return !c->stubborn && c->w->opt.interrupt && atomic_load(c->w->opt.interrupt);
 }
 
 /* Keys, fetched where they are missing. */
-static int make_ready(struct call *c, enum ps_retry_class *cls, struct ps_err *err)
+static int make_ready(struct ps_s3_call *c, enum ps_retry_class *cls, struct ps_err *err)
 {
     struct ps_http_origin *o = c->w->origin;
     const struct ps_http_place none = {.known = false};
@@ -95,7 +68,7 @@ static int make_ready(struct call *c, enum ps_retry_class *cls, struct ps_err *e
     return rc;
 }
 
-static int make_url(struct call *c, struct ps_uri *uri, char **url, struct ps_err *err)
+static int make_url(struct ps_s3_call *c, struct ps_uri *uri, char **url, struct ps_err *err)
 {
     struct ps_http_origin *o = c->w->origin;
     int rc = o->ops->locate(o, c->object, uri, err);
@@ -110,7 +83,7 @@ static int make_url(struct call *c, struct ps_uri *uri, char **url, struct ps_er
 }
 
 /* One attempt. 0: some reply came. */
-static int attempt(struct call *c, struct ps_fetch_reply *r, uint64_t *ticket,
+static int attempt(struct ps_s3_call *c, struct ps_fetch_reply *r, uint64_t *ticket,
                    enum ps_retry_class *cls, const char *where, struct ps_err *err)
 {
     struct ps_http_origin *o = c->w->origin;
@@ -126,6 +99,8 @@ static int attempt(struct call *c, struct ps_fetch_reply *r, uint64_t *ticket,
     struct ps_http_request q = {.method = c->method,
                                 .payload_hash = c->hash,
                                 .object = c->object,
+                                .copy_source = c->copy_source,
+                                .copy_range = c->copy_range,
                                 .uri = &uri,
                                 .home = true,
                                 .headers = &headers};
@@ -141,9 +116,12 @@ static int attempt(struct call *c, struct ps_fetch_reply *r, uint64_t *ticket,
                                .headers = lines,
                                .body = c->body,
                                .body_bytes = c->bytes,
-                               .timeout_s = 30 + (unsigned)(c->bytes / SLOWEST_BYTES_S),
+                               .max_bytes = c->max_reply_bytes,
+                               .timeout_s = c->timeout_s
+                                                ? c->timeout_s
+                                                : 30 + (unsigned)(c->bytes / SLOWEST_BYTES_S),
                                .connect_timeout_s = c->w->opt.connect_timeout_s,
-                               .interrupt = c->w->opt.interrupt,
+                               .interrupt = c->stubborn ? NULL : c->w->opt.interrupt,
                                .stats = c->w->opt.stats,
                                .ca_file = o->ca_file,
                                .where = where,
@@ -184,7 +162,7 @@ static struct ps_judgement first_judgement(int status)
 }
 
 /* A reply that is no success: true if it was cured. */
-static bool cured(struct call *c, const struct ps_fetch_reply *r, uint64_t ticket,
+static bool cured(struct ps_s3_call *c, const struct ps_fetch_reply *r, uint64_t ticket,
                   struct ps_judgement *judge)
 {
     struct ps_http_origin *o = c->w->origin;
@@ -206,17 +184,17 @@ static bool cured(struct call *c, const struct ps_fetch_reply *r, uint64_t ticke
 }
 
 /* Waits; false: interrupted. poll, because a signal handler can't wake a condition. */
-static bool wait_ns(const struct ps_s3_writer *w, uint64_t ns)
+static bool wait_ns(const struct ps_s3_call *c, uint64_t ns)
 {
-    for (uint64_t end = ps_now_ns() + ns, now; !interrupted(w) && (now = ps_now_ns()) < end;) {
+    for (uint64_t end = ps_now_ns() + ns, now; !interrupted(c) && (now = ps_now_ns()) < end;) {
         uint64_t ms = (end - now) / 1000000 + 1;
         poll(NULL, 0, ms < LOOK_MS ? (int)ms : LOOK_MS);
     }
-    return !interrupted(w);
+    return !interrupted(c);
 }
 
-static bool try_again(struct call *c, enum ps_retry_class cls, unsigned failures, uint64_t start_ns,
-                      uint64_t retry_after_ns)
+static bool try_again(struct ps_s3_call *c, enum ps_retry_class cls, unsigned failures,
+                      uint64_t start_ns, uint64_t retry_after_ns)
 {
     const struct ps_retry_in in = {.cls = cls,
                                    .failures = failures,
@@ -225,17 +203,17 @@ static bool try_again(struct call *c, enum ps_retry_class cls, unsigned failures
                                    .retry_after_ns = retry_after_ns,
                                    .random = ps_now_ns() * 6364136223846793005ull >> 7};
     struct ps_retry_out out = ps_retry_decide(&in);
-    return out.again && wait_ns(c->w, out.delay_ns);
+    return out.again && wait_ns(c, out.delay_ns);
 }
 
-/* One request until it succeeds or is hopeless. */
-static int call(struct call *c, struct ps_fetch_reply *r, struct ps_err *err)
+int ps_s3_call(struct ps_s3_call *c, struct ps_fetch_reply *r, struct ps_err *err)
 {
     uint64_t start_ns = ps_now_ns(), ticket = 0;
     uint8_t hash[PS_SHA256_BYTES];
     ps_sha256_once(c->body ? c->body : "", c->bytes, hash);
     ps_hex_encode(hash, sizeof hash, c->hash);
-    char *where = c->w->origin->ops->label(c->w->origin, c->object);
+    char *where = c->object ? c->w->origin->ops->label(c->w->origin, c->object)
+                            : ps_strdup(c->w->origin->label);
     int rc = where ? PS_EAGAIN : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     for (unsigned failures = 1; rc == PS_EAGAIN;) {
         enum ps_retry_class cls = PS_RETRY_FATAL;
@@ -257,7 +235,7 @@ static int call(struct call *c, struct ps_fetch_reply *r, struct ps_err *err)
         if (rc != PS_EAGAIN && rc != PS_EINTERRUPTED &&
             try_again(c, cls, failures++, start_ns, retry_after_ns))
             rc = PS_EAGAIN;
-        if (interrupted(c->w))
+        if (rc != 0 && interrupted(c))
             rc = ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
     }
     ps_free(where);
@@ -268,8 +246,9 @@ int ps_s3_put(struct ps_s3_writer *w, const char *object, const void *bytes, siz
               struct ps_err *err)
 {
     struct ps_fetch_reply r;
-    struct call c = {.w = w, .method = "PUT", .object = object, .body = n ? bytes : "", .bytes = n};
-    int rc = call(&c, &r, err);
+    struct ps_s3_call c = {
+        .w = w, .method = "PUT", .object = object, .body = n ? bytes : "", .bytes = n};
+    int rc = ps_s3_call(&c, &r, err);
     if (rc == 0)
         ps_fetch_reply_deinit(&r);
     return rc;
@@ -296,8 +275,9 @@ int ps_s3_upload_begin(struct ps_s3_upload **out, struct ps_s3_writer *w, const 
     pthread_mutex_init(&u->lock, NULL);
     u->w = w;
     u->object = ps_strdup(object);
-    struct call c = {.w = w, .method = "POST", .object = object, .query = "uploads=", .body = ""};
-    int rc = u->object ? call(&c, &r, err) : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    struct ps_s3_call c = {.w = w, .method = "POST", .object = object, .query = "uploads=", .body = ""};
+    int rc =
+        u->object ? ps_s3_call(&c, &r, err) : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     if (rc == 0) {
         bool ok = ps_xml_text(r.body.data, r.body.len, "UploadId", u->id, sizeof u->id) && u->id[0];
         ps_fetch_reply_deinit(&r);
@@ -313,28 +293,26 @@ int ps_s3_upload_begin(struct ps_s3_upload **out, struct ps_s3_writer *w, const 
     return 0;
 }
 
-/* "partNumber=N&uploadId=ID", without the number for 0. */
-static char *upload_query(const struct ps_s3_upload *u, unsigned number)
+char *ps_s3_upload_query(const char *id, unsigned number)
 {
     struct ps_strbuf b;
-    ps_strbuf_init(&b, 4 * UPLOAD_ID_MAX);
+    ps_strbuf_init(&b, 4 * PS_S3_UPLOAD_ID_MAX);
     if (number)
         ps_strbuf_printf(&b, "partNumber=%u&", number);
     ps_strbuf_puts(&b, "uploadId=");
-    ps_uri_escape(&b, u->id, false);
+    ps_uri_escape(&b, id, false);
     char *query = ps_strbuf_take(&b, NULL);
     ps_strbuf_deinit(&b);
     return query;
 }
 
-static int note_part(struct ps_s3_upload *u, unsigned number, struct ps_fetch_reply *r,
-                     struct ps_err *err)
+int ps_s3_upload_note(struct ps_s3_upload *u, unsigned number, char *etag, struct ps_err *err)
 {
-    char *etag = r->values[2];
-    if (!etag || strpbrk(etag, "<>&"))
+    if (!etag || strpbrk(etag, "<>&")) {
+        ps_free(etag);
         return ps_err_set(err, PS_EDATA, ORIGIN, "no ETag for a part: %s: is this an S3 server?",
                           u->w->origin->label);
-    r->values[2] = NULL;
+    }
     pthread_mutex_lock(&u->lock);
     ps_free(u->etags[number - 1]);
     u->etags[number - 1] = etag;
@@ -350,21 +328,22 @@ int ps_s3_upload_part(struct ps_s3_upload *u, unsigned number, const void *bytes
     static const char *const keep[] = {"etag", NULL};
     struct ps_fetch_reply r;
     PS_ASSERT(number >= 1 && number <= PS_S3_PARTS_MAX);
-    char *query = upload_query(u, number);
+    char *query = ps_s3_upload_query(u->id, number);
     if (!query)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    struct call c = {.w = u->w,
-                     .method = "PUT",
-                     .object = u->object,
-                     .query = query,
-                     .body = n ? bytes : "",
-                     .bytes = n,
-                     .keep = keep};
-    int rc = call(&c, &r, err);
+    struct ps_s3_call c = {.w = u->w,
+                           .method = "PUT",
+                           .object = u->object,
+                           .query = query,
+                           .body = n ? bytes : "",
+                           .bytes = n,
+                           .keep = keep};
+    int rc = ps_s3_call(&c, &r, err);
     ps_free(query);
     if (rc != 0)
         return rc;
-    rc = note_part(u, number, &r, err);
+    rc = ps_s3_upload_note(u, number, r.values[2], err);
+    r.values[2] = NULL;
     ps_fetch_reply_deinit(&r);
     return rc;
 }
@@ -391,10 +370,11 @@ int ps_s3_upload_complete(struct ps_s3_upload *u, struct ps_err *err)
 {
     struct ps_fetch_reply r;
     size_t n = 0;
-    char *list = part_list(u, &n), *query = upload_query(u, 0);
-    struct call c = {
+    char *list = part_list(u, &n), *query = ps_s3_upload_query(u->id, 0);
+    struct ps_s3_call c = {
         .w = u->w, .method = "POST", .object = u->object, .query = query, .body = list, .bytes = n};
-    int rc = list && query ? call(&c, &r, err) : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    int rc = list && query ? ps_s3_call(&c, &r, err)
+                           : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     ps_free(list);
     ps_free(query);
     if (rc != 0) {
@@ -409,9 +389,10 @@ int ps_s3_upload_complete(struct ps_s3_upload *u, struct ps_err *err)
 void ps_s3_upload_abort(struct ps_s3_upload *u)
 {
     struct ps_fetch_reply r;
-    char *query = upload_query(u, 0);
-    struct call c = {.w = u->w, .method = "DELETE", .object = u->object, .query = query};
-    if (query && call(&c, &r, NULL) == 0)
+    char *query = ps_s3_upload_query(u->id, 0);
+    struct ps_s3_call c = {
+        .w = u->w, .method = "DELETE", .object = u->object, .query = query, .stubborn = true};
+    if (query && ps_s3_call(&c, &r, NULL) == 0)
         ps_fetch_reply_deinit(&r);
     ps_free(query);
     upload_free(u);

@@ -34,4 +34,20 @@ int ps_s3_upload_part(struct ps_s3_upload *u, unsigned number, const void *bytes
                       struct ps_err *err);
 int ps_s3_upload_complete(struct ps_s3_upload *u, struct ps_err *err);
 void ps_s3_upload_abort(struct ps_s3_upload *u);
+
+/* ---- s3_manage.c: what a split needs besides ---- */
+
+/* Removes an object; one that is not there counts as removed. An interrupt does not end it. */
+int ps_s3_delete(struct ps_s3_writer *w, const char *object, struct ps_err *err);
+/* Calls fn for each object whose name (below the writer's prefix) begins with `begins`, until it returns false. */
+int ps_s3_list(struct ps_s3_writer *w, const char *begins,
+               bool (*fn)(void *user, const char *object), void *user, struct ps_err *err);
+/* Aborts every open multipart upload of an object whose name begins with `begins`: what a killed run left behind.
+ * *aborted (nullable): how many. */
+int ps_s3_abort_uploads(struct ps_s3_writer *w, const char *begins, unsigned *aborted,
+                        struct ps_err *err);
+/* Copies an object of `bytes` to another name inside the store, in parts of up to 256 MiB; no bytes pass through
+ * here. */
+int ps_s3_copy(struct ps_s3_writer *w, const char *from, const char *to, uint64_t bytes,
+               struct ps_err *err);
 #endif

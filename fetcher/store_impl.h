@@ -14,6 +14,10 @@ int ps_s3_origin_new(struct ps_http_origin **out, const char *address, struct ps
 struct ps_uri;
 char *ps_http_plain_label(const struct ps_uri *u);
 int ps_s3_address_label(char **out, const char *address, struct ps_err *err);
+/* Heap, NULL without memory: what every key of an S3 origin begins with, "" or "dir/"; and an object as
+ * x-amz-copy-source has it. */
+char *ps_s3_origin_prefix(const struct ps_http_origin *o);
+char *ps_s3_origin_source(const struct ps_http_origin *o, const char *object);
 int ps_file_store_open(struct ps_source **out, const char *address,
                        const struct ps_store_options *options, struct ps_err *err);
 

@@ -94,6 +94,34 @@ static int take_port(CURLU *h, struct ps_uri *u)
     return rc;
 }
 
+static int handle_code(CURLUcode rc)
+{
+    return rc == CURLUE_OK ? 0 : rc == CURLUE_OUT_OF_MEMORY ? PS_ENOMEM : PS_EUSAGE;
+}
+
+/* Does libcurl read this host the same when it reads it again? It decodes %-escapes each time ("p%2561"), and takes
+ * numbers for IPv4 addresses before it decodes ("%30" is "0", which then is "0.0.0.0"): what we compare origins by
+ * must be what it will connect to. */
+static int host_is_stable(const char *host)
+{
+    struct ps_strbuf b;
+    char *again = NULL;
+    CURLU *h = curl_url();
+    ps_strbuf_init(&b, 2 * PS_URI_MAX_BYTES);
+    ps_strbuf_printf(&b, "http://%s/", host);
+    char *text = ps_strbuf_take(&b, NULL);
+    int rc = h && text ? handle_code(curl_url_set(h, CURLUPART_URL, text, 0)) : PS_ENOMEM;
+    if (rc == 0)
+        rc = take_part(h, CURLUPART_HOST, 0, &again);
+    if (rc == 0 && (!again || strcasecmp(again, host) != 0))
+        rc = PS_EUSAGE;
+    ps_free(again);
+    ps_free(text);
+    ps_strbuf_deinit(&b);
+    curl_url_cleanup(h);
+    return rc;
+}
+
 /* Splits a handle that holds a whole http(s) address. PS_ENOMEM, PS_EUSAGE without text, or 0. */
 static int split_handle(struct ps_uri *out, CURLU *h)
 {
@@ -109,9 +137,10 @@ static int split_handle(struct ps_uri *out, CURLU *h)
         rc = take_part(h, CURLUPART_USER, CURLU_URLDECODE, &u.user);
     if (rc == 0)
         rc = take_part(h, CURLUPART_PASSWORD, CURLU_URLDECODE, &u.password);
-    /* libcurl decodes a host once more each time it reads it: "p%2561" would be one place to us and another to it. */
     if (rc == 0 && (!u.scheme || !u.host || !u.host[0] || strchr(u.host, '%') || !u.path))
         rc = PS_EUSAGE;
+    if (rc == 0)
+        rc = host_is_stable(u.host);
     if (rc == 0) {
         lower(u.scheme);
         lower(u.host);
@@ -125,11 +154,6 @@ static int split_handle(struct ps_uri *out, CURLU *h)
     }
     *out = u;
     return 0;
-}
-
-static int handle_code(CURLUcode rc)
-{
-    return rc == CURLUE_OK ? 0 : rc == CURLUE_OUT_OF_MEMORY ? PS_ENOMEM : PS_EUSAGE;
 }
 
 /* "http:///x" and "http:/x" are taken for "http://x" by libcurl: refuse what a reader would not

@@ -1,4 +1,4 @@
-/* Private to proto: a handful of short-lived threads for blocking requests, so that a model of 162
+/* A handful of short-lived threads for blocking requests, so that a model of 162
  * files opens in some twenty round trips and not in 162. */
 #ifndef PS_PROTO_PARALLEL_H
 #define PS_PROTO_PARALLEL_H

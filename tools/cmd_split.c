@@ -1,6 +1,7 @@
 /* `penstock split`: opens the source, hands it to ps_split, says what came of it. */
 #include "tools/cli.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #include "base/hash.h"
 #include "base/json.h"
@@ -18,11 +19,14 @@ static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes, u
     ps_progress_update(user, "split", done_bytes, total_bytes);
 }
 
+static atomic_int stopped; /* requests to a store heed this one */
+
 /* ps_split polls ps_interrupt_seen; that was set before this is called. */
 static void stop_soon(void *user, int signo)
 {
     (void)user;
     (void)signo;
+    atomic_store(&stopped, 1);
 }
 
 static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTES], struct ps_err *err)
@@ -68,6 +72,8 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     if (rc == 0 && !ps_packing_from_name(&so.packing, o->codec))
         rc = ps_err_set(err, PS_EUSAGE, "split", "--codec: '%s' is none of %s", o->codec,
                         PS_PACKINGS_KNOWN);
+    store.interrupt = &stopped;
+    so.store = &store;
     if (rc == 0)
         rc = ps_store_open(&src, o->args[0], &store, err);
     if (rc < 0) {

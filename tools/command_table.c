@@ -33,7 +33,8 @@ static const struct ps_command_spec commands[] = {
      "make a pre-split model: a shard per layer, hashed and compressed",
      "Streams: the model is never held locally. SRC is a folder or address of safetensors files, "
      "DST a "
-     "folder. A split that was stopped goes on where it was; the manifest is written last.",
+     "folder or s3://bucket/prefix (keys and endpoint as for reading: AWS_*). A split that was "
+     "stopped goes on where it was; the manifest is written last.",
      "penstock split https://models.example/llama-3.1-8b /srv/llama-3.1-8b --codec xc34\n", NULL, 2,
      2, false},
     {PS_CMD_WARM, "warm", "MODEL | --from-file FILE [--layers A-B] [--bytes SIZE] [--check]",

@@ -67,6 +67,7 @@ struct splitter {
     const struct ps_split_options *o;
     struct ps_model_files files;
     struct ps_split_plan *plan;
+    struct ps_split_place place;
     struct ps_split_tree *tree;
     struct ps_split_done *done;    /* one per shard */
     const struct ps_extent **todo; /* what must be fetched, in order */
@@ -441,7 +442,7 @@ static int write_shard(struct splitter *s, uint32_t shard, struct ps_err *err)
     struct open_shard x;
     int rc = shard_init(&x, s, &s->plan->shards[shard], err);
     if (rc == 0)
-        rc = ps_split_tree_begin(s->tree, err);
+        rc = ps_split_tree_begin(s->tree, x.data_begin, err);
     if (rc == 0)
         rc = copy_extents(s, &x, shard, err);
     if (rc == 0)
@@ -483,6 +484,13 @@ static uint32_t most_blocks(const struct ps_map *m)
     return most;
 }
 
+/* For weights on their way. An eighth is left: allocators, stacks and buffers of sockets round up. */
+static uint64_t buffer_bytes(const struct splitter *s)
+{
+    uint64_t ram = s->o->ram_bytes ? s->o->ram_bytes : RAM_DEFAULT;
+    return ram > RAM_OTHERS ? (ram - RAM_OTHERS) / 8 * 7 : 0;
+}
+
 static int make_slots(struct splitter *s, struct ps_err *err)
 {
     bool packs = s->o->packing.codec != PS_CODEC_RAW;
@@ -494,7 +502,7 @@ static int make_slots(struct splitter *s, struct ps_err *err)
     if (n < 2)
         return ps_err_set(err, PS_EBUDGET, ORIGIN,
                           "--ram: too little: splitting this model needs at least %llu MiB",
-                          (unsigned long long)((RAM_OTHERS + 4 * each) >> 20) + 1);
+                          (unsigned long long)((RAM_OTHERS + 4 * each + 4 * each / 7) >> 20) + 1);
     n = n > MAX_SLOTS ? MAX_SLOTS : n;
     s->slots = ps_calloc(n, sizeof *s->slots);
     if (!s->slots || ps_queue_new(&s->arrived, n) != 0)
@@ -710,15 +718,27 @@ static int open_source(struct splitter *s, struct ps_err *err)
     return ps_split_plan_new(&s->plan, s->files.map, err);
 }
 
+/* The longest that a shard can get: all of it as it is, and an index of the longest. */
+static uint64_t max_shard_bytes(const struct splitter *s)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < s->plan->n_shards; i++)
+        most = s->plan->shards[i].raw_bytes > most ? s->plan->shards[i].raw_bytes : most;
+    return most + PS_SHARD_INDEX_MAX_BYTES + DATA_ALIGN;
+}
+
 static int open_destination(struct splitter *s, struct ps_err *err)
 {
     uint8_t key[PS_SHA256_BYTES];
+    /* Half of what is there for buffers goes to parts on their way to S3. */
+    s->place.ram_bytes = buffer_bytes(s) / 2;
     s->done = ps_calloc(s->plan->n_shards, sizeof *s->done);
     if (!s->done)
         return no_memory(err);
     int rc = journal_key(key, s, err);
     if (rc == 0)
-        rc = ps_split_tree_open(&s->tree, s->o->dst, key, s->done, s->plan->n_shards, err);
+        rc = ps_split_tree_open(&s->tree, &s->place, key, s->done, s->plan->n_shards,
+                                max_shard_bytes(s), err);
     return rc;
 }
 
@@ -727,7 +747,7 @@ static int split_model(struct splitter *s, uint8_t model_id[PS_SHA256_BYTES], st
     struct ps_manifest *m = NULL;
     int rc = open_source(s, err);
     if (rc == 0)
-        rc = ps_split_tree_check_model(s->o->dst, s->files.config, s->files.config_len, err);
+        rc = ps_split_tree_check_model(&s->place, s->files.config, s->files.config_len, err);
     if (rc == 0)
         rc = open_destination(s, err);
     if (rc == 0)
@@ -750,6 +770,7 @@ int ps_split(struct ps_source *src, const struct ps_split_options *o,
              uint8_t model_id[PS_SHA256_BYTES], struct ps_err *err)
 {
     struct splitter s = {.src = src, .o = o};
+    s.place = (struct ps_split_place){.dst = o->dst, .store = o->store};
     pthread_condattr_t monotonic;
     pthread_mutex_init(&s.lock, NULL);
     pthread_condattr_init(&monotonic);

@@ -16,7 +16,9 @@
 #include "proto/source.h"
 
 struct ps_split_options {
-    const char *dst; /* directory: made if missing; must be empty, a finished tree, or an interrupted split */
+    /* s3://bucket/prefix, or a directory, made if missing. Must be empty, a finished tree, or an interrupted split. */
+    const char *dst;
+    const struct ps_store_options *store; /* of the destination's network; nullable */
     struct ps_packing packing;
     uint64_t ram_bytes; /* most memory for everything; 0 = 1 GiB. PS_EBUDGET where that is too little */
     unsigned threads; /* that hash and pack; 0 = one per CPU, at most 16 */

@@ -1,483 +1,66 @@
-/* The destination of a split. Comes in: bytes of shards and small files. Goes out: a tree on disk
- * that survives a kill at any point. */
+/* Which kind of destination an address names, and the way to it. */
 #include "tools/split_tree.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/alloc.h"
-#include "base/host.h"
-#include "base/strbuf.h"
-#include "proto/manifest.h"
+#include "tools/split_tree_impl.h"
 
-#define ORIGIN            "split"
-#define JOURNAL           ".penstock-split"
-#define TEMP_PREFIX       ".tmp-"
-#define TEMP_FILE         ".tmp-file"
-#define TEMP_SHARD        ".tmp-shard"
-#define SHARD_SUFFIX      ".shard"
-#define JOURNAL_MAX_BYTES (16u << 20)
-#define FILE_NAME_MAX     96
-
-struct ps_split_tree {
-    char *path;
-    int dir, shards; /* directories; the lock lies on the first */
-    int journal;     /* open for appending, -1 before */
-    int fd;          /* shard being written, -1 = none */
-};
-
-static int disk_error(const struct ps_split_tree *t, const char *doing, const char *name,
-                      struct ps_err *err)
+bool ps_split_place_is_remote(const struct ps_split_place *p)
 {
-    int e = errno;
-    if (e == ENOSPC || e == EDQUOT)
-        return ps_err_set(
-            err, PS_ENOSPC, ORIGIN,
-            "no room: %s %s/%s: free some space and run again: finished shards are kept", doing,
-            t->path, name);
-    return ps_err_set(err, PS_EIO, ORIGIN, "%s %s/%s: %s", doing, t->path, name, strerror(e));
+    return strncmp(p->dst, "s3://", 5) == 0;
 }
 
-static int write_all(int fd, const void *bytes, size_t len, off_t offset)
-{
-    const char *p = bytes;
-    while (len > 0) {
-        ssize_t n = pwrite(fd, p, len, offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        p += n;
-        len -= (size_t)n;
-        offset += n;
-    }
-    return 0;
-}
-
-/* ---- Names ---- */
-
-/* File name of a shard inside shards/. */
-static void shard_file(char out[FILE_NAME_MAX], const uint8_t sha[PS_SHA256_BYTES])
-{
-    ps_hex_encode(sha, PS_SHA256_BYTES, out);
-    memcpy(out + 2 * PS_SHA256_BYTES, SHARD_SUFFIX, sizeof SHARD_SUFFIX);
-}
-
-/* Whether a name in shards/ could be one of ours: nothing else is ever removed. */
-static bool is_shard_file(const char *name, uint8_t sha[PS_SHA256_BYTES])
-{
-    size_t n = strlen(name);
-    return n == 2 * PS_SHA256_BYTES + sizeof SHARD_SUFFIX - 1 &&
-           strcmp(name + 2 * PS_SHA256_BYTES, SHARD_SUFFIX) == 0 &&
-           ps_hex_decode(name, 2 * PS_SHA256_BYTES, sha, PS_SHA256_BYTES) == 0;
-}
-
-static bool is_temp(const char *name)
-{
-    return strncmp(name, TEMP_PREFIX, sizeof TEMP_PREFIX - 1) == 0;
-}
-
-/* ---- Looking at the directory ---- */
-
-/* Calls fn for every entry of a directory until it returns false. A directory that can't be read has no entries. */
-static void each_entry(int dir, bool (*fn)(int dir, const char *name, void *user), void *user)
-{
-    int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = copy < 0 ? NULL : fdopendir(copy);
-    if (!d) {
-        if (copy >= 0)
-            close(copy);
-        return;
-    }
-    for (struct dirent *e; (e = readdir(d)) != NULL;)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && !fn(dir, e->d_name, user))
-            break;
-    closedir(d);
-}
-
-static bool find_stranger(int dir, const char *name, void *user)
-{
-    char *stranger = user;
-    (void)dir;
-    if (is_temp(name) || strcmp(name, "lost+found") == 0)
-        return true;
-    snprintf(stranger, FILE_NAME_MAX, "%.*s", FILE_NAME_MAX - 1, name);
-    return false;
-}
-
-static bool exists(int dir, const char *name)
-{
-    return faccessat(dir, name, F_OK, 0) == 0;
-}
-
-/* A split writes only into an empty directory or into a split: the source given as destination must not be harmed. */
-static int check_ours(const struct ps_split_tree *t, struct ps_err *err)
-{
-    char stranger[FILE_NAME_MAX] = "";
-    if (exists(t->dir, JOURNAL) || exists(t->dir, PS_MANIFEST_NAME))
-        return 0;
-    each_entry(t->dir, find_stranger, stranger);
-    if (stranger[0])
-        return ps_err_set(err, PS_EUSAGE, ORIGIN,
-                          "%s holds something else than a split (%s): name an empty directory",
-                          t->path, stranger);
-    return 0;
-}
-
-static bool remove_temp(int dir, const char *name, void *user)
-{
-    (void)user;
-    if (is_temp(name))
-        unlinkat(dir, name, 0);
-    return true;
-}
-
-static void remove_temps(const struct ps_split_tree *t)
-{
-    each_entry(t->dir, remove_temp, NULL);
-    if (t->shards >= 0)
-        each_entry(t->shards, remove_temp, NULL);
-}
-
-/* ---- Journal ---- */
-
-static void journal_head(char out[FILE_NAME_MAX], const uint8_t key[PS_SHA256_BYTES])
-{
-    char hex[2 * PS_SHA256_BYTES + 1];
-    ps_hex_encode(key, PS_SHA256_BYTES, hex);
-    snprintf(out, FILE_NAME_MAX, "penstock-split 2 %s\n", hex);
-}
-
-static int journal_line(char *out, size_t cap, uint32_t shard, const struct ps_split_done *d)
-{
-    char hex[2 * PS_SHA256_BYTES + 1];
-    ps_hex_encode(d->index_sha256, PS_SHA256_BYTES, hex);
-    return snprintf(out, cap,
-                    "%" PRIu32 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu32 " %" PRIu32 " %s\n",
-                    shard, d->bytes, d->stored_bytes, d->raw_bytes, d->index_bytes, d->n_extents,
-                    hex);
-}
-
-/* Whether the shard lies there as the line says: size, and the hash of its index, which was written last. */
-static bool shard_is_whole(const struct ps_split_tree *t, const struct ps_split_done *d)
-{
-    char name[FILE_NAME_MAX];
-    uint8_t sha[PS_SHA256_BYTES];
-    struct stat st;
-    shard_file(name, d->index_sha256);
-    int fd = openat(t->shards, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool whole = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == d->bytes &&
-                 d->index_bytes <= PS_SHARD_INDEX_MAX_BYTES;
-    void *index = whole ? ps_malloc(d->index_bytes) : NULL;
-    whole = index && pread(fd, index, d->index_bytes, PS_SHARD_HEAD_BYTES) == (ssize_t)d->index_bytes;
-    if (whole) {
-        ps_sha256_once(index, d->index_bytes, sha);
-        whole = memcmp(sha, d->index_sha256, sizeof sha) == 0;
-    }
-    ps_free(index);
-    close(fd);
-    return whole;
-}
-
-static void take_line(const struct ps_split_tree *t, const char *line, struct ps_split_done *done,
-                      uint32_t n_shards)
-{
-    struct ps_split_done d = {.done = true};
-    char hex[2 * PS_SHA256_BYTES + 2];
-    uint32_t shard;
-    if (sscanf(line, "%" SCNu32 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu32 " %" SCNu32 " %65s",
-               &shard, &d.bytes, &d.stored_bytes, &d.raw_bytes, &d.index_bytes, &d.n_extents,
-               hex) != 7)
-        return;
-    if (shard >= n_shards || ps_hex_decode(hex, strlen(hex), d.index_sha256, PS_SHA256_BYTES) != 0)
-        return;
-    if (shard_is_whole(t, &d))
-        done[shard] = d;
-}
-
-/* Shards of a split of something else are in the way, unless a manifest still names them. */
-static void drop_line(const struct ps_split_tree *t, const char *line)
-{
-    const char *hex = strrchr(line, ' ');
-    uint8_t sha[PS_SHA256_BYTES];
-    char name[FILE_NAME_MAX];
-    if (!hex || ps_hex_decode(hex + 1, strlen(hex + 1), sha, sizeof sha) != 0 ||
-        exists(t->dir, PS_MANIFEST_NAME))
-        return;
-    shard_file(name, sha);
-    unlinkat(t->shards, name, 0);
-}
-
-static int read_journal(const struct ps_split_tree *t, const char *head, struct ps_split_done *done,
-                        uint32_t n_shards, struct ps_err *err)
-{
-    struct ps_strbuf path;
-    char *text = NULL;
-    size_t len = 0;
-    ps_strbuf_init(&path, 1 << 16);
-    ps_strbuf_printf(&path, "%s/" JOURNAL, t->path);
-    int rc = ps_strbuf_ok(&path) ? ps_file_read(&text, &len, path.data, JOURNAL_MAX_BYTES, err)
-                                 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    ps_strbuf_deinit(&path);
-    if (rc != 0)
-        return rc == PS_ENOTFOUND ? 0 : rc;
-    bool same = strncmp(text, head, strlen(head)) == 0;
-    /* A line that a kill cut off has no newline, and counts for nothing. */
-    char *line = strchr(text, '\n');
-    for (char *end; line && (end = strchr(line + 1, '\n')) != NULL; line = end) {
-        *end = '\0';
-        if (same)
-            take_line(t, line + 1, done, n_shards);
-        else
-            drop_line(t, line + 1);
-    }
-    ps_free(text);
-    return 0;
-}
-
-/* Writes the journal anew with what was found to be true, beside the old one, so that a cut-off
- * line never stays in the middle. */
-static int write_journal(struct ps_split_tree *t, const char *head,
-                         const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err)
-{
-    struct ps_strbuf b;
-    ps_strbuf_init(&b, JOURNAL_MAX_BYTES);
-    ps_strbuf_puts(&b, head);
-    for (uint32_t i = 0; i < n_shards; i++) {
-        char line[256];
-        if (done[i].done && journal_line(line, sizeof line, i, &done[i]) > 0)
-            ps_strbuf_puts(&b, line);
-    }
-    int rc = ps_strbuf_ok(&b) ? ps_split_tree_put(t, JOURNAL, b.data, b.len, err)
-                              : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for the journal");
-    ps_strbuf_deinit(&b);
-    if (rc != 0)
-        return rc;
-    t->journal = openat(t->dir, JOURNAL, O_WRONLY | O_APPEND | O_CLOEXEC);
-    return t->journal < 0 ? disk_error(t, "open", JOURNAL, err) : 0;
-}
-
-/* ---- Opening ---- */
-
-static int open_directories(struct ps_split_tree *t, struct ps_err *err)
-{
-    int rc = ps_mkdir_p(t->path, 0755, err);
-    if (rc != 0)
-        return rc;
-    t->dir = open(t->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (t->dir < 0)
-        return disk_error(t, "open", "", err);
-    if (flock(t->dir, LOCK_EX | LOCK_NB) != 0)
-        return errno == EWOULDBLOCK
-                   ? ps_err_set(err, PS_EUSAGE, ORIGIN,
-                                "%s: another split is writing there: wait for its end", t->path)
-                   : disk_error(t, "lock", "", err);
-    rc = check_ours(t, err);
-    if (rc != 0)
-        return rc;
-    /* The journal comes before anything else: it says that the directory is ours. */
-    if (!exists(t->dir, JOURNAL) && !exists(t->dir, PS_MANIFEST_NAME)) {
-        rc = ps_split_tree_put(t, JOURNAL, "\n", 1, err);
-        if (rc != 0)
-            return rc;
-    }
-    if (mkdirat(t->dir, "shards", 0755) != 0 && errno != EEXIST)
-        return disk_error(t, "make", "shards", err);
-    t->shards = openat(t->dir, "shards", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return t->shards < 0 ? disk_error(t, "open", "shards", err) : 0;
-}
-
-int ps_split_tree_open(struct ps_split_tree **out, const char *dst,
+int ps_split_tree_open(struct ps_split_tree **out, const struct ps_split_place *place,
                        const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
-                       uint32_t n_shards, struct ps_err *err)
+                       uint32_t n_shards, uint64_t max_shard_bytes, struct ps_err *err)
 {
-    char head[FILE_NAME_MAX];
-    struct ps_split_tree *t = ps_calloc(1, sizeof *t);
-    if (t)
-        t->path = ps_strdup(dst);
-    if (!t || !t->path) {
-        ps_free(t);
-        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    }
-    t->dir = t->shards = t->journal = t->fd = -1;
-    journal_head(head, key);
-    int rc = open_directories(t, err);
-    if (rc == 0) {
-        remove_temps(t);
-        rc = read_journal(t, head, done, n_shards, err);
-    }
-    if (rc == 0)
-        rc = write_journal(t, head, done, n_shards, err);
-    if (rc != 0) {
-        ps_split_tree_close(t);
-        return rc;
-    }
-    *out = t;
-    return 0;
+    if (ps_split_place_is_remote(place))
+        return ps_split_s3_open(out, place, key, done, n_shards, max_shard_bytes, err);
+    if (strstr(place->dst, "://"))
+        return ps_err_set(err, PS_EUSAGE, "split",
+                          "%s: a split is written to a folder or to s3://bucket/prefix", place->dst);
+    return ps_split_folder_open(out, place->dst, key, done, n_shards, err);
 }
 
-static void close_fd(int *fd)
+int ps_split_tree_check_model(const struct ps_split_place *place, const void *config, size_t len,
+                              struct ps_err *err)
 {
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
+    return ps_split_place_is_remote(place)
+               ? ps_split_s3_check_model(place, config, len, err)
+               : ps_split_folder_check_model(place->dst, config, len, err);
 }
 
 void ps_split_tree_close(struct ps_split_tree *t)
 {
-    if (!t)
-        return;
-    if (t->fd >= 0)
-        unlinkat(t->shards, TEMP_SHARD, 0);
-    close_fd(&t->fd);
-    close_fd(&t->journal);
-    close_fd(&t->shards);
-    close_fd(&t->dir);
-    ps_free(t->path);
-    ps_free(t);
+    if (t)
+        t->ops->close(t);
 }
 
-/* ---- Writing ---- */
-
-int ps_split_tree_begin(struct ps_split_tree *t, struct ps_err *err)
+int ps_split_tree_begin(struct ps_split_tree *t, uint64_t data_begin, struct ps_err *err)
 {
-    PS_ASSERT(t->fd < 0);
-    t->fd = openat(t->shards, TEMP_SHARD, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (t->fd < 0)
-        return disk_error(t, "make", "shards/" TEMP_SHARD, err);
-    return 0;
+    return t->ops->begin(t, data_begin, err);
 }
 
 int ps_split_tree_write(struct ps_split_tree *t, const void *bytes, size_t len, uint64_t offset,
                         struct ps_err *err)
 {
-    PS_ASSERT(t->fd >= 0);
-    return write_all(t->fd, bytes, len, (off_t)offset) == 0
-               ? 0
-               : disk_error(t, "write", "shards/" TEMP_SHARD, err);
-}
-
-static int append_journal(struct ps_split_tree *t, uint32_t shard, const struct ps_split_done *d,
-                          struct ps_err *err)
-{
-    char line[256];
-    int n = journal_line(line, sizeof line, shard, d);
-    PS_ASSERT(n > 0 && (size_t)n < sizeof line);
-    ssize_t wrote = write(t->journal, line, (size_t)n);
-    if (wrote >= 0 && wrote != n)
-        errno = ENOSPC;
-    if (wrote != n || fdatasync(t->journal) != 0)
-        return disk_error(t, "write", JOURNAL, err);
-    return 0;
+    return t->ops->write(t, bytes, len, offset, err);
 }
 
 int ps_split_tree_finish_shard(struct ps_split_tree *t, uint32_t shard,
                                const struct ps_split_done *d, struct ps_err *err)
 {
-    char name[FILE_NAME_MAX];
-    PS_ASSERT(t->fd >= 0);
-    shard_file(name, d->index_sha256);
-    if (fsync(t->fd) != 0)
-        return disk_error(t, "write", "shards/" TEMP_SHARD, err);
-    int rc = append_journal(t, shard, d, err);
-    if (rc != 0)
-        return rc;
-    /* A finished tree is split again: the shard is there already, and stays the file that it is. */
-    if (shard_is_whole(t, d))
-        unlinkat(t->shards, TEMP_SHARD, 0);
-    else if (renameat(t->shards, TEMP_SHARD, t->shards, name) != 0)
-        return disk_error(t, "rename", name, err);
-    close_fd(&t->fd);
-    return fsync(t->shards) == 0 ? 0 : disk_error(t, "sync", "shards", err);
-}
-
-static bool same_content(const struct ps_split_tree *t, const char *name, const void *bytes,
-                         size_t len)
-{
-    struct stat st;
-    int fd = openat(t->dir, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool same = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == len;
-    char *old = same ? ps_malloc(len) : NULL;
-    same = old && pread(fd, old, len, 0) == (ssize_t)len && memcmp(old, bytes, len) == 0;
-    ps_free(old);
-    close(fd);
-    return same;
-}
-
-int ps_split_tree_check_model(const char *dst, const void *config, size_t len, struct ps_err *err)
-{
-    struct ps_split_tree t = {.dir = open(dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (t.dir < 0)
-        return 0; /* nothing there, or told when it is opened for writing */
-    bool other = exists(t.dir, PS_MANIFEST_NAME) && exists(t.dir, "config.json") &&
-                 !same_content(&t, "config.json", config, len);
-    close(t.dir);
-    return other
-               ? ps_err_set(
-                     err, PS_EUSAGE, ORIGIN,
-                     "%s holds a split of another model: name an empty directory, or remove it", dst)
-               : 0;
+    return t->ops->finish_shard(t, shard, d, err);
 }
 
 int ps_split_tree_put(struct ps_split_tree *t, const char *name, const void *bytes, size_t len,
                       struct ps_err *err)
 {
-    if (same_content(t, name, bytes, len))
-        return 0;
-    int rc = 0;
-    int fd = openat(t->dir, TEMP_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return disk_error(t, "make", name, err);
-    if (write_all(fd, bytes, len, 0) != 0 || fsync(fd) != 0 ||
-        renameat(t->dir, TEMP_FILE, t->dir, name) != 0) {
-        rc = disk_error(t, "write", name, err);
-        unlinkat(t->dir, TEMP_FILE, 0);
-    } else if (fsync(t->dir) != 0) {
-        rc = disk_error(t, "sync", name, err);
-    }
-    close(fd);
-    return rc;
-}
-
-struct keep {
-    const struct ps_split_done *done;
-    uint32_t n;
-};
-
-static bool remove_unnamed(int dir, const char *name, void *user)
-{
-    const struct keep *k = user;
-    uint8_t sha[PS_SHA256_BYTES];
-    if (!is_shard_file(name, sha))
-        return true;
-    for (uint32_t i = 0; i < k->n; i++)
-        if (memcmp(k->done[i].index_sha256, sha, sizeof sha) == 0)
-            return true;
-    unlinkat(dir, name, 0);
-    return true;
+    return t->ops->put(t, name, bytes, len, err);
 }
 
 int ps_split_tree_seal(struct ps_split_tree *t, const void *manifest, size_t len,
                        const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err)
 {
-    struct keep keep = {done, n_shards};
-    int rc = ps_split_tree_put(t, PS_MANIFEST_NAME, manifest, len, err);
-    if (rc != 0)
-        return rc;
-    each_entry(t->shards, remove_unnamed, &keep);
-    remove_temps(t);
-    if (unlinkat(t->dir, JOURNAL, 0) != 0 || fsync(t->dir) != 0)
-        return disk_error(t, "remove", JOURNAL, err);
-    return 0;
+    return t->ops->seal(t, manifest, len, done, n_shards, err);
 }

@@ -90,6 +90,9 @@ expect 2 'tokens' logits ./model
 expect 2 'no token id' logits ./model --tokens 1,,2
 expect 2 'no token id' logits ./model --tokens 1,-2
 expect 2 'no token id' logits ./model --tokens ''
+expect 2 '^penstock: --net-limit: .25%.' run ./model -p x --net-limit 25%
+expect 2 'net-limit' split ./model ./out --net-limit 10
+expect 2 'hedge' run ./model -p x --hedge 101
 expect 2 'none of' cache nonsense
 expect 2 'the model is missing' cache pin
 expect 2 '--all' cache evict

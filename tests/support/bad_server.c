@@ -21,16 +21,27 @@
 
 #define MAX_CONNECTIONS 512
 #define MAX_RULES       32
-#define MAX_SEEN        4096
-#define REQUEST_MAX     8192
-#define DRIP_MS         20
-#define DEFAULT_ETAG    "ETag: \"v1\"\r\n"
+#define MAX_LISTENERS   4
+#ifndef SO_MAX_PACING_RATE
+#define SO_MAX_PACING_RATE 47
+#endif
+#define MAX_SEEN     4096
+#define REQUEST_MAX  8192
+#define DRIP_MS      20
+#define DEFAULT_ETAG "ETag: \"v1\"\r\n"
 
 struct connection {
     struct bad_server *server;
     pthread_t thread;
     int fd; /* server lock; -1 once closed */
-    unsigned number;
+    unsigned number, address;
+};
+
+struct listener {
+    struct bad_server *server;
+    int fd;
+    unsigned last; /* byte of its address */
+    pthread_t acceptor;
 };
 
 struct bad_server {
@@ -38,9 +49,13 @@ struct bad_server {
     size_t n_rules;
     const char *content;
     size_t bytes;
-    int listen_fd;
+    struct listener listeners[MAX_LISTENERS];
+    unsigned n_listeners;
     unsigned port;
-    pthread_t acceptor;
+    unsigned (*bytes_s)(unsigned connection);
+    unsigned limit;  /* 0: none */
+    unsigned active; /* lock */
+    size_t refused;  /* lock */
     pthread_mutex_t lock;
     bool stopping;                                  /* lock */
     unsigned matched[MAX_RULES];                    /* lock: requests that each rule has matched */
@@ -342,6 +357,23 @@ static bool read_request(int fd, char *request, size_t *bytes)
     return false;
 }
 
+static bool enter(struct bad_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool ok = s->limit == 0 || s->active < s->limit;
+    s->active += ok;
+    s->refused += !ok;
+    pthread_mutex_unlock(&s->lock);
+    return ok;
+}
+
+static void leave(struct bad_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->active--;
+    pthread_mutex_unlock(&s->lock);
+}
+
 static bool serve_one(struct connection *c, int fd)
 {
     char request[REQUEST_MAX];
@@ -355,11 +387,16 @@ static bool serve_one(struct connection *c, int fd)
     if (!read_body(fd, body, bytes - (size_t)(body - request), &seen))
         return false;
     seen.connection = c->number;
+    seen.address = c->address;
     struct answer a = {.fd = fd, .content = s->content, .bytes = s->bytes, .has_range = seen.has_range};
     a.rule = record(s, &seen);
     a.from = seen.from < s->bytes ? (size_t)seen.from : s->bytes;
     a.to = seen.to < s->bytes ? (size_t)seen.to : s->bytes;
-    return give_answer(&a);
+    if (!enter(s))
+        return send_text(fd, "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+    bool ok = give_answer(&a);
+    leave(s);
+    return ok;
 }
 
 static void *connection_main(void *arg)
@@ -377,10 +414,11 @@ static void *connection_main(void *arg)
 
 static void *acceptor_main(void *arg)
 {
-    struct bad_server *s = arg;
+    struct listener *l = arg;
+    struct bad_server *s = l->server;
     int one = 1;
     for (;;) {
-        int fd = accept(s->listen_fd, NULL, NULL);
+        int fd = accept(l->fd, NULL, NULL);
         if (fd < 0)
             return NULL;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -391,7 +429,13 @@ static void *acceptor_main(void *arg)
             continue;
         }
         struct connection *c = &s->connections[s->n_connections];
-        *c = (struct connection){.server = s, .fd = fd, .number = s->n_connections};
+        *c = (struct connection){.server = s, .fd = fd, .number = s->n_connections, .address = l->last};
+        if (s->bytes_s) {
+            unsigned rate = s->bytes_s(c->number);
+            int small = 16 << 10; /* what has been sent is soon there */
+            setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+            setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate);
+        }
         if (pthread_create(&c->thread, NULL, connection_main, c) != 0)
             abort();
         s->n_connections++;
@@ -399,12 +443,49 @@ static void *acceptor_main(void *arg)
     }
 }
 
+void bad_server_also(struct bad_server *s, unsigned last)
+{
+    struct listener *l = &s->listeners[s->n_listeners];
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)s->port),
+                             .sin_addr.s_addr = htonl((127u << 24) | last)};
+    socklen_t len = sizeof at;
+    if (s->n_listeners == MAX_LISTENERS)
+        abort();
+    *l = (struct listener){.server = s,
+                           .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+                           .last = last};
+    if (l->fd < 0 || bind(l->fd, (struct sockaddr *)&at, sizeof at) != 0 ||
+        listen(l->fd, 64) != 0 || getsockname(l->fd, (struct sockaddr *)&at, &len) != 0)
+        abort();
+    s->port = ntohs(at.sin_port);
+    s->n_listeners++;
+    if (pthread_create(&l->acceptor, NULL, acceptor_main, l) != 0)
+        abort();
+}
+
+void bad_server_pace(struct bad_server *s, unsigned (*bytes_s)(unsigned connection))
+{
+    s->bytes_s = bytes_s;
+}
+
+void bad_server_limit(struct bad_server *s, unsigned requests_at_once)
+{
+    s->limit = requests_at_once;
+}
+
+size_t bad_server_refused(struct bad_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    size_t n = s->refused;
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
 struct bad_server *bad_server_start(const struct bad_rule *rules, size_t n_rules,
                                     const void *content, size_t bytes)
 {
     struct bad_server *s = calloc(1, sizeof *s);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof at;
     if (!s || n_rules > MAX_RULES)
         abort();
     s->rules = rules;
@@ -412,13 +493,7 @@ struct bad_server *bad_server_start(const struct bad_rule *rules, size_t n_rules
     s->content = content;
     s->bytes = bytes;
     pthread_mutex_init(&s->lock, NULL);
-    s->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (s->listen_fd < 0 || bind(s->listen_fd, (struct sockaddr *)&at, sizeof at) != 0 ||
-        listen(s->listen_fd, 64) != 0 || getsockname(s->listen_fd, (struct sockaddr *)&at, &len) != 0)
-        abort();
-    s->port = ntohs(at.sin_port);
-    if (pthread_create(&s->acceptor, NULL, acceptor_main, s) != 0)
-        abort();
+    bad_server_also(s, 1);
     return s;
 }
 
@@ -430,9 +505,11 @@ void bad_server_stop(struct bad_server *s)
         if (s->connections[i].fd >= 0)
             shutdown(s->connections[i].fd, SHUT_RDWR);
     pthread_mutex_unlock(&s->lock);
-    shutdown(s->listen_fd, SHUT_RDWR); /* wakes accept() */
-    pthread_join(s->acceptor, NULL);
-    close(s->listen_fd);
+    for (unsigned i = 0; i < s->n_listeners; i++) {
+        shutdown(s->listeners[i].fd, SHUT_RDWR); /* wakes accept() */
+        pthread_join(s->listeners[i].acceptor, NULL);
+        close(s->listeners[i].fd);
+    }
     for (unsigned i = 0; i < s->n_connections; i++)
         pthread_join(s->connections[i].thread, NULL);
     pthread_mutex_destroy(&s->lock);

@@ -60,6 +60,7 @@ struct bad_seen {
     char authorization[128];
     char accept_encoding[64];
     unsigned connection; /* 0, 1, ... in order of arrival */
+    unsigned address;    /* last byte of the address that was connected to */
     uint64_t at_ns;
 };
 
@@ -67,6 +68,13 @@ struct bad_server;
 struct bad_server *bad_server_start(const struct bad_rule *rules, size_t n_rules,
                                     const void *content, size_t bytes);
 void bad_server_stop(struct bad_server *s);
+/* All three before the first client. pace: bytes per second of a connection, by its number; the kernel spaces what
+ * is sent. limit: 503 (without Retry-After) to a request that finds so many others in the works. also: at the same
+ * port of 127.0.0.LAST, too. */
+void bad_server_pace(struct bad_server *s, unsigned (*bytes_s)(unsigned connection));
+void bad_server_limit(struct bad_server *s, unsigned requests_at_once);
+void bad_server_also(struct bad_server *s, unsigned last);
+size_t bad_server_refused(struct bad_server *s); /* by the limit */
 unsigned bad_server_port(const struct bad_server *s);
 size_t bad_server_requests(struct bad_server *s); /* how many so far */
 bool bad_server_seen(struct bad_server *s, size_t i, struct bad_seen *out);

@@ -34,7 +34,7 @@ class Request:
     """name: the decoded path without its first slash and without the query; first, last: the range, inclusive (None:
     the whole, or a tail); n: how many requests for this object came before; total: before, of any object; same: how
     many for just this range of it."""
-    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began")
+    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began", "body")
 
     def __repr__(self):
         return f"{self.method} {self.target} [{self.first}-{self.last}] {self.status} {self.sent}"
@@ -148,6 +148,7 @@ class Server:
             return False
         headers = {k.lower(): v for k, v in http.client.parse_headers(f).items()}
         q, r = self._request(line[0], line[1], headers), Reply()
+        q.body = f.read(int(headers.get("content-length", 0)))
         self._answer(q, r)
         if self.scenario:
             self.scenario(q, r)

@@ -5,13 +5,17 @@ with code of its own. Also the services that hand out temporary keys. Python's s
     s3.keys["AKIATEST"] = fakes3.Key("secret")  # access key: secret, token (None: must be absent), code (a refusal)
     s3.env()                                    # what the program needs to find it
 
-Refusals carry the codes, the status and the XML of the real one.
+Refusals carry the codes, the status and the XML of the real one. Objects can be written too: whole, in parts (no part but
+the last under 5 MiB), copied part by part, listed, removed; s3.uploads holds the multipart uploads that are open,
+s3.refuse_writes, where set to a code, what every write is answered with, s3.page how much a page of a list holds.
 """
 import calendar
 import email.utils
 import hashlib
 import hmac
+import itertools
 import json
+import os
 import re
 import sys
 import time
@@ -54,6 +58,8 @@ class S3(badhttp.Server):
     def __init__(self, root, bucket="models", region="us-east-1", scenario=None, public=False):
         self.bucket, self.region, self.public = bucket, region, public
         self.keys, self.ahead_s, self.needs_payer = {"AKIATEST": Key("topSecretValue")}, 0, False
+        self.uploads, self.numbers, self.refuse_writes, self.page = {}, itertools.count(1), None, 3
+        self.parts_min = 5 << 20
         super().__init__(root, scenario)
 
     def env(self, **more):
@@ -70,14 +76,120 @@ class S3(badhttp.Server):
             self.refuse(r, *wrong)
             return
         parts = q.name.split("/", 1)
-        if parts[0] != self.bucket or len(parts) < 2:
+        if parts[0] != self.bucket:
             self.refuse(r, 404, "NoSuchBucket")
             return
-        q.name = parts[1]
+        query = dict(urllib.parse.parse_qsl(q.query, keep_blank_values=True))
+        q.name = parts[1] if len(parts) > 1 else ""
+        if q.method in ("PUT", "POST", "DELETE") and self.refuse_writes:
+            self.refuse(r, 403, self.refuse_writes)
+            return
+        if q.method in ("PUT", "POST", "DELETE") or not q.name:
+            self.write(q, r, query)
+            return
         super()._answer(q, r)
         r.headers["x-amz-bucket-region"] = self.region
         if r.status in (404, 412):
             self.refuse(r, r.status, {404: "NoSuchKey", 412: "PreconditionFailed"}[r.status])
+
+    # ---- writing ----
+
+    def xml(self, r, text):
+        r.whole(b'<?xml version="1.0" encoding="UTF-8"?>\n' + text.encode(), Content_Type="application/xml")
+
+    def path(self, name):
+        path = os.path.normpath(os.path.join(self.root, name))
+        assert path.startswith(os.path.join(self.root, "")), name
+        return path
+
+    def store(self, name, data):
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with self.lock:
+            with open(path + ".new", "wb") as f:
+                f.write(data)
+            os.replace(path + ".new", path)
+            self.cache.pop(path, None)
+
+    def write(self, q, r, query):
+        """What changes the bucket, and its lists."""
+        upload = query.get("uploadId")
+        if not q.name:
+            self.list(r, query)
+        elif q.method == "POST" and "uploads" in query:
+            with self.lock:
+                upload = f"up/{next(self.numbers)}+x"
+                self.uploads[upload] = (q.name, {})
+            self.xml(r, f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>")
+        elif upload is not None and (upload not in self.uploads or self.uploads[upload][0] != q.name):
+            self.refuse(r, 404, "NoSuchUpload")
+        elif q.method == "PUT" and upload:
+            self.put_part(q, r, self.uploads[upload][1], int(query["partNumber"]))
+        elif q.method == "POST" and upload:
+            self.complete(q, r, upload)
+        elif q.method == "DELETE" and upload:
+            del self.uploads[upload]
+            r.status = 204
+        elif q.method == "DELETE":
+            with self.lock:
+                if os.path.isfile(self.path(q.name)):
+                    os.remove(self.path(q.name))
+                self.cache.pop(self.path(q.name), None)
+            r.status = 204
+        else:
+            self.store(q.name, q.body)
+            r.headers["ETag"] = f'"{hashlib.md5(q.body).hexdigest()}"'
+        r.headers.setdefault("Content-Length", str(len(r.body)))
+
+    def put_part(self, q, r, parts, number):
+        data, source = q.body, q.headers.get("x-amz-copy-source")
+        if source:
+            bucket, _, name = urllib.parse.unquote(source).lstrip("/").partition("/")
+            found = self.file(name) if bucket == self.bucket else None
+            m = re.fullmatch(r"bytes=(\d+)-(\d+)", q.headers.get("x-amz-copy-source-range", ""))
+            if not found or not m or int(m[2]) >= len(found[0]):
+                self.refuse(r, 400, "InvalidArgument")
+                return
+            data = found[0][int(m[1]):int(m[2]) + 1]
+        etag = f'"{hashlib.md5(data).hexdigest()}"'
+        parts[number] = (etag, data)
+        if source:
+            self.xml(r, f"<CopyPartResult><ETag>{xml.sax.saxutils.escape(etag, {chr(34): '&quot;'})}</ETag></CopyPartResult>")
+        else:
+            r.headers["ETag"] = etag
+
+    def complete(self, q, r, upload):
+        name, parts = self.uploads[upload]
+        listed = [(int(n), e) for n, e in re.findall(r"<PartNumber>(\d+)</PartNumber><ETag>([^<]*)</ETag>", q.body.decode())]
+        if not listed or any(parts.get(n, (None,))[0] != e for n, e in listed):
+            self.refuse(r, 400, "InvalidPart")
+        elif any(len(parts[n][1]) < self.parts_min for n, _ in listed[:-1]):
+            self.refuse(r, 400, "EntityTooSmall")
+        else:
+            self.store(name, b"".join(parts[n][1] for n, _ in listed))
+            del self.uploads[upload]
+            self.xml(r, "<CompleteMultipartUploadResult><ETag>&quot;x-1&quot;</ETag></CompleteMultipartUploadResult>")
+
+    def list(self, r, query):
+        prefix, esc = query.get("prefix", ""), xml.sax.saxutils.escape
+        if "uploads" in query:
+            after = (query.get("key-marker", ""), query.get("upload-id-marker", ""))
+            all_ = sorted((n, u) for u, (n, _) in self.uploads.items() if n.startswith(prefix) and (n, u) > after)
+            page = all_[:self.page]
+            more = (f"<NextKeyMarker>{esc(page[-1][0])}</NextKeyMarker><NextUploadIdMarker>{page[-1][1]}</NextUploadIdMarker>"
+                    if len(all_) > len(page) else "")
+            items = "".join(f"<Upload><Key>{esc(n)}</Key><UploadId>{u}</UploadId></Upload>" for n, u in page)
+            tag = "ListMultipartUploadsResult"
+        else:
+            all_ = sorted(n for n in self.names_below() if n.startswith(prefix) and n > query.get("continuation-token", ""))
+            page = all_[:self.page]
+            more = f"<NextContinuationToken>{esc(page[-1])}</NextContinuationToken>" if len(all_) > len(page) else ""
+            items = "".join(f"<Contents><Key>{esc(n)}</Key></Contents>" for n in page)
+            tag = "ListBucketResult"
+        self.xml(r, f"<{tag}><IsTruncated>{str(len(all_) > len(page)).lower()}</IsTruncated>{more}{items}</{tag}>")
+
+    def names_below(self):
+        return [os.path.relpath(os.path.join(d, f), self.root) for d, _, files in os.walk(self.root) for f in files]
 
     def check(self, q):
         """None, or (status, code, more XML) of a refusal."""
@@ -86,7 +198,7 @@ class S3(badhttp.Server):
             return None if self.public else (403, "AccessDenied")
         m = AUTH.match(h["authorization"])
         date, payload = h.get("x-amz-date", ""), h.get("x-amz-content-sha256")
-        if not m or not re.fullmatch(r"\d{8}T\d{6}Z", date) or payload not in (EMPTY, "UNSIGNED-PAYLOAD"):
+        if not m or not re.fullmatch(r"\d{8}T\d{6}Z", date) or payload not in (hashlib.sha256(q.body).hexdigest(), "UNSIGNED-PAYLOAD"):
             return 400, "AuthorizationHeaderMalformed"
         access, day, region, service, names, sig = m.groups()
         if region != self.region or service != "s3":

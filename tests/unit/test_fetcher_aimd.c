@@ -189,7 +189,9 @@ static void test_rate_limit_parse(void **state)
     assert_int_equal(ps_rate_limit_parse(&l, "nonsense", &err), PS_EUSAGE);
     assert_ok(ps_rate_limit_parse(&l, "20M", &err), &err);
     assert_int_equal(ps_rate_limit_bytes_per_s(l), 20u << 20);
-    assert_in_range(ps_rate_limit_read_bytes(l, 8, 512 << 10), 16 << 10, 128 << 10);
+    assert_in_range(ps_rate_limit_read_bytes(l, 8, 512 << 10), 1024, 64 << 10);
+    assert_in_range(ps_rate_limit_socket_bytes(l, 8), 256 << 10, 1 << 20);
+    assert_int_equal(ps_rate_limit_socket_bytes(NULL, 8), 0);
     assert_int_equal(ps_rate_limit_read_bytes(NULL, 8, 512 << 10), 512 << 10);
     ps_rate_limit_free(l);
 }

@@ -28,7 +28,7 @@ static struct ps_pace_host host_of(uint64_t bytes_s, unsigned n, uint64_t now_ns
         struct ps_pace p;
         ps_pace_begin(&p, now_ns - S);
         ps_pace_bytes(&p, bytes_s, now_ns - S);
-        ps_pace_ended(&h, &p, now_ns);
+        ps_pace_ended(&h, &p, 8, now_ns);
     }
     for (unsigned i = 0; i < 20; i++)
         ps_pace_first_byte(&h, 5 * MS);
@@ -50,12 +50,18 @@ static void test_median(void **state)
     (void)state;
     uint64_t now = 3 * S;
     struct ps_pace_host h = host_of(20 * MB, 2, now);
-    assert_true(ps_pace_median(&h, NULL, 0, now) == 0); /* two are no evidence */
+    assert_true(ps_pace_median(&h, NULL, 0, 8, now) == 0); /* two are no evidence */
     struct ps_pace fast = moving(10 * MB, S + 600 * MS), young = moving(10 * MB, S + 100 * MS);
     const struct ps_pace *live[] = {&fast, &young};
-    double m = ps_pace_median(&h, live, 2, now);
+    double m = ps_pace_median(&h, live, 2, 8, now);
     assert_true(m > 19e6 && m < 21e6); /* of 10, 20, 20; the young one does not count yet */
-    assert_true(ps_pace_median(&h, live, 2, now + 4 * S) == 0); /* what ended is forgotten */
+    /* Rates from a time with eight requests say as much of two, but of sixteen only half. */
+    h = host_of(20 * MB, 8, now);
+    m = ps_pace_median(&h, NULL, 0, 2, now);
+    assert_true(m > 19e6 && m < 21e6);
+    m = ps_pace_median(&h, NULL, 0, 16, now);
+    assert_true(m > 9e6 && m < 11e6);
+    assert_true(ps_pace_median(&h, live, 2, 8, now + 4 * S) == 0); /* what ended is forgotten */
 }
 
 static void test_escape(void **state)
@@ -63,7 +69,7 @@ static void test_escape(void **state)
     (void)state;
     uint64_t now = S + 700 * MS;
     struct ps_pace_host h = host_of(20 * MB, 8, now);
-    double median = ps_pace_median(&h, NULL, 0, now);
+    double median = ps_pace_median(&h, NULL, 0, 8, now);
     struct ps_pace crawling = moving(2 * MB, now), half = moving(10 * MB, now),
                    young = moving(2 * MB, S + 300 * MS);
     assert_true(ps_pace_escapes(&crawling, &h, median, 6 * MB, 0, now));

@@ -59,6 +59,7 @@ static void test_malformed(void **state)
         "http://u:%gg@h/", "http://[::1/",
         "http://?x",       "http://secret:pw@:80/",
         "http://a%2561/",  "http://%25/",
+        "http://%30/",
     };
     for (size_t i = 0; i < TEST_COUNT(bad); i++) {
         struct ps_uri u = {.port = 77};

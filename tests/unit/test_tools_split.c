@@ -23,9 +23,12 @@
 
 /* The program's sources are no library, so the parts under test are taken in whole. */
 #include "tools/split.c"
+#include "tools/split_folder.c"
+#include "tools/split_journal.c"
 #include "tools/split_pack.c"
 #include "tools/split_plan.c"
 #include "tools/split_policy.c"
+#include "tools/split_s3.c"
 #include "tools/split_tree.c"
 
 /* ---- A model to split ---- */
