@@ -131,7 +131,7 @@ int ps_cache_model_open_as(struct ps_cache *c, const struct ps_cache_model_optio
         /* Its last use can't be noted, but what is kept of it can be read: a full disk is no reason to fetch it
          * all again. */
         struct ps_model m;
-        if (find_by_id(c, model_id, &m, NULL) == 0) {
+        if (find_by_id(c, o->id, &m, NULL) == 0) {
             j.number = m.number;
             rc = 0;
             if (err)
