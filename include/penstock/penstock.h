@@ -70,6 +70,10 @@ struct ps_engine_options {
     /* Extra bytes, in percent of what is fetched, for asking a second time for what a layer waits for: 0 = 2;
      * less: never. */
     int32_t hedge_pct;
+    /* Files of public Ed25519 keys: the model must be a split one that the owner of one of them signed. NULL:
+     * nothing is verified. Read while opening. */
+    const char *const *verify_keys;
+    uint32_t n_verify_keys;
     /* In a disk cache of several models: one of a higher priority takes room from lower ones, also from those in
      * use, and gives them none. It stays with the model until it is set again; 0 at first. */
     int32_t priority;      /* -100 to 100 */
