@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "proto/layout_internal.h"
 #include "proto/parallel.h"
+#include "proto/signature.h"
 #include "proto/text.h"
 
 #define ORIGIN           "layout"
@@ -192,10 +193,33 @@ static int open_folder(struct ps_model_files *f, struct roots *r, struct ps_err 
     return ps_folder_open(&f->map, r->src, f->config, f->config_len, err);
 }
 
-static int open_kind(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+/* Before a byte of the manifest is believed. */
+static int check_signature(struct roots *r, const struct ps_trust *trust, struct ps_err *err)
 {
+    struct ps_fetched sig = {0};
+    ps_fetch(&sig, r->src, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES);
+    int rc = sig.rc == 0 || ps_fetched_is_missing(&sig)
+                 ? ps_trust_check(trust, r->manifest.bytes, r->manifest.len, sig.bytes, sig.len, err)
+                 : fail_as(&sig, err);
+    ps_fetched_deinit(&sig);
+    if (rc != 0)
+        ps_err_prefix(err, "%s", r->src->label);
+    return rc;
+}
+
+static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+                     struct ps_err *err)
+{
+    int rc = r->manifest.rc == 0 && trust ? check_signature(r, trust, err) : 0;
+    if (rc != 0)
+        return rc;
     if (r->manifest.rc == 0)
         return open_presplit(f, r, err);
+    if (trust && r->config.rc == 0)
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "%s: not a split model, so nobody signed it: split it with --sign, or "
+                          "leave --verify-key out",
+                          r->src->label);
     /* Stores that hide what does not exist say 403: believable only where something else may be read. */
     if (r->manifest.rc == PS_ENOTFOUND || (r->manifest.rc == PS_EREFUSED && r->config.rc == 0))
         return open_folder(f, r, err);
@@ -204,11 +228,17 @@ static int open_kind(struct ps_model_files *f, struct roots *r, struct ps_err *e
 
 int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struct ps_err *err)
 {
+    return ps_model_files_open_trusted(out, src, NULL, err);
+}
+
+int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *src,
+                                const struct ps_trust *trust, struct ps_err *err)
+{
     struct ps_model_files f = {0};
     struct roots r = {.src = src};
     int rc = ps_parallel(2, fetch_root, &r, err);
     if (rc == 0)
-        rc = open_kind(&f, &r, err);
+        rc = open_kind(&f, &r, trust, err);
     ps_fetched_deinit(&r.manifest);
     ps_fetched_deinit(&r.config);
     if (rc != 0) {

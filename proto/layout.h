@@ -26,6 +26,12 @@ struct ps_model_files {
  * decides the gather flag of the embedding tensor (model.embed_tokens.weight, untied and
  * lm_head.weight present). */
 int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struct ps_err *err);
+/* The same, and the manifest must be signed by a key of `trust` (nullable: nothing is asked for): PS_EDATA where
+ * it is not, also for a plain folder, which nobody signs. Everything else is checked against the manifest, as
+ * ever. */
+struct ps_trust;
+int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *src,
+                                const struct ps_trust *trust, struct ps_err *err);
 void ps_model_files_close(struct ps_model_files *f);
 /* A small file of the model, checked against the manifest's SHA-256 where there is one.
  * PS_ENOTFOUND if the model has no such file. */

@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "fetcher/store.h"
+#include "runtime/trust_files.h"
 
 static const char *const ORIGIN = "engine";
 
@@ -144,11 +145,23 @@ static int choose_direct(struct ps_engine *e, struct ps_err *err)
     return open_source(e, true, err);
 }
 
+/* Keys first: one that can't be read must not cost a request. */
+static int open_files(struct ps_engine *e, struct ps_err *err)
+{
+    struct ps_trust *trust = NULL;
+    int rc = ps_trust_from_files(&trust, e->o.verify_keys, e->o.n_verify_keys, err);
+    if (rc == 0)
+        rc = open_source(e, e->o.direct_io == 1, err);
+    if (rc == 0)
+        rc = ps_model_files_open_trusted(&e->files, e->source, trust, err);
+    ps_trust_free(trust);
+    return rc;
+}
+
 static int open_model(struct ps_engine *e, struct ps_err *err)
 {
     int rc;
-    if ((rc = open_source(e, e->o.direct_io == 1, err)) < 0 ||
-        (rc = ps_model_files_open(&e->files, e->source, err)) < 0 || (rc = choose_direct(e, err)) < 0)
+    if ((rc = open_files(e, err)) < 0 || (rc = choose_direct(e, err)) < 0)
         return rc;
     if ((rc = ps_arch_read(&e->arch, e->files.config, e->files.config_len, err)) < 0 ||
         (rc = ps_weights_bind(&e->weights, e->files.map, e->arch, err)) < 0)

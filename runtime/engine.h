@@ -160,4 +160,8 @@ int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_model_fi
 void ps_probes_load(struct ps_probes *p, const char *cache_dir);
 void ps_probes_save(const struct ps_probes *p, const char *cache_dir);
 void ps_engine_learn_rates(struct ps_engine *e); /* from what this run has measured */
+/* ps_tokenize_only for a model that must be signed by one of these keys (files; none: no matter). */
+int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_keys, const char *text,
+                        size_t len, uint32_t flags, uint32_t **ids, size_t *n,
+                        struct ps_error *error);
 #endif

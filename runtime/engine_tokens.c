@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "fetcher/store.h"
 #include "runtime/engine.h"
+#include "runtime/trust_files.h"
 
 static const char *const ORIGIN = "tokenizer";
 #define TOKENIZER_MAX_BYTES (128ull << 20)
@@ -119,18 +120,32 @@ int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32
 int ps_tokenize_only(const char *model, const char *text, size_t len, uint32_t flags,
                      uint32_t **ids, size_t *n, struct ps_error *error)
 {
+    return ps_tokenize_trusted(model, NULL, 0, text, len, flags, ids, n, error);
+}
+
+int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_keys, const char *text,
+                        size_t len, uint32_t flags, uint32_t **ids, size_t *n, struct ps_error *error)
+{
     struct ps_err err = {0};
+    struct ps_model_files files = {0};
+    struct ps_trust *trust = NULL;
     struct ps_store_options so = {0};
     struct ps_source *src = NULL;
     struct ps_tokenizer *t = NULL;
     uint32_t *list = NULL;
     size_t count = 0;
-    int rc = ps_store_open(&src, model, &so, &err);
+    int rc = ps_trust_from_files(&trust, keys, n_keys, &err);
     if (rc == 0)
-        rc = ps_tokenizer_from_source(&t, NULL, src, &err);
+        rc = ps_store_open(&src, model, &so, &err);
+    if (rc == 0 && trust)
+        rc = ps_model_files_open_trusted(&files, src, trust, &err);
+    if (rc == 0)
+        rc = ps_tokenizer_from_source(&t, trust ? &files : NULL, src, &err);
     if (rc == 0)
         rc = ps_tokenize(t, text, len, flags, &list, &count, &err);
     ps_tokenizer_close(t);
+    ps_model_files_close(&files);
+    ps_trust_free(trust);
     ps_source_close(src);
     if (rc < 0) {
         ps_free(list);

@@ -242,7 +242,7 @@ int ps_bench_net(const struct ps_opts *o, struct ps_err *err)
         ps_rate_limit_free(so.limit);
         return rc;
     }
-    rc = ps_model_files_open(&files, src, err);
+    rc = ps_cli_model_files(&files, src, o, err);
     if (rc == 0) {
         rc = measure(&f, src, files.map, o, err);
         if (rc == 0)

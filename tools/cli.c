@@ -9,6 +9,8 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "proto/layout.h"
+#include "runtime/trust_files.h"
 #include "tools/interrupt.h"
 #include "tools/pretty.h"
 #include "tools/progress.h"
@@ -100,6 +102,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->vram = o->vram;
     e->gpu_layers = o->gpu_layers > 0 ? (int32_t)o->gpu_layers : 0;
     e->no_kv_offload = o->no_kv_offload;
+    e->verify_keys = o->verify_keys.items;
+    e->n_verify_keys = (uint32_t)o->verify_keys.n;
     return 0;
 }
 
@@ -171,6 +175,17 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;
     return ps_rate_limit_parse(&s->limit, o->net_limit, err);
+}
+
+int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const struct ps_opts *o,
+                       struct ps_err *err)
+{
+    struct ps_trust *trust = NULL;
+    int rc = ps_trust_from_files(&trust, o->verify_keys.items, o->verify_keys.n, err);
+    if (rc == 0)
+        rc = ps_model_files_open_trusted(out, src, trust, err);
+    ps_trust_free(trust);
+    return rc;
 }
 
 int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err)

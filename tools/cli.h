@@ -16,6 +16,7 @@ int ps_cmd_run(const struct ps_opts *o, struct ps_err *err);
 void ps_cmd_run_refused(const struct ps_opts *o, int rc, const char *error);
 int ps_cmd_plan(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_doctor(const struct ps_opts *o, struct ps_err *err);
+int ps_cmd_keygen(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_split(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err);
 int ps_cmd_share(const struct ps_opts *o, struct ps_err *err);
@@ -39,6 +40,10 @@ int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e
 void ps_cli_engine_close(struct ps_engine *engine);
 /* s->limit is the caller's: ps_rate_limit_free once its sources are closed. */
 int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err);
+/* Opens the files of a model, whose signature must be by one of --verify-key where there are any. */
+struct ps_model_files;
+int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const struct ps_opts *o,
+                       struct ps_err *err);
 /* Heap path of the cache folder: --cache, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
 int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err);
 

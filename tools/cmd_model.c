@@ -6,8 +6,12 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "base/hash.h"
 #include "base/json.h"
+#include "fetcher/rate_limit.h"
+#include "proto/layout.h"
 #include "tools/bench_net.h"
+#include "tools/inspect_diff.h"
 #include "tools/inspect_file.h"
 #include "tools/plan_text.h"
 #include "tools/pretty.h"
@@ -131,6 +135,8 @@ static int inspect_model(const struct ps_opts *o, struct ps_err *err)
                                   .model = o->args[0],
                                   .disk = "0", /* facts alone: nothing is kept */
                                   .ram = "min",
+                                  .verify_keys = o->verify_keys.items,
+                                  .n_verify_keys = (uint32_t)o->verify_keys.n,
                                   .http_version = o->http,
                                   .max_egress = o->max_egress,
                                   .net_limit = o->net_limit,
@@ -150,11 +156,84 @@ static int inspect_model(const struct ps_opts *o, struct ps_err *err)
     return rc;
 }
 
+struct side {
+    struct ps_source *src;
+    struct ps_model_files files;
+};
+
+static int open_side(struct side *s, const char *address, const struct ps_opts *o, struct ps_err *err)
+{
+    struct ps_store_options so = {0};
+    int rc = ps_cli_store_options(&so, o, err);
+
+    if (rc == 0)
+        rc = ps_store_open(&s->src, address, &so, err);
+    if (rc == 0)
+        rc = ps_cli_model_files(&s->files, s->src, o, err);
+    ps_source_close(s->src); /* headers are all that is asked for */
+    ps_rate_limit_free(so.limit);
+    return rc;
+}
+
+static void write_side(struct ps_json_writer *w, const char *key, const char *address,
+                       const struct side *s)
+{
+    char hex[2 * PS_SHA256_BYTES + 1];
+
+    ps_hex_encode(s->files.map->model_id, PS_SHA256_BYTES, hex);
+    ps_jw_key(w, key);
+    ps_jw_object(w);
+    ps_jw_kstring(w, "model", address);
+    ps_jw_kstring(w, "model_id", hex);
+    ps_jw_kstring(w, "codec", s->files.manifest ? s->files.manifest->codec : "raw");
+    ps_jw_kuint(w, "stored_bytes", s->files.map->stored_bytes);
+    ps_jw_kbool(w, "hashed", s->files.map->presplit);
+    ps_jw_object_end(w);
+}
+
+static int inspect_two(const struct ps_opts *o, struct ps_err *err)
+{
+    struct side a = {0}, b = {0};
+    struct ps_json_writer w;
+    struct ps_strbuf text;
+    int rc = open_side(&a, o->args[0], o, err);
+
+    if (rc == 0)
+        rc = open_side(&b, o->args[1], o, err);
+    ps_strbuf_init(&text, (size_t)1 << 30);
+    if (rc == 0) {
+        ps_jw_init(&w, &text);
+        ps_jw_object(&w);
+        write_side(&w, "a", o->args[0], &a);
+        write_side(&w, "b", o->args[1], &b);
+        rc = ps_inspect_diff(&w, a.files.map, b.files.map, o->extents, err);
+        ps_jw_object_end(&w);
+    }
+    if (rc == 0)
+        rc = ps_cli_print_json(o, ps_strbuf_ok(&text) ? text.data : NULL, err);
+    ps_strbuf_deinit(&text);
+    ps_model_files_close(&a.files);
+    ps_model_files_close(&b.files);
+    return rc;
+}
+
 int ps_cmd_inspect(const struct ps_opts *o, struct ps_err *err)
 {
     struct ps_strbuf b;
     int rc;
 
+    if (o->diff != (o->n_args == 2))
+        return ps_err_set(err, PS_EUSAGE, "inspect",
+                          o->diff
+                              ? "--diff: the second model is missing: usage: penstock inspect "
+                                "--diff A B"
+                              : "'%s' is one argument too many: to compare two models say --diff",
+                          o->args[o->n_args - 1]);
+    if (o->diff)
+        return inspect_two(o, err);
+    if (ps_inspect_is_file(o->args[0]) && o->verify_keys.n)
+        return ps_err_set(err, PS_EUSAGE, "inspect",
+                          "--verify-key: name the model, not one of its files");
     if (!ps_inspect_is_file(o->args[0]))
         return inspect_model(o, err);
     ps_strbuf_init(&b, (size_t)1 << 30);

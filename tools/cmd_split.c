@@ -3,12 +3,17 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include "base/alloc.h"
+#include "base/clock.h"
 #include "base/hash.h"
+#include "base/host.h"
 #include "base/json.h"
 #include "base/strbuf.h"
+#include "proto/signature.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/split.h"
+#include "tools/split_report.h"
 #include "tools/textio.h"
 
 static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes, uint32_t shard,
@@ -29,7 +34,8 @@ static void stop_soon(void *user, int signo)
     atomic_store(&stopped, 1);
 }
 
-static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTES], struct ps_err *err)
+static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTES],
+                        const struct ps_split_report *report, double seconds, struct ps_err *err)
 {
     char hex[2 * PS_SHA256_BYTES + 1];
     struct ps_json_writer w;
@@ -43,10 +49,41 @@ static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTE
     ps_jw_kstring(&w, "model_id", hex);
     ps_jw_kstring(&w, "dst", o->args[1]);
     ps_jw_kstring(&w, "codec", o->codec);
+    ps_jw_kdouble(&w, "seconds", seconds);
+    ps_split_report_write(&w, report);
     ps_jw_object_end(&w);
     rc = ps_cli_print_json(o, ps_strbuf_ok(&b) ? b.data : NULL, err);
     ps_strbuf_deinit(&b);
     return rc;
+}
+
+static int try_key(const char *pem, struct ps_err *err)
+{
+    char *text;
+    size_t len;
+    int rc = ps_signature_make(&text, &len, pem, "", 0, err);
+    if (rc == 0)
+        ps_free(text);
+    return rc;
+}
+
+static int split_and_tell(struct ps_source *src, const struct ps_opts *o,
+                          const struct ps_split_options *so, struct ps_err *err)
+{
+    struct ps_split_report report = {0};
+    uint64_t began_ns = ps_now_ns();
+    uint8_t id[PS_SHA256_BYTES];
+    int rc = o->delete_source ? ps_split_may_delete(src, err) : 0;
+    if (rc < 0)
+        return rc;
+    ps_interrupt_set(stop_soon, NULL);
+    rc = ps_split(src, so, id, err);
+    if (rc == 0)
+        rc = ps_split_report_make(&report, src, so, o->delete_source, err);
+    ps_interrupt_set(NULL, NULL);
+    if (rc == 0 && o->delete_source)
+        rc = ps_split_delete_source(&report, src, err);
+    return rc < 0 ? rc : print_result(o, id, &report, ps_seconds_since(began_ns), err);
 }
 
 int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
@@ -61,7 +98,6 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     struct ps_store_options store = {0};
     struct ps_size ram = {.kind = PS_SIZE_DEFAULT};
     struct ps_source *src = NULL;
-    uint8_t id[PS_SHA256_BYTES];
     int rc = ps_cli_store_options(&store, o, err);
 
     if (rc == 0)
@@ -72,18 +108,23 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     if (rc == 0 && !ps_packing_from_name(&so.packing, o->codec))
         rc = ps_err_set(err, PS_EUSAGE, "split", "--codec: '%s' is none of %s", o->codec,
                         PS_PACKINGS_KNOWN);
+    char *key = NULL;
+    size_t key_len;
+    if (rc == 0 && o->sign)
+        rc = ps_file_read(&key, &key_len, o->sign, PS_KEY_MAX_BYTES, err);
+    if (rc == 0 && key) /* a key that is none must not be found out at the end */
+        rc = try_key(key, err);
+    so.sign_key = key;
     store.interrupt = &stopped;
     so.store = &store;
     if (rc == 0)
         rc = ps_store_open(&src, o->args[0], &store, err);
-    if (rc < 0) {
-        ps_rate_limit_free(store.limit);
-        return rc;
-    }
-    ps_interrupt_set(stop_soon, NULL);
-    rc = ps_split(src, &so, id, err);
-    ps_interrupt_set(NULL, NULL);
+    if (rc == 0)
+        rc = split_and_tell(src, o, &so, err);
     ps_source_close(src);
     ps_rate_limit_free(store.limit);
-    return rc < 0 ? rc : print_result(o, id, err);
+    if (key)
+        explicit_bzero(key, key_len);
+    ps_free(key);
+    return rc;
 }

@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "tools/progress.h"
+#include "runtime/engine.h"
 #include "tools/textio.h"
 
 #define IDS_MAX  (1u << 24)
@@ -33,7 +34,8 @@ int ps_cmd_tokenize(const struct ps_opts *o, struct ps_err *err)
 
     if (rc < 0)
         return rc;
-    if (ps_tokenize_only(o->args[0], text, len, o->no_bos ? 2 : 3, &ids, &n, &error) < 0)
+    if (ps_tokenize_trusted(o->args[0], o->verify_keys.items, o->verify_keys.n, text, len,
+                            o->no_bos ? 2 : 3, &ids, &n, &error) < 0)
         rc = ps_cli_error(err, &error);
     ps_free(text);
     if (rc == 0) {

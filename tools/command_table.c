@@ -37,6 +37,11 @@ static const struct ps_command_spec commands[] = {
      "stopped goes on where it was; the manifest is written last.",
      "penstock split https://models.example/llama-3.1-8b /srv/llama-3.1-8b --codec xc34\n", NULL, 2,
      2, false},
+    {PS_CMD_KEYGEN, "keygen", "FILE", "make a key pair to sign models with",
+     "Writes a private Ed25519 key to FILE (readable by you alone) and the public one to FILE.pub. "
+     "Sign with `split --sign FILE`; whoever runs the model gives FILE.pub to --verify-key. To "
+     "change keys, let users trust both for a while: --verify-key may be given several times.",
+     "penstock keygen ~/.config/penstock/release.pem\n", NULL, 1, 1, false},
     {PS_CMD_WARM, "warm", "MODEL | --from-file FILE [--layers A-B] [--bytes SIZE] [--check]",
      "fetch into the disk cache what the plan keeps there",
      "With room for everything, a later run fetches what says which model it is and no weights: "
@@ -68,10 +73,14 @@ static const struct ps_command_spec commands[] = {
      "fetched again.",
      "penstock cache ls\npenstock cache verify --repair\npenstock cache evict 3f2a\n",
      "ls|stat|dir|verify|evict|pin|unpin", 1, 2, false},
-    {PS_CMD_INSPECT, "inspect", "MODEL | FILE",
+    {PS_CMD_INSPECT, "inspect", "MODEL | FILE | --diff A B",
      "manifest, objects and tensors of a model, a shard or a file",
-     "FILE is a .safetensors file, a .shard or a penstock.manifest on this machine.",
-     "penstock inspect ./model\npenstock inspect model.safetensors --json\n", NULL, 1, 1, true},
+     "FILE is a .safetensors file, a .shard or a penstock.manifest on this machine. --diff "
+     "compares "
+     "two models by the hashes of their extents: what they share is fetched and cached once.",
+     "penstock inspect ./model\npenstock inspect model.safetensors --json\n"
+     "penstock inspect --diff s3://models/m-v1 s3://models/m-v2\n",
+     NULL, 1, 2, true},
     {PS_CMD_LOGITS, "logits", "MODEL --tokens IDS [--out FILE]", "float32 logits of every position",
      "To compare with other runtimes. Without --out and --json the likeliest tokens behind the "
      "last position "

@@ -85,7 +85,8 @@ static const command_fn commands[PS_CMD_COUNT] = {
     [PS_CMD_CACHE] = ps_cmd_cache,   [PS_CMD_INSPECT] = ps_cmd_inspect,
     [PS_CMD_LOGITS] = ps_cmd_logits, [PS_CMD_TOKENIZE] = ps_cmd_tokenize,
     [PS_CMD_BENCH] = ps_cmd_bench,   [PS_CMD_COMPLETION] = cmd_completion,
-    [PS_CMD_VERSION] = cmd_version,  [PS_CMD_HELP] = cmd_help,
+    [PS_CMD_KEYGEN] = ps_cmd_keygen, [PS_CMD_VERSION] = cmd_version,
+    [PS_CMD_HELP] = cmd_help,
 };
 
 static void set_log_level(const char *word)

@@ -11,6 +11,7 @@
 #define PLAN     PS_ON(PS_CMD_PLAN)
 #define DOCTOR   PS_ON(PS_CMD_DOCTOR)
 #define SPLIT    PS_ON(PS_CMD_SPLIT)
+#define KEYGEN   PS_ON(PS_CMD_KEYGEN)
 #define WARM     PS_ON(PS_CMD_WARM)
 #define SHARE    PS_ON(PS_CMD_SHARE)
 #define CACHE    PS_ON(PS_CMD_CACHE)
@@ -104,6 +105,10 @@ static const struct ps_opt_spec options[] = {
     {"http", NULL, NULL, "VERSION", "HTTP version", "auto", "auto|h1|h2", PS_OPT_CHOICE,
      PS_GROUP_NETWORK, SOURCE, AT(http), 0, 0},
 
+    {"verify-key", NULL, NULL, "FILE",
+     "Open only a split model whose manifest this public key signed; may be given several times",
+     NULL, NULL, PS_OPT_LIST, PS_GROUP_NETWORK, ENGINE | INSPECT | TOKENIZE | BENCH,
+     AT(verify_keys), 0, 0},
     {"threads", NULL, "t", "N", "Compute threads; 0 is every usable CPU", "0", NULL, PS_OPT_INT,
      PS_GROUP_COMPUTE, ENGINE | SPLIT | BENCH, AT(threads), 0, 1024},
     {"device", NULL, "dev", "NAME",
@@ -139,6 +144,14 @@ static const struct ps_opt_spec options[] = {
     {"codec", NULL, NULL,
      "CODEC", "How blocks are stored: bit by bit as they are, or linear weights rounded to 8 or 4 bits (q8b64, nf4b64)",
      "wh", "raw|lz4|wh|xc34|q8b64|nf4b64", PS_OPT_CHOICE, PS_GROUP_COMMAND, SPLIT, AT(codec), 0, 0},
+    {"sign", NULL, NULL, "FILE", "Sign the manifest with this private key (`penstock keygen`)",
+     NULL, NULL, PS_OPT_FILE, PS_GROUP_COMMAND, SPLIT, AT(sign), 0, 0},
+    {"delete-source", NULL, NULL, NULL,
+     "Remove a local source's weights once every byte of the result has been read back and found "
+     "right",
+     NULL, NULL, PS_OPT_FLAG, PS_GROUP_COMMAND, SPLIT, AT(delete_source), 0, 0},
+    {"diff", NULL, NULL, NULL, "Say what differs between two models", NULL, NULL, PS_OPT_FLAG,
+     PS_GROUP_COMMAND, INSPECT, AT(diff), 0, 0},
     {"layers", NULL, NULL, "A-B", "Only these layers", NULL, NULL, PS_OPT_LAYERS, PS_GROUP_COMMAND,
      WARM, AT(layers), 0, 0},
     {"check", NULL, NULL, NULL,
@@ -167,14 +180,14 @@ static const struct ps_opt_spec options[] = {
      PS_GROUP_COMMAND, INSPECT, AT(extents), 0, 0},
 
     {"json", NULL, NULL, NULL, "Print one JSON object on stdout", NULL, NULL, PS_OPT_FLAG,
-     PS_GROUP_OUTPUT, SOURCE | SHARE | CACHE | VERSION, AT(json), 0, 0},
+     PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE | VERSION, AT(json), 0, 0},
     {"stats", NULL, NULL, "FILE",
      "Write the figures of the run to FILE as JSON, on failure too; /dev/stderr for the terminal",
      NULL, NULL, PS_OPT_FILE, PS_GROUP_OUTPUT, RUN, AT(stats), 0, 0},
     {"quiet", NULL, "q", NULL, "No progress and no summary", NULL, NULL, PS_OPT_FLAG,
-     PS_GROUP_OUTPUT, SOURCE | SHARE | CACHE, AT(quiet), 0, 0},
+     PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE, AT(quiet), 0, 0},
     {"log", NULL, NULL, "LEVEL", "What to log on stderr", "warn", "error|warn|info|debug|trace",
-     PS_OPT_CHOICE, PS_GROUP_OUTPUT, SOURCE | SHARE | CACHE, AT(log), 0, 0},
+     PS_OPT_CHOICE, PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE, AT(log), 0, 0},
     {"help", NULL, "h", NULL, "Print this text", NULL, NULL, PS_OPT_FLAG, PS_GROUP_OUTPUT, EVERY,
      AT(help), 0, 0},
     {"version", NULL, NULL, NULL, "Print the version", NULL, NULL, PS_OPT_FLAG, PS_GROUP_OUTPUT, 0,

@@ -291,6 +291,8 @@ void ps_opts_deinit(struct ps_opts *o)
 {
     ps_free(o->args);
     ps_free(o->stop.items);
+    ps_free(o->verify_keys.items);
+    o->verify_keys.items = NULL;
     o->args = NULL;
     o->stop.items = NULL;
 }

@@ -22,6 +22,7 @@ enum ps_command {
     PS_CMD_PLAN,
     PS_CMD_DOCTOR,
     PS_CMD_SPLIT,
+    PS_CMD_KEYGEN,
     PS_CMD_WARM,
     PS_CMD_SHARE,
     PS_CMD_CACHE,
@@ -98,7 +99,7 @@ struct ps_opt_layers {
     int32_t first, last; /* inclusive; both -1: all */
 };
 
-#define PS_OPT_MAX 64 /* most rows in the option table */
+#define PS_OPT_MAX 96 /* most rows in the option table */
 
 struct ps_opts {
     enum ps_command command;
@@ -116,7 +117,9 @@ struct ps_opts {
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;
     bool help, version, man;
-    struct ps_opt_list stop;
+    struct ps_opt_list stop, verify_keys;
+    const char *sign;
+    bool diff, delete_source;
     struct ps_opt_layers layers;
 };
 enum ps_opt_origin { PS_FROM_DEFAULT, PS_FROM_ENV, PS_FROM_ARGV };

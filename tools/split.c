@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/queue.h"
 #include "proto/layout.h"
+#include "proto/signature.h"
 #include "tools/split_pack.h"
 #include "tools/split_plan.h"
 #include "tools/split_policy.h"
@@ -702,7 +703,13 @@ static int seal(struct splitter *s, struct ps_manifest *m, struct ps_err *err)
     int rc = ps_manifest_encode(m, &bytes, &len, err);
     if (rc != 0)
         return rc;
-    rc = ps_split_tree_seal(s->tree, bytes, len, s->done, m->n_shards, err);
+    char *signature = NULL;
+    size_t signature_len = 0;
+    if (s->o->sign_key)
+        rc = ps_signature_make(&signature, &signature_len, s->o->sign_key, bytes, len, err);
+    if (rc == 0)
+        rc = ps_split_tree_seal(s->tree, bytes, len, signature, s->done, m->n_shards, err);
+    ps_free(signature);
     ps_free(bytes);
     return rc;
 }

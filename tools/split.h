@@ -27,6 +27,7 @@ struct ps_split_options {
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes, uint32_t shard,
                      uint32_t n_shards);
     void *user;
+    const char *sign_key; /* nullable: a private key (PEM) to sign the manifest with */
     const char *source_label; /* provenance kept in the manifest, e.g. "org/name@commit"; NULL or "" = none */
     /* Nullable: non-zero asks for an end: PS_EINTERRUPTED, and the next run goes on from there. */
     const volatile sig_atomic_t *stop;

@@ -412,12 +412,34 @@ static int folder_seal(struct ps_split_tree *base, const void *manifest, size_t 
     return 0;
 }
 
+static char *folder_get(struct ps_split_tree *base, const char *name, size_t max_bytes)
+{
+    const struct folder *t = (struct folder *)base;
+    struct ps_strbuf path;
+    char *text = NULL;
+    size_t len;
+    ps_strbuf_init(&path, 1 << 16);
+    ps_strbuf_printf(&path, "%s/%s", t->path, name);
+    if (ps_strbuf_ok(&path) && ps_file_read(&text, &len, path.data, max_bytes, NULL) != 0)
+        text = NULL;
+    ps_strbuf_deinit(&path);
+    return text;
+}
+
+static int folder_remove(struct ps_split_tree *base, const char *name, struct ps_err *err)
+{
+    const struct folder *t = (struct folder *)base;
+    return unlinkat(t->dir, name, 0) == 0 || errno == ENOENT ? 0 : disk_error(t, "remove", name, err);
+}
+
 static const struct ps_split_tree_ops folder_ops = {
     .close = folder_close,
     .begin = folder_begin,
     .write = folder_write,
     .finish_shard = folder_finish_shard,
     .put = folder_put,
+    .get = folder_get,
+    .remove = folder_remove,
     .seal = folder_seal,
 };
 

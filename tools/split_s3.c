@@ -595,12 +595,28 @@ static void s3_close(struct ps_split_tree *base)
     ps_free(t);
 }
 
+static char *s3_get(struct ps_split_tree *base, const char *name, size_t max_bytes)
+{
+    char *text;
+    size_t len;
+    return ps_source_get(((struct s3_tree *)base)->back, name, max_bytes, &text, &len, NULL, NULL) == 0
+               ? text
+               : NULL;
+}
+
+static int s3_remove(struct ps_split_tree *base, const char *name, struct ps_err *err)
+{
+    return ps_s3_delete(((struct s3_tree *)base)->w, name, err);
+}
+
 static const struct ps_split_tree_ops s3_ops = {
     .close = s3_close,
     .begin = s3_begin,
     .write = s3_write,
     .finish_shard = s3_finish_shard,
     .put = s3_put,
+    .get = s3_get,
+    .remove = s3_remove,
     .seal = s3_seal,
 };
 

@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include "base/alloc.h"
+#include "base/strbuf.h"
+#include "proto/signature.h"
 #include "tools/split_tree_impl.h"
 
 bool ps_split_place_is_remote(const struct ps_split_place *p)
@@ -59,8 +62,34 @@ int ps_split_tree_put(struct ps_split_tree *t, const char *name, const void *byt
     return t->ops->put(t, name, bytes, len, err);
 }
 
-int ps_split_tree_seal(struct ps_split_tree *t, const void *manifest, size_t len,
-                       const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err)
+/* The signatures that hold while the manifest changes: the new one's and whatever was there. */
+static int put_both(struct ps_split_tree *t, const char *signature, const char *old,
+                    struct ps_err *err)
 {
-    return t->ops->seal(t, manifest, len, done, n_shards, err);
+    struct ps_strbuf b;
+    const char *lines = strchr(old, '\n');
+    ps_strbuf_init(&b, 2 * PS_SIGNATURE_MAX_BYTES);
+    ps_strbuf_puts(&b, signature);
+    ps_strbuf_puts(&b, lines ? lines + 1 : "");
+    int rc = ps_strbuf_ok(&b) ? t->ops->put(t, PS_SIGNATURE_NAME, b.data, b.len, err)
+                              : ps_err_set(err, PS_ENOMEM, "split", "out of memory");
+    ps_strbuf_deinit(&b);
+    return rc;
+}
+
+int ps_split_tree_seal(struct ps_split_tree *t, const void *manifest, size_t len,
+                       const char *signature, const struct ps_split_done *done, uint32_t n_shards,
+                       struct ps_err *err)
+{
+    char *old = t->ops->get(t, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES);
+    bool change = signature && (!old || strcmp(old, signature) != 0);
+    int rc = change ? put_both(t, signature, old ? old : "", err) : 0;
+    if (rc == 0)
+        rc = t->ops->seal(t, manifest, len, done, n_shards, err);
+    if (rc == 0 && change)
+        rc = t->ops->put(t, PS_SIGNATURE_NAME, signature, strlen(signature), err);
+    if (rc == 0 && !signature && old && !ps_signature_names(old, manifest, len))
+        rc = t->ops->remove(t, PS_SIGNATURE_NAME, err); /* of a manifest that is gone */
+    ps_free(old);
+    return rc;
 }

@@ -54,7 +54,9 @@ int ps_split_tree_finish_shard(struct ps_split_tree *t, uint32_t shard,
 /* A small file under its own name, whole or not at all; left untouched where it is the same already. */
 int ps_split_tree_put(struct ps_split_tree *t, const char *name, const void *bytes, size_t len,
                       struct ps_err *err);
-/* The manifest, then the cleaning. */
+/* Signature (nullable) and manifest, then the cleaning. A reader finds a signature that fits at every moment: the
+ * new one stands beside the old one until the manifest has changed. */
 int ps_split_tree_seal(struct ps_split_tree *t, const void *manifest, size_t len,
-                       const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err);
+                       const char *signature, const struct ps_split_done *done, uint32_t n_shards,
+                       struct ps_err *err);
 #endif

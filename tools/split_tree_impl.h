@@ -13,6 +13,10 @@ struct ps_split_tree_ops {
                         struct ps_err *err);
     int (*put)(struct ps_split_tree *t, const char *name, const void *bytes, size_t len,
                struct ps_err *err);
+    /* A small object, heap, with a NUL behind it; NULL where it can't be had. */
+    char *(*get)(struct ps_split_tree *t, const char *name, size_t max_bytes);
+    int (*remove)(struct ps_split_tree *t, const char *name, struct ps_err *err);
+    /* Of everything but the signature. */
     int (*seal)(struct ps_split_tree *t, const void *manifest, size_t len,
                 const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err);
 };

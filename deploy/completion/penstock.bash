@@ -33,6 +33,7 @@ _penstock() {
         --net-limit) return ;;
         --hedge) return ;;
         --http) mapfile -t COMPREPLY < <(compgen -W "auto h1 h2" -- "$cur"); return ;;
+        --verify-key) return ;;
         -t | --threads) return ;;
         -dev | --device) return ;;
         -ngl | --n-gpu-layers | --gpu-layers) return ;;
@@ -44,6 +45,7 @@ _penstock() {
         --out) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --seconds) return ;;
         --codec) mapfile -t COMPREPLY < <(compgen -W "raw lz4 wh xc34 q8b64 nf4b64" -- "$cur"); return ;;
+        --sign) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         --layers) return ;;
         --bytes) return ;;
         --from-file) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -54,23 +56,24 @@ _penstock() {
         --log) mapfile -t COMPREPLY < <(compgen -W "error warn info debug trace" -- "$cur"); return ;;
     esac
     case $command in
-        run) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --stop --ignore-eos --echo --special --no-bos --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n -s --seed --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --json --stats -q --quiet --log -h --help"; words="" ;;
+        run) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --stop --ignore-eos --echo --special --no-bos --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n -s --seed --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --json --stats -q --quiet --log -h --help"; words="" ;;
         chat) opts=" -h --help"; words="" ;;
         serve) opts=" -h --help"; words="" ;;
-        plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
-        doctor) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --seconds --json -q --quiet --log -h --help"; words="" ;;
-        split) opts=" --ram --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --codec --json -q --quiet --log -h --help"; words="" ;;
-        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
+        plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
+        doctor) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --seconds --json -q --quiet --log -h --help"; words="" ;;
+        split) opts=" --ram --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --codec --sign --delete-source --json -q --quiet --log -h --help"; words="" ;;
+        keygen) opts=" --json -q --quiet --log -h --help"; words="" ;;
+        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         share) opts=" --host --port --json -q --quiet --log -h --help"; words="" ;;
         cache) opts=" --cache --repair --all --json -q --quiet --log -h --help"; words="ls stat dir verify evict pin unpin" ;;
-        inspect) opts=" -m --model --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --extents --json -q --quiet --log -h --help"; words="" ;;
-        logits) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --tokens --out --json -q --quiet --log -h --help"; words="" ;;
-        tokenize) opts=" -m --model -p --prompt -f --file --no-bos --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --json -q --quiet --log -h --help"; words="" ;;
-        bench) opts=" --cache --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --seconds --json -q --quiet --log -h --help"; words="gemv codec disk net" ;;
+        inspect) opts=" -m --model --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key --diff --extents --json -q --quiet --log -h --help"; words="" ;;
+        logits) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --tokens --out --json -q --quiet --log -h --help"; words="" ;;
+        tokenize) opts=" -m --model -p --prompt -f --file --no-bos --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key --json -q --quiet --log -h --help"; words="" ;;
+        bench) opts=" --cache --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads --seconds --json -q --quiet --log -h --help"; words="gemv codec disk net" ;;
         completion) opts=" -h --help"; words="bash zsh fish" ;;
         version) opts=" --json -h --help"; words="" ;;
-        help) opts=" -h --help"; words="run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help" ;;
-        *) opts="--help --version"; words="run chat serve plan doctor split warm share cache inspect logits tokenize bench completion version help" ;;
+        help) opts=" -h --help"; words="run chat serve plan doctor split keygen warm share cache inspect logits tokenize bench completion version help" ;;
+        *) opts="--help --version"; words="run chat serve plan doctor split keygen warm share cache inspect logits tokenize bench completion version help" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$opts" -- "$cur")

@@ -70,6 +70,10 @@ struct ps_engine_options {
     /* Extra bytes, in percent of what is fetched, for asking a second time for what a layer waits for: 0 = 2;
      * less: never. */
     int32_t hedge_pct;
+    /* Files of public Ed25519 keys: the model must be a split one that the owner of one of them signed. NULL:
+     * nothing is verified. Read while opening. */
+    const char *const *verify_keys;
+    uint32_t n_verify_keys;
 };
 /* Blocks until the model's map is known (config, headers or manifest), its budgets are checked and its cache is
  * open. */

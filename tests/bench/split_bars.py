@@ -80,6 +80,8 @@ def folder(t, scratch, gb="8"):
                 left -= f.write(block[:left])
         with open(os.path.join(src, "config.json"), "w") as f:
             f.write("{}")
+    if os.environ.get("PREPARE"):
+        return
     size = os.path.getsize(os.path.join(src, "model.safetensors"))
     speeds = {}
     for name in ("cp", "split"):
@@ -100,19 +102,22 @@ def folder(t, scratch, gb="8"):
 
 
 def link(t, model):
-    if not os.environ.get("PENSTOCK_SHAPED"):
+    if not os.environ.get("PENSTOCK_SHAPED") and not os.environ.get("PREPARE"):
         setup = f"ip link set lo up && tc qdisc add dev lo root tbf rate {8 * LINK_BYTES_S} burst 256k limit 64m && exec \"$@\""
         os.execvpe("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, os.path.abspath(__file__), "link", model],
                    dict(os.environ, PENSTOCK_SHAPED="1"))
     got = {}
     for codec in ("raw", "wh"):
-        dst = t.path(codec)
+        dst = os.path.join(os.environ.get("SCRATCH", t.path("")), f"link-{codec}")  # kept: splitting is not what is measured
         subprocess.run([t.program, "split", model, dst, "--codec", codec, "--quiet", "--json"], check=True, stdout=subprocess.DEVNULL)
+        if os.environ.get("PREPARE"):
+            continue
         web = t.nginx(dst)
-        r = ask(t, web.url, n=5, disk=0, ram=os.environ.get("RAM", "600M"))
+        r = ask(t, web.url, n=int(os.environ.get("TOKENS", "5")), disk=0, ram="min")
         got[codec] = r.stats["decode_tok_s"], r.text
         print(f"{codec:4} {r.stats['decode_tok_s']:.3f} tokens/s, {r.stats['bytes_net'] / 1e6:.0f} MB", flush=True)
-        shutil.rmtree(dst)
+    if os.environ.get("PREPARE"):
+        return
     print(f"wh / raw = {got['wh'][0] / got['raw'][0]:.2f} (bar >= 1.40), the text is {'the same' if got['wh'][1] == got['raw'][1] else 'DIFFERENT'}")
 
 

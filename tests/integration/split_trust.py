@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Signed models and their differences: keygen, `split --sign`, --verify-key in every command that opens a model, keys that
+change, signatures that are missing, foreign or wrong; `inspect --diff` of a revision that changes one layer, and that a run
+of it fetches only what it names; `split --delete-source`; what a split says of its result; rounded trees are the same on
+every table of instructions."""
+# ctest-timeout: 200
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import peer  # noqa: E402
+
+SIG = "penstock.manifest.sig"
+
+
+def call(t, *args, env=None):
+    return subprocess.run([t.program, *args], capture_output=True, text=True, timeout=100, env=dict(os.environ, **(env or {})),
+                          stdin=subprocess.DEVNULL)
+
+
+def expect(t, status, says, *args):
+    r = call(t, *args)
+    t.equal(r.returncode, status, f"{args}: {r.stderr}")
+    t.check(says in r.stderr and r.stderr.count("\n") <= 4, f"{args}: {says!r} is not said: {r.stderr!r}")
+
+
+def keys(t):
+    made = {}
+    for name in "abc":
+        path = t.path(f"{name}.pem")
+        made[name] = json.loads(call(t, "keygen", path, "--json").stdout)
+        t.equal(stat.S_IMODE(os.stat(path).st_mode), 0o600, "the private key is its owner's")
+    before = open(t.path("a.pem")).read()
+    expect(t, 2, "exists", "keygen", t.path("a.pem"))
+    os.rename(t.path("c.pem.pub"), t.path("c.kept"))
+    expect(t, 2, "never replaced", "keygen", t.path("c.pem"))
+    t.equal(open(t.path("a.pem")).read(), before, "a key is not replaced")
+    t.check(len({k["key_id"] for k in made.values()}) == 3, "three keys")
+
+
+def openssl(t, model):
+    """An independent check: the signature is plain Ed25519 over the manifest's bytes."""
+    if not shutil.which("openssl"):
+        return
+    sig = open(os.path.join(model, SIG)).read().split()[-1]
+    with open(t.path("raw.sig"), "wb") as f:
+        f.write(bytes.fromhex(sig))
+    r = subprocess.run(["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", t.path("a.pem.pub"), "-rawin", "-in",
+                        os.path.join(model, "penstock.manifest"), "-sigfile", t.path("raw.sig")], capture_output=True)
+    t.equal(r.returncode, 0, f"openssl: {r.stdout} {r.stderr}")
+
+
+def signatures(t):
+    keys(t)
+    m, plain = t.path("signed"), t.path("unsigned")
+    a, b = ("--verify-key", t.path("a.pem.pub")), ("--verify-key", t.path("b.pem.pub"))
+    expect(t, 2, "no private", "split", peer.KJV, m, "--sign", t.path("a.pem.pub"), "-q")
+    t.check(not os.path.exists(os.path.join(m, "penstock.manifest")), "a bad key is found out before the work")
+    t.equal(call(t, "split", peer.KJV, m, "--sign", t.path("a.pem"), "-q").returncode, 0, "split --sign")
+    t.equal(call(t, "split", peer.KJV, plain, "-q").returncode, 0, "split")
+    t.equal(open(os.path.join(m, "penstock.manifest"), "rb").read(), open(os.path.join(plain, "penstock.manifest"), "rb").read(),
+            "a signature changes nothing of the manifest")
+    openssl(t, m)
+    run = ("run", m, "-p", "In the", "-n", "2", "--temp", "0", "-q")
+    t.equal(call(t, *run).stdout, call(t, *run, *a).stdout, "the same text")
+    web = t.nginx(t.path("."))
+    commands = (run, ("plan", m), ("inspect", m), ("logits", m, "--tokens", "1,2"), ("tokenize", m, "x"), ("warm", web.url + "/signed"),
+                ("inspect", "--diff", m, m), ("bench", "net", m, "--seconds", "0.1"))
+    for c in commands:
+        c += ("--cache", t.path("cache")) if c[0] in ("run", "plan", "warm", "bench") else ()
+        t.equal(call(t, *c, *b, *a).returncode, 0, f"{c}: one of two trusted keys")
+        expect(t, 4, "not trusted", *c, *b)
+    for c in (run, ("tokenize", plain, "x"), ("inspect", plain)):
+        expect(t, 4, "not signed" if c[1] == plain else "not trusted", *c, *b)
+    expect(t, 4, "not a split model", "run", peer.KJV, "-p", "x", "-n", "1", *a)
+    expect(t, 2, "no public", "run", m, "-p", "x", "--verify-key", t.path("a.pem"))
+    expect(t, 2, "--verify-key", "run", m, "-p", "x", "--verify-key", t.path("none"))
+    wrong(t, m, run, a)
+    # another key: the manifest stays, its signature changes; then none
+    t.equal(call(t, "split", peer.KJV, m, "--sign", t.path("b.pem"), "-q").returncode, 0, "signed anew")
+    t.equal(call(t, *run, *b).returncode, 0, "by the new key")
+    expect(t, 4, "not trusted", *run, *a)
+    t.equal(call(t, "split", peer.KJV, m, "--codec", "raw", "-q").returncode, 0, "another codec, unsigned")
+    t.check(not os.path.exists(os.path.join(m, SIG)), "a signature of a manifest that is gone stays behind")
+
+
+def wrong(t, m, run, key):
+    path = os.path.join(m, SIG)
+    good = open(path).read()
+    last = good.rstrip("\n")
+    flipped = last[:-1] + ("0" if last[-1] != "0" else "1") + "\n"
+    for text, says in ((flipped, "does not fit"), ("", "none of this manifest"), (good.replace("ed25519", "rot13"), "none of this manifest"),
+                       ("x" * 70000, ""), (good.upper(), "none of this manifest")):
+        with open(path, "w") as f:
+            f.write(text)
+        expect(t, 4, says, *run, *key)
+    with open(path, "w") as f:
+        f.write(good)
+    manifest = os.path.join(m, "penstock.manifest")
+    data = bytearray(open(manifest, "rb").read())
+    data[-1] ^= 1
+    os.rename(manifest, manifest + ".kept")
+    with open(manifest, "wb") as f:
+        f.write(data)
+    expect(t, 4, "none of this manifest", *run, *key)
+    os.rename(manifest + ".kept", manifest)
+
+
+def revision(t):
+    """A model of ten layers, and one in which layer 5 is another: they share the rest, in their description and in the cache."""
+    peer.random_llama(t.path("v1"), layers=10, hidden=256, vocab=512)
+    shutil.copytree(t.path("v1"), t.path("v2"))
+    path = os.path.join(t.path("v2"), "model.safetensors")
+    with open(path, "r+b") as f:
+        n = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(n))
+        begin, end = header["model.layers.5.mlp.up_proj.weight"]["data_offsets"]
+        f.seek(8 + n + begin)
+        old = f.read(end - begin)
+        f.seek(8 + n + begin)
+        f.write(old[2:] + old[:2])
+    for v in ("v1", "v2"):
+        t.equal(call(t, "split", t.path(v), t.path(v + "s"), "-q").returncode, 0, f"split {v}")
+    d = json.loads(call(t, "inspect", "--diff", t.path("v1s"), t.path("v2s"), "--json").stdout)
+    t.equal([x["layer"] for x in d["layers"]], [5], "one layer differs")
+    t.equal([x["name"] for x in d["changes"]], ["model.layers.5.mlp.up_proj.weight"], "one tensor differs")
+    t.equal(d["tensors"]["changed"], 1, "one")
+    t.check(0 < d["bytes_new"] < d["bytes_b"] / 20 and d["bytes_new"] + d["bytes_shared"] == d["bytes_b"], f"{d}")
+    t.equal(json.loads(call(t, "inspect", "--diff", t.path("v1s"), t.path("v1s"), "--json").stdout)["same"], True, "same")
+    expect(t, 2, "missing", "inspect", "--diff", t.path("v1s"))
+    expect(t, 2, "--diff", "inspect", t.path("v1s"), t.path("v2s"))
+    web = t.nginx(t.path("."))
+    for v, most in (("v1s", None), ("v2s", d["bytes_new"])):
+        r = t.run("warm", f"{web.url}/{v}", cache=t.path("c"), disk="64M")
+        t.equal(r.rc, 0, f"warm {v}: {r}")
+        got = web.fetched(after=4096).bytes()
+        if most is not None:
+            t.equal(got, most, "what a cache that holds v1 fetches of v2")
+            t.check(got > 0, "something is fetched")
+
+
+def rounded(t):
+    """What a split says, and that plain C, AVX2 and AVX-512 write the same."""
+    want = None
+    for backend in ("ref", "avx2", "avx512"):
+        dst = t.path("nf4-" + backend)
+        r = call(t, "split", t.path("v1"), dst, "--codec", "nf4b64", "--json", "-q", env={"PENSTOCK_BACKEND": backend})
+        t.equal(r.returncode, 0, f"nf4b64 with {backend}: {r.stderr}")
+        tree = {os.path.relpath(os.path.join(d, n), dst): open(os.path.join(d, n), "rb").read() for d, _, names in os.walk(dst) for n in names}
+        t.check(want is None or want == tree, f"{backend} writes another tree")
+        want = tree
+    s = json.loads(r.stdout)
+    kinds = {k["kind"]: k for k in s["kinds"]}
+    t.check(s["ratio"] > 1.5 and s["bytes_in"] / s["bytes_out"] - s["ratio"] < 1e-6, f"{s}")
+    t.check(3.2 < kinds["mlp"]["ratio"] < 3.8 and 0.05 < kinds["mlp"]["rel_rmse"] < 0.13, f"{kinds['mlp']}")
+    t.check(1.8 < kinds["embedding"]["ratio"] < 2.0 and kinds["embedding"]["rel_rmse"] < 0.015, f"{kinds['embedding']}")
+    t.check("rel_rmse" not in kinds["other"], "norms lose nothing")
+
+
+def deleted(t):
+    src = t.path("gone")
+    shutil.copytree(t.path("v1"), src)
+    with open(os.path.join(src, "notes.txt"), "w") as f:
+        f.write("mine")
+    web = t.nginx(src)
+    expect(t, 2, "--delete-source", "split", web.url, t.path("never"), "--delete-source", "-q")
+    r = call(t, "split", src, t.path("kept"), "--delete-source", "--json", "-q")
+    t.equal(r.returncode, 0, f"--delete-source: {r.stderr}")
+    s = json.loads(r.stdout)
+    t.check(s["verified_bytes"] == s["bytes_out"] and s["deleted_files"] == 1, f"{s}")
+    t.check(not os.path.exists(os.path.join(src, "model.safetensors")) and os.path.exists(os.path.join(src, "notes.txt")), os.listdir(src))
+    same = subprocess.run(["diff", "-r", t.path("kept"), t.path("v1s")], capture_output=True).returncode
+    t.equal(same, 0, "the tree")
+
+
+def main():
+    with peer.Test() as t:
+        signatures(t)
+        revision(t)
+        rounded(t)
+        deleted(t)
+
+
+if __name__ == "__main__":
+    main()
