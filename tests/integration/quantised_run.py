@@ -129,8 +129,8 @@ def check_wrong(t):
 
     cases = (
         ("no scales", "qwen3_fp8_blocks", without(gate + ".weight_scale_inv"), None, 4, "weight_scale"),
-        ("no scales, and none spoken of", "qwen3_fp8_blocks", without(gate + ".weight_scale_inv"), lambda c: c.pop("quantization_config"), 1,
-         "F8_E4M3"),
+        ("no scales, and none spoken of", "qwen3_fp8_blocks", without("model.layers.0.self_attn.q_proj.weight_scale_inv"),
+         lambda c: c.pop("quantization_config"), 1, "F8_E4M3"),
         ("scales of another shape", "qwen3_fp8_blocks", shaped(gate + ".weight_scale_inv", [2, 1]), None, 1, "weight_scale_inv"),
         ("blocks of another size", "qwen3_fp8_blocks", None, method(quant_method="fp8", weight_block_size=[64, 64]), 1, "weight_scale_inv"),
         ("blocks that are no numbers", "qwen3_fp8_blocks", None, method(quant_method="fp8", weight_block_size=["a", 2]), 4, "block size"),
