@@ -618,10 +618,11 @@ static int gather_rows(struct gather *g, const struct wanted *w, const uint8_t *
     const struct ps_map *m = g->s->o.map;
     const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
     const struct ps_extent *e = &m->extents[w->extent];
+    uint64_t row_bytes = ps_extent_row_bytes(e);
     for (size_t i = w->first; i < w->first + w->n; i++) {
         uint32_t at = g->by_row[i];
-        int rc = ps_to_f32(out + at * ld, data + (g->rows[at] - e->row0) * t->row_bytes, t->dtype,
-                           t->cols);
+        int rc = ps_to_f32(out + at * ld, data + (g->rows[at] - e->row0) * row_bytes,
+                           ps_extent_dtype(m, e), t->cols);
         if (rc < 0)
             return rc;
     }
