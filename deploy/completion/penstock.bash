@@ -26,6 +26,7 @@ _penstock() {
         --vram) return ;;
         --cache) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         --min-free) return ;;
+        --priority) return ;;
         --connections) return ;;
         --net-deadline) return ;;
         --net-stall) return ;;

@@ -190,13 +190,13 @@ def redirects(t):
 
 
 def certificates(t):
-    ca, _ = certs.make(t, "ca")
-    server = certs.make(t, "server", "IP:127.0.0.1", ca="ca")
-    me, key = certs.make(t, "me", "DNS:me", ca="ca")
-    foreign_ca, _ = certs.make(t, "foreign-ca")
+    ca, _ = certs.certificate(t, "ca", None)
+    server = certs.certificate(t, "server", "IP:127.0.0.1", ca="ca")
+    me, key = certs.certificate(t, "me", "DNS:me", ca="ca")
+    foreign_ca, _ = certs.certificate(t, "foreign-ca", None)
     both = write(t, "both.pem", open(me, "rb").read() + open(key, "rb").read())
-    web = badhttp.Server(peer.KJV, tls=server)
-    strict = badhttp.Server(peer.KJV, tls=server, client_ca=ca)
+    web = badhttp.Server(peer.KJV, tls=certs.context(server))
+    strict = badhttp.Server(peer.KJV, tls=certs.context(server, ca))
     t.servers = [web, strict]
     fine(t, run(t, web.url, "--cacert", ca), "--cacert")
     fine(t, run(t, web.url, env={"SSL_CERT_FILE": ca}), "SSL_CERT_FILE")
@@ -204,9 +204,9 @@ def certificates(t):
     fine(t, run(t, web.url, "--cacert", ca, env={"SSL_CERT_FILE": foreign_ca}), "--cacert goes before SSL_CERT_FILE")
     failed(t, run(t, web.url, "--cacert", foreign_ca), 3, ("not trusted", "--cacert"), "a foreign CA", 10)
     failed(t, run(t, web.url, "--cacert", t.path("none")), 2, ("--cacert",), "no such CA file")
-    for name, what, cert in (("self", "self-signed", certs.make(t, "self", "IP:127.0.0.1")), ("name", "another host", certs.make(t, "name", "DNS:other.example", ca="ca")),
-                             ("old", "expired", certs.make(t, "old", "IP:127.0.0.1", ca="ca", expired=True))):
-        bad = badhttp.Server(peer.KJV, tls=cert)
+    for name, what, cert in (("self", "self-signed", certs.certificate(t, "self", "IP:127.0.0.1")), ("name", "another host", certs.certificate(t, "name", "DNS:other.example", ca="ca")),
+                             ("old", "expired", certs.certificate(t, "old", "IP:127.0.0.1", ca="ca", expired=True))):
+        bad = badhttp.Server(peer.KJV, tls=certs.context(cert))
         t.servers.append(bad)
         failed(t, run(t, bad.url, "--cacert", ca, "--bearer", TOKEN), 3, ("not trusted",), what, 10)
         t.equal(bad.log, [], f"{what}: no request, no token")
@@ -214,7 +214,7 @@ def certificates(t):
     t.check("penstock test me" in str(strict.log[-1].subject), f"whose: {strict.log[-1].subject}")
     fine(t, run(t, strict.url, "--cacert", ca, "--cert", both), "with its key in one file")
     failed(t, run(t, strict.url, "--cacert", ca), 3, ("client certificate", "--cert"), "none, where one is wanted", 10)
-    alien = certs.make(t, "alien", "DNS:me", ca="foreign-ca")
+    alien = certs.certificate(t, "alien", "DNS:me", ca="foreign-ca")
     failed(t, run(t, strict.url, "--cacert", ca, "--cert", alien[0], "--key", alien[1]), 3, ("client certificate",), "a foreign one", 10)
     failed(t, run(t, strict.url, "--cacert", ca, "--cert", me, "--key", alien[1]), 2, ("--cert", "--key"), "a key of another", 10)
     failed(t, run(t, strict.url, "--cacert", ca, "--key", key), 2, ("--cert",), "a key alone")
@@ -230,11 +230,11 @@ def certificates(t):
 
 def nginx(t):
     """The same by a server that is not ours."""
-    ca, _ = certs.make(t, "ca")
-    me, key = certs.make(t, "me", "DNS:me", ca="ca")
+    ca, _ = certs.certificate(t, "ca", None)
+    me, key = certs.certificate(t, "me", "DNS:me", ca="ca")
     passwd = write(t, "passwd", "me:" + subprocess.run(["openssl", "passwd", "-apr1", "hunter2pass"], check=True, capture_output=True,
                                                        text=True).stdout)
-    web = t.whole.nginx(peer.KJV, tls=certs.make(t, "server", "IP:127.0.0.1", ca="ca"), extra=f"""
+    web = t.whole.nginx(peer.KJV, tls=certs.certificate(t, "server", "IP:127.0.0.1", ca="ca"), extra=f"""
         ssl_client_certificate {ca}; ssl_verify_client optional;
         location /basic/ {{ alias {peer.KJV}/; auth_basic "model"; auth_basic_user_file {passwd}; }}
         location /token/ {{ alias {peer.KJV}/; if ($http_authorization != "Bearer {TOKEN}") {{ return 401; }} }}

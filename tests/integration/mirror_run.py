@@ -230,7 +230,6 @@ def listed(t):
 
     def attempt(text, what, cache, ok=True):
         write(text)
-        first.cache.clear()
         first.set(fails)
         r = run(t, first.url, "-H", "X-Key: hdrS3cret", "--net-deadline", "8", cache=cache, env={"PENSTOCK_LOG": "debug"})
         return fine(t, r, what, 25) if ok else badhttp.check_failed(t, r, 3, (), what=what) if "debug" not in r.err else \
@@ -245,12 +244,10 @@ def listed(t):
     for i, text in enumerate(("{", "[]", '{"mirrors": 3}', "\0\0", "[" * 100, json.dumps([peer.KJV]), json.dumps({"mirrors": ["x" * 70000]}))):
         attempt(text, f"no list: {text[:12]!r}", f"d{i}", ok=False)
     os.unlink(os.path.join(root, "mirrors.json"))
-    first.cache.clear()
     first.set(None)
     fine(t, run(t, first.url, cache="e"), "without a list")
     # a list that hangs holds nothing up
     write(json.dumps([mirror.url]))
-    first.cache.clear()
     first.set(lambda q, r: setattr(r, "delay", 20) if q.name == "mirrors.json" else None)
     fine(t, run(t, first.url, cache="f"), "a list that hangs", 10)
 

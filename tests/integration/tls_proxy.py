@@ -135,8 +135,8 @@ def main():
         peer.copy_model(peer.KJV, t.path("m", "kjv"))
         want = run(t, t.path("m", "kjv")).text
         t.check(want, "a text from the folder")
-        ca, _ = certs.make(t, "ca")
-        crt, key = certs.make(t, "server", "IP:127.0.0.1", ca="ca")
+        ca, _ = certs.certificate(t, "ca", None)
+        crt, key = certs.certificate(t, "server", "IP:127.0.0.1", ca="ca")
         web = t.nginx(t.path("m"), tls=(crt, key))
         check_tls(t, want, web, web.tls_url, ca)
         check_proxies(t, want, web.url, web.tls_url, ca)
