@@ -24,7 +24,7 @@ static bool has_avx512(void)
 static bool has_amx(void)
 {
     const struct ps_cpu_features *c = ps_host_cpu();
-    return has_avx512() && c->amx_tile && c->amx_bf16 && ps_amx_permit() == 0;
+    return has_avx512() && c->avx512_bf16 && c->amx_tile && c->amx_bf16 && ps_amx_permit() == 0;
 }
 
 static const struct ps_backend *avx512_table(void)

@@ -1,11 +1,12 @@
-/* The AMX backend: bf16 weights by TDPBF16PS, all else by AVX-512.
+/* The AMX backend: bf16 weights by TDPBF16PS, all else by AVX-512. (Block-scaled weights too: their scales would
+ * have to meet the sums every two or four steps of a tile, which then leaves the tiles.)
  *
  * The row-major weights are tile operand A as they lie in the panel: 16 rows x 32 elements, the stride being the
  * row's. Nothing is repacked. The activations, few, are operand B in its pair layout, packed once per matrix: a
  * tile holds 32 elements of eight activation rows, each row as two columns, its hi and its lo half
- * (kernel_scalar.h); the two sums are added at the end. So up to eight activation rows cost what one costs, and the
- * result keeps about 17 bits of each activation (measured relative rms error of a product of 4096: 2.9e-6; with
- * bf16 activations it is 1.8e-3).
+ * (kernel_scalar.h); the two sums are added at the end. So up to eight activation rows cost what one costs, and
+ * the result keeps about 17 bits of each activation (measured relative rms error of a product of 4096: 2.9e-6;
+ * with bf16 activations it is 1.8e-3).
  *
  * Order of additions: one tile accumulator per sum, over k in steps of 32, within a step as the instruction does;
  * then hi + lo. The same for every T: columns that are not used cost nothing while memory binds.
@@ -20,6 +21,7 @@
 #if defined(PS_AMX_EMULATE) && PS_AMX_EMULATE
 #include "kernels/amx_emulate.h"
 #define PLAIN ps_cpu_ref
+#define OTHER ps_cpu_ref
 #define TABLE ps_cpu_amx_emulated
 #else
 #include <errno.h>
@@ -27,6 +29,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #define PLAIN ps_cpu_avx512
+#define OTHER ps_cpu_avx512bf16 /* products of other weights */
 #define TABLE ps_cpu_amx
 
 #define ARCH_REQ_XCOMP_PERM 0x1023
@@ -180,7 +183,7 @@ static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *
 
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return weights == PS_BF16 ? ps_packed_bytes(&set, T, K) : PLAIN.act_bytes(weights, T, K);
+    return weights == PS_BF16 ? ps_packed_bytes(&set, T, K) : OTHER.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
@@ -188,17 +191,17 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
     if (act->weights == PS_BF16)
         ps_drive_pack(pool, &set, act, pack_block);
     else
-        PLAIN.act_pack(pool, act);
+        OTHER.act_pack(pool, act);
 }
 
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate)
 {
     if (act->weights != PS_BF16) {
-        PLAIN.matmul(pool, act, w, C, ldc, accumulate);
+        OTHER.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
     ps_drive_matmul(pool, &set, &job);
 }
 
@@ -224,7 +227,7 @@ const struct ps_backend TABLE = {
     .name = "amx",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ps_all_weights,
     .matmul = matmul,
     .attention = attention,
     .rmsnorm = rmsnorm,

@@ -5,6 +5,7 @@
 #include "kernels/ops_impl.h"
 #include "kernels/attention_impl.h"
 #include "kernels/matmul_impl.h"
+#include "proto/quant.h"
 
 #define NARROW 2 /* columns up to which 4 rows fit in the registers */
 
@@ -48,10 +49,25 @@ KERNELS(mm_f32, PS_F32)
 KERNELS(mm_f16, PS_F16)
 KERNELS(mm_bf16, PS_BF16)
 
+#include "kernels/quant_avx2.h"
+#include "kernels/quant_impl.h"
+
+Q_KERNELS(q_q8, PS_Q8B64)
+Q_KERNELS(q_nf4, PS_NF4B64)
+Q_KERNELS(q_mxfp4, PS_MXFP4)
+Q_KERNELS(q_e4m3, PS_F8_E4M3)
+
 static const struct ps_micro_set *set_of(enum ps_dtype weights)
 {
-    PS_ASSERT(weights == PS_F32 || weights == PS_F16 || weights == PS_BF16);
-    return weights == PS_F32 ? &mm_f32 : weights == PS_F16 ? &mm_f16 : &mm_bf16;
+    switch (weights) {
+    case PS_F32: return &mm_f32;
+    case PS_F16: return &mm_f16;
+    case PS_BF16: return &mm_bf16;
+    case PS_Q8B64: return &q_q8;
+    case PS_NF4B64: return &q_nf4;
+    case PS_MXFP4: return &q_mxfp4;
+    default: PS_ASSERT(weights == PS_F8_E4M3); return &q_e4m3;
+    }
 }
 
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
@@ -61,13 +77,14 @@ static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
-    ps_drive_pack(pool, set_of(act->weights), act, mm_pack_block);
+    ps_drive_pack(pool, set_of(act->weights), act,
+                  ps_plain_weights(act->weights) ? mm_pack_block : q_pack_columns);
 }
 
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate)
 {
-    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
     ps_drive_matmul(pool, set_of(act->weights), &job);
 }
 
@@ -75,7 +92,7 @@ const struct ps_backend ps_cpu_avx2 = {
     .name = "avx2",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ps_all_weights,
     .matmul = matmul,
     .attention = op_attention,
     .rmsnorm = op_rmsnorm,

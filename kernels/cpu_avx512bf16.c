@@ -1,10 +1,11 @@
-/* bf16 weights by vdpbf16ps, which multiplies two pairs of bf16 and adds both to a float per lane. The weights are
- * exact; the activations would lose 16 bits, so each is split into hi + lo (kernel_scalar.h) and costs two
- * instructions per 64 bytes of weights: still under memory bandwidth at T = 1, and the same arithmetic rate as f32
- * FMA. Measured relative rms error of a product of 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
+/* bf16 weights, and four-bit codes whose values are bf16 (quant_avx512bf16.h), by vdpbf16ps, which multiplies two
+ * pairs of bf16 and adds both to a float per lane. The weights are exact; the activations would lose 16 bits, so
+ * each is split into hi + lo (kernel_scalar.h) and costs two instructions per 64 bytes of weights: still under
+ * memory bandwidth at T = 1, and the same arithmetic rate as f32 FMA. Measured relative rms error of a product of
+ * 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
  *
- * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k + 2l
- * + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
+ * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k +
+ * 2l + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
  * instruction treats denormal inputs and results as zero, whatever MXCSR says.
  *
  * Packed activations (matmul_drive.h): for each 32 elements, per column 64 bytes of hi halves, then 64 of lo
@@ -12,44 +13,8 @@
 #include "kernels/vec_avx512.h"
 
 #include "kernels/matmul_impl.h"
-
-#define STEP 32
-
-/* bf16 of 16 floats, round to nearest even, each in the low half of a 32-bit lane; no NaN or overflow among them */
-static inline __m512i round_bf16(__m512i u)
-{
-    __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    return _mm512_srli_epi32(_mm512_add_epi32(u, half), 16);
-}
-
-/* The vector form of ps_split_bf16. */
-static inline void split(vf x, __m256i *hi, __m256i *lo)
-{
-    __m512i u = _mm512_castps_si512(x), abs = _mm512_and_epi32(u, _mm512_set1_epi32(INT32_MAX));
-    __mmask16 top = _mm512_cmpge_epi32_mask(abs, _mm512_set1_epi32(0x7f7f8000));
-    __mmask16 nan = _mm512_cmpgt_epi32_mask(abs, _mm512_set1_epi32(0x7f800000));
-    __mmask16 inf = _mm512_cmpge_epi32_mask(abs, _mm512_set1_epi32(0x7f800000));
-    __m512i h = _mm512_mask_srli_epi32(round_bf16(u), top, u, 16);
-    h = _mm512_mask_or_epi32(h, nan, h, _mm512_set1_epi32(0x40));
-    vf rest = v_sub(x, _mm512_castsi512_ps(_mm512_slli_epi32(h, 16)));
-    __m512i l = _mm512_maskz_mov_epi32(_knot_mask16(inf), round_bf16(_mm512_castps_si512(rest)));
-    *hi = _mm512_cvtepi32_epi16(h);
-    *lo = _mm512_cvtepi32_epi16(l);
-}
-
-static void pack_column(const float *a, size_t K, uint8_t *to, size_t stride)
-{
-    for (size_t k = 0; k < K; k += STEP, to += stride)
-        for (size_t half = 0; half < 2; half++) {
-            size_t from = k + half * VW;
-            __m256i hi, lo;
-            split(v_load_n(from < K ? a + from : a, from < K ? ps_min_size(K - from, VW) : 0), &hi,
-                  &lo);
-            _mm256_storeu_si256((__m256i *)(void *)(to + half * 32), hi);
-            _mm256_storeu_si256((__m256i *)(void *)(to + 64 + half * 32), lo);
-        }
-}
+#include "base/host.h"
+#include "kernels/pack_avx512bf16.h"
 
 MM_INLINE void dot_step(vf (*acc)[MM_ROWS], const __m512bh *w, const uint8_t *a, int R, int C)
 {
@@ -161,16 +126,41 @@ static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *
         pack_column(act->a + t * act->lda, act->K, to + (t - t0) * 128, (t1 - t0) * 128);
 }
 
+#include "kernels/quant_avx512bf16.h"
+#include "kernels/quant_impl.h"
+
+Q_KERNELS(q_nf4, PS_NF4B64)
+Q_KERNELS(q_mxfp4, PS_MXFP4)
+
+static bool is_ours(enum ps_dtype t)
+{
+    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4 ||
+           (t == PS_F8_E4M3 && ps_host_cpu()->avx512_vbmi);
+}
+
+static const struct ps_micro_set *set_for(enum ps_dtype weights, size_t T)
+{
+    switch (weights) {
+    case PS_BF16: return set_of(T);
+    case PS_NF4B64: return &q_nf4;
+    case PS_MXFP4: return &q_mxfp4;
+    default: return &ps_f8_avx512bf16vbmi;
+    }
+}
+
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return weights == PS_BF16 ? ps_packed_bytes(set_of(T), T, K)
-                              : ps_cpu_avx512.act_bytes(weights, T, K);
+    return is_ours(weights) ? ps_packed_bytes(set_for(weights, T), T, K)
+                            : ps_cpu_avx512.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
-    if (act->weights == PS_BF16)
-        ps_drive_pack(pool, set_of(act->T), act, pack_block);
+    if (is_ours(act->weights))
+        ps_drive_pack(pool, set_for(act->weights, act->T), act,
+                      act->weights == PS_BF16      ? pack_block
+                      : act->weights == PS_F8_E4M3 ? ps_f8_pack_avx512bf16vbmi
+                                                   : q_pack_columns);
     else
         ps_cpu_avx512.act_pack(pool, act);
 }
@@ -178,15 +168,15 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate)
 {
-    if (act->weights != PS_BF16) {
+    if (!is_ours(act->weights)) {
         ps_cpu_avx512.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_plain_job(act, w, C, ldc, accumulate);
-    ps_drive_matmul(pool, set_of(act->T), &job);
+    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
+    ps_drive_matmul(pool, set_for(act->weights, act->T), &job);
 }
 
-/* All but the bf16 products is the plain AVX-512 backend's. */
+/* All other products and operations are the plain AVX-512 backend's. */
 static void attention(struct ps_pool *pool, const struct ps_attn *a)
 {
     ps_cpu_avx512.attention(pool, a);
@@ -208,7 +198,7 @@ const struct ps_backend ps_cpu_avx512bf16 = {
     .name = "avx512",
     .act_bytes = act_bytes,
     .act_pack = act_pack,
-    .multiplies = ps_plain_weights,
+    .multiplies = ps_all_weights,
     .matmul = matmul,
     .attention = attention,
     .rmsnorm = rmsnorm,

@@ -72,11 +72,6 @@ static double weight(const struct ps_matrix *w, size_t r, size_t k)
     }
 }
 
-static bool ref_multiplies(enum ps_dtype t)
-{
-    return ps_plain_weights(t) || t == PS_F8_E4M3 || t == PS_Q8B64 || t == PS_NF4B64 || t == PS_MXFP4;
-}
-
 struct product {
     const struct ps_act *act;
     const struct ps_matrix *w;
@@ -106,7 +101,7 @@ static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const str
                        float *C, size_t ldc, bool accumulate)
 {
     struct product p = {act, w, C, ldc, accumulate};
-    PS_ASSERT(ref_multiplies(w->type) && w->type == act->weights && w->K == act->K);
+    PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
     ps_fork_for(pool, w->n_rows, 8, matmul_rows, &p);
 }
 
@@ -217,7 +212,7 @@ const struct ps_backend ps_cpu_ref = {
     .name = "ref",
     .act_bytes = ref_act_bytes,
     .act_pack = ref_act_pack,
-    .multiplies = ref_multiplies,
+    .multiplies = ps_all_weights,
     .matmul = ref_matmul,
     .attention = ref_attention,
     .rmsnorm = ref_rmsnorm,

@@ -3,6 +3,7 @@
  * only. */
 #include "kernels/kernel_scalar.h"
 #include "kernels/kernels_internal.h"
+#include "proto/quant.h"
 
 /* Rotation of pairs (Su et al. 2021, arXiv:2104.09864); the half-split pairing is GPT-NeoX's, the interleaved one
  * GPT-J's. */
@@ -34,6 +35,22 @@ void ps_add_bias(float *x, size_t ldx, const float *b, size_t T, size_t K)
     ps_add(x, ldx, b, 0, T, K);
 }
 
+/* Q8B64 and NF4B64; the products are exact (8 bits of value times 11 of scale). */
+static void quant_to_f32(float *out, const uint8_t *row, enum ps_dtype t, size_t n)
+{
+    const uint8_t *scales = row + ps_quant_code_bytes(t, n);
+    for (size_t k = 0; k < n; k++) {
+        float scale = ps_f16_to_f32(ps_load_u16(scales + k / PS_QUANT_BLOCK * 2)), v;
+        if (t == PS_Q8B64) {
+            v = (float)(int8_t)row[k];
+        } else {
+            uint8_t byte = row[ps_nf4_byte_at(k / PS_QUANT_BLOCK, k % 32)];
+            v = ps_nf4_values[k % PS_QUANT_BLOCK < 32 ? byte & 15 : byte >> 4];
+        }
+        out[k] = v * scale;
+    }
+}
+
 int ps_to_f32(float *out, const void *in, enum ps_dtype t, size_t n)
 {
     const uint8_t *p = in;
@@ -47,6 +64,8 @@ int ps_to_f32(float *out, const void *in, enum ps_dtype t, size_t n)
         for (size_t i = 0; i < n; i++)
             out[i] = ps_f16_to_f32(ps_load_u16(p + 2 * i));
         return 0;
+    case PS_Q8B64:
+    case PS_NF4B64: quant_to_f32(out, p, t, n); return 0;
     default: return PS_EUNSUPPORTED;
     }
 }

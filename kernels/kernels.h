@@ -9,7 +9,8 @@
  * Precision: accumulation in float32. With bf16 weights the activations stay float32 (widened FMA) or become hi +
  * lo bf16 halves, about 17 bits (avx512 with its bf16 dot product, amx): relative rms error of a product of 4096
  * 4e-7 and 2.3e-6, where bf16 activations would give 1.8e-3. Those two treat denormal weights and activations as
- * zero.
+ * zero. The same holds for four-bit and FP8 weights, whose values are bf16, with the bf16 dot product of avx512; Q8B64
+ * codes always meet float32. Codes are multiplied as they lie and scales applied to sums: no weight is ever rounded.
  *
  * Threads: functions taking a ps_pool fork and join on it and are called by one driver thread; the rest are pure. A
  * null pool means the calling thread alone. No allocation inside. */
@@ -56,11 +57,12 @@ struct ps_backend {
     size_t (*act_bytes)(enum ps_dtype weights, size_t T, size_t K);
     /* Fills act->packed from act->a; matmul reads `packed` alone. `ref` packs nothing and reads `a`. */
     void (*act_pack)(struct ps_pool *pool, const struct ps_act *act);
-    /* Has matmul for this type of weights. `ref` has all that matrix.h knows; the others f32, f16 and bf16. */
+    /* Has matmul for this type of weights: f32, f16, bf16, F8_E4M3, Q8B64, NF4B64, MXFP4. */
     bool (*multiplies)(enum ps_dtype weights);
     /* C[t][w->row0 + r] = w->factor * sum_k A[t][k] * W[r][k] for r in [0, w->n_rows), t in [0, T); w->type and
      * w->K are those of `act`. Rows may start at any byte address. C is [T][ldc] f32. If `accumulate`, adds to C
-     * (one final f32 addition). Backends other than `ref` take a factor of 1 only. */
+     * (one final f32 addition). Backends other than `ref` take a factor of 1 only with
+     * plain numbers, and scale_cols of F8_E4M3 that is a multiple of 64 or at least K. */
     void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate);
     /* Attention of T query rows against a paged KV: see struct ps_attn. */
@@ -91,8 +93,8 @@ void ps_rope(float *x, size_t ld, size_t T, uint32_t n_heads, uint32_t head_dim,
 /* x[t][i] += y[t][i] */
 void ps_add(float *x, size_t ldx, const float *y, size_t ldy, size_t T, size_t K);
 void ps_add_bias(float *x, size_t ldx, const float *b, size_t T, size_t K);
-/* Row of a stored matrix to f32 (embedding gather, vectors): n elements of dtype at any address. PS_EUNSUPPORTED
- * for other types. */
+/* Row of a stored matrix to f32 (embedding gather, vectors): n elements of f32, f16 or bf16 at any address, or the
+ * whole row of n weights in Q8B64 or NF4B64. PS_EUNSUPPORTED for other types. */
 int ps_to_f32(float *out, const void *in, enum ps_dtype t, size_t n);
 
 /* Best backend for this CPU; PENSTOCK_BACKEND=ref|avx2|avx512|amx narrows it (PS_EUNSUPPORTED if the CPU can't,

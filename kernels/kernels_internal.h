@@ -13,7 +13,7 @@ extern const struct ps_backend ps_cpu_ref;
 #if PS_KERNELS_X86
 extern const struct ps_backend ps_cpu_avx2;
 extern const struct ps_backend ps_cpu_avx512;
-extern const struct ps_backend ps_cpu_avx512bf16; /* also called "avx512": bf16 weights by vdpbf16ps */
+extern const struct ps_backend ps_cpu_avx512bf16; /* also called "avx512": bf16 and four-bit weights by vdpbf16ps */
 extern const struct ps_backend ps_cpu_amx;
 
 /* Asks the kernel once per process for the AMX tile state; 0 or PS_EUNSUPPORTED. */
@@ -80,6 +80,7 @@ struct ps_rows_job {
 
 struct ps_matmul_job {
     const struct ps_act *act;
+    const struct ps_matrix *matrix;
     const uint8_t *W;
     size_t row_stride, n_rows;
     float *C; /* already at the first output column */
@@ -87,18 +88,27 @@ struct ps_matmul_job {
     bool accumulate;
 };
 
-/* One number per element and nothing else: the types that every backend multiplies. */
+/* One number per element and nothing else. */
 static inline bool ps_plain_weights(enum ps_dtype t)
 {
     return t == PS_F32 || t == PS_F16 || t == PS_BF16;
 }
 
-static inline struct ps_matmul_job ps_plain_job(const struct ps_act *act, const struct ps_matrix *w,
-                                                float *C, size_t ldc, bool accumulate)
+/* Those, and codes with scales: the types that every backend multiplies. */
+static inline bool ps_all_weights(enum ps_dtype t)
 {
-    PS_ASSERT(ps_plain_weights(w->type) && w->type == act->weights && w->K == act->K);
-    PS_ASSERT(w->factor == 0 || w->factor == 1);
+    return ps_plain_weights(t) || t == PS_F8_E4M3 || t == PS_Q8B64 || t == PS_NF4B64 || t == PS_MXFP4;
+}
+
+static inline struct ps_matmul_job ps_matmul_job(const struct ps_act *act, const struct ps_matrix *w,
+                                                 float *C, size_t ldc, bool accumulate)
+{
+    PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
+    PS_ASSERT(!ps_plain_weights(w->type) || w->factor == 0 || w->factor == 1);
+    PS_ASSERT(w->type != PS_F8_E4M3 || !w->scales || w->scale_cols >= w->K ||
+              w->scale_cols % 64 == 0);
     return (struct ps_matmul_job){.act = act,
+                                  .matrix = w,
                                   .W = w->data,
                                   .row_stride = w->row_stride,
                                   .n_rows = w->n_rows,

@@ -21,7 +21,8 @@
 struct drive {
     const struct ps_micro_set *set;
     const struct ps_matmul_job *job;
-    size_t elem, col_bytes;
+    size_t bits; /* of an element in a row */
+    size_t col_bytes;
     size_t step;          /* rows of a micro-kernel: a handful */
     size_t blocks, group; /* column blocks, and how many make a group */
     size_t stretch;       /* elements of K */
@@ -40,8 +41,11 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
     const struct ps_act *act = j->act;
     size_t t = ps_col_start(d->set, act->T, b), n_blocks = s->b1 - s->b0, i = b - s->b0;
     size_t handful = d->step * d->set->cols * d->set->sum_floats;
-    const uint8_t *W = j->W + s->k0 * d->elem;
+    const uint8_t *W = j->W + s->k0 * d->bits / 8;
     struct ps_micro m = {.w = W + r * j->row_stride,
+                         .matrix = j->matrix,
+                         .row = r,
+                         .k0 = s->k0,
                          .row_stride = j->row_stride,
                          .rows = ps_min_size(d->step, s->r1 - r),
                          .cols = ps_col_start(d->set, act->T, b + 1) - t,
@@ -137,6 +141,14 @@ static void cut_tasks(struct drive *d, size_t threads)
     d->task_blocks = ps_div_up(d->blocks, ps_div_up(2 * threads, d->row_tasks));
 }
 
+/* Of the codes alone, for types that have scales. */
+static size_t element_bits(enum ps_dtype t)
+{
+    if (t == PS_NF4B64 || t == PS_MXFP4)
+        return 4;
+    return t == PS_Q8B64 ? 8 : ps_dtype_bytes(t) * 8;
+}
+
 void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job)
 {
@@ -145,7 +157,7 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
         return;
     struct drive d = {.set = set,
                       .job = job,
-                      .elem = job->act->weights == PS_F32 ? 4 : 2,
+                      .bits = element_bits(job->act->weights),
                       .col_bytes = ps_col_bytes(set, K),
                       .blocks = ps_col_blocks(set, T),
                       .step = T <= set->narrow ? set->rows_narrow : set->rows};

@@ -12,7 +12,9 @@
 
 /* One call of a micro-kernel. */
 struct ps_micro {
-    const uint8_t *w; /* first of the rows, at the first element */
+    const uint8_t *w;               /* first of the rows, at the first element */
+    const struct ps_matrix *matrix; /* the panel, for its scales; `row` and `k0` say where in it this is */
+    size_t row, k0;
     size_t row_stride, rows, cols, K;
     const uint8_t *a; /* the column block, at the first element */
     float *c;         /* c[col * ldc + row] */
@@ -63,4 +65,10 @@ void ps_drive_pack(struct ps_pool *pool, const struct ps_micro_set *set, const s
 
 void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job);
+
+#if PS_KERNELS_X86
+/* f8_avx512bf16vbmi.c: FP8 by look-ups of bytes and vdpbf16ps, a part of the backend in cpu_avx512bf16.c. */
+extern const struct ps_micro_set ps_f8_avx512bf16vbmi;
+void ps_f8_pack_avx512bf16vbmi(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
+#endif
 #endif

@@ -144,6 +144,7 @@ MM_INLINE void mm_run(const struct ps_micro *m, const struct mm_fns *fns)
         fns->rows[part.rows][m->cols](&part);
         part.w += part.rows * m->row_stride;
         part.c += part.rows;
+        part.row += part.rows;
         part.n_ahead = 0;
         if (part.sums)
             part.sums += part.rows * m->cols * VW;

@@ -232,6 +232,58 @@ static int read_shapes(struct ps_arch *a, const struct ps_json *root, struct ps_
     return 0;
 }
 
+/* [rows, columns] that share a scale, where `list` is given. */
+static int read_scale_block(struct ps_arch *a, const struct ps_json *list, struct ps_err *err)
+{
+    if (!list)
+        return 0;
+    const struct ps_json *n[2] = {list->child, list->child ? list->child->next : NULL};
+    uint32_t *out[2] = {&a->scale_block_rows, &a->scale_block_cols};
+    for (int i = 0; i < 2; i++) {
+        double v =
+            list->kind == PS_JSON_ARRAY && n[i] && n[i]->kind == PS_JSON_INT ? n[i]->number : 0;
+        if (!(v >= 1 && v <= PS_ARCH_MAX_DIM))
+            return ps_err_set(err, PS_EDATA, ORIGIN,
+                              "config.json: the block size of its scales must be two numbers");
+        *out[i] = (uint32_t)v;
+    }
+    return 0;
+}
+
+/* Weights that a checkpoint brings quantised. The tensors themselves say which and how (weights.c); what must be known
+ * here is the size of a block, and that it is nothing else. */
+static int read_quantised(struct ps_arch *a, const struct ps_json *root, struct ps_err *err)
+{
+    const struct ps_json *quant = ps_json_get(root, "quantization_config");
+    const char *method = "?", *format = "";
+    int rc;
+    if (!quant)
+        return 0;
+    a->quantised = true;
+    if ((rc = ps_json_get_string(quant, "quant_method", "?", &method, err)) < 0 ||
+        (rc = ps_json_get_string(quant, "format", "", &format, err)) < 0)
+        return rc;
+    if (strcmp(method, "fp8") == 0)
+        return read_scale_block(a, ps_json_get(quant, "weight_block_size"), err);
+    if (strcmp(method, "fbgemm_fp8") == 0 || strcmp(method, "mxfp4") == 0)
+        return 0;
+    if (strcmp(method, "compressed-tensors") != 0)
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "weights quantised by \"%.40s\" are not supported: config.json: use fp8, "
+                          "compressed-tensors, mxfp4, or the f32, f16 or bf16 model",
+                          method);
+    if (strcmp(format, "float-quantized") != 0 && strcmp(format, "naive-quantized") != 0)
+        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                          "compressed-tensors format \"%.40s\" is not supported: config.json: this "
+                          "build has float-quantized",
+                          format);
+    const struct ps_json *groups = ps_json_get(quant, "config_groups");
+    for (const struct ps_json *g = groups ? groups->child : NULL; g && rc == 0; g = g->next)
+        if (ps_json_get(g, "weights"))
+            rc = read_scale_block(a, ps_json_get(ps_json_get(g, "weights"), "block_structure"), err);
+    return rc;
+}
+
 int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, struct ps_err *err)
 {
     static const struct ps_json_limits LIMITS = {.max_bytes = 4u << 20,
@@ -247,18 +299,9 @@ int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, stru
         ps_err_prefix(err, "config.json");
         goto out;
     }
-    const struct ps_json *quant = ps_json_get(root, "quantization_config");
-    if ((rc = find_family(&family, a, root, err)) < 0 || (rc = read_shapes(a, root, err)) < 0)
+    if ((rc = find_family(&family, a, root, err)) < 0 || (rc = read_shapes(a, root, err)) < 0 ||
+        (rc = read_quantised(a, root, err)) < 0)
         goto out;
-    if (quant) {
-        const char *method = "?";
-        ps_json_get_string(quant, "quant_method", "?", &method, NULL);
-        rc = ps_err_set(
-            err, PS_EUNSUPPORTED,
-            ORIGIN, "weights quantised by \"%.40s\" are not supported: config.json: use the f32, f16 or bf16 model",
-            method);
-        goto out;
-    }
     a->wants_qk_norm = family->qk_norm;
     if ((rc = read_rope(a, root, err)) < 0 || (rc = read_windows(a, family, root, err)) < 0)
         goto out;

@@ -30,8 +30,10 @@ struct ps_arch {
     uint32_t hidden, inter, n_layers, n_heads, n_kv_heads, head_dim, vocab, max_position;
     uint32_t rot_dim; /* rotated part of head_dim */
     float rms_eps;
-    bool tied;          /* embedding and head are one matrix */
-    bool says_untied;   /* config.json says in so many words that they are two */
+    bool tied;        /* embedding and head are one matrix */
+    bool says_untied; /* config.json says in so many words that they are two */
+    bool quantised;   /* config.json says that weights have scales */
+    uint32_t scale_block_rows, scale_block_cols; /* that share a scale in block-scaled FP8; 0: none */
     bool wants_qk_norm; /* family has per-head q/k norms: tensors must exist */
     struct ps_rope_config rope;
     float *inv_freq;  /* [rot_dim/2], float32 as the reference computes it */

@@ -35,6 +35,7 @@ struct device {
     uint32_t *pos;
     uint8_t *packed;
     size_t packed_bytes;
+    uint8_t *scales;            /* of the matrix at work, where they lie apart from it */
     uint32_t *host_pos;         /* [max_rows] */
     float *host_cos, *host_sin; /* [max_rows][rot_dim / 2] */
     float *host_x;              /* [max_rows][hidden]: embedding rows on their way in */
@@ -65,13 +66,15 @@ static int told(int rc, struct ps_err *err)
 
 /* Packed form of the widest input, all chunks together. */
 static uint64_t packed_bytes(const struct ps_device_api *api, struct ps_device *d,
-                             const struct ps_arch *a, uint32_t rows, uint32_t ubatch)
+                             const struct ps_compute_options *o)
 {
+    const struct ps_arch *a = o->arch;
+    uint32_t rows = o->max_rows, ubatch = o->ubatch;
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
     for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        if (!ps_weights_takes(t) || !api->multiplies(d, t))
+        if (!ps_weights_has(o->weights, t))
             continue;
         uint64_t n = full * ps_device_align(api->act_bytes(d, t, ubatch, k));
         n += rest ? ps_device_align(api->act_bytes(d, t, rest, k)) : 0;
@@ -92,7 +95,7 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
     const struct ps_arch *a = o->arch;
     uint64_t T = o->max_rows, at = ps_rows_carve(&v->c.rows, base, a, T, false);
     uint64_t row_bytes = is_tied(o) ? o->map->tensors[o->weights->head].row_bytes : 0;
-    v->packed_bytes = packed_bytes(api, d, a, o->max_rows, o->ubatch);
+    v->packed_bytes = packed_bytes(api, d, o);
     const struct {
         void **p;
         uint64_t bytes;
@@ -104,6 +107,7 @@ static uint64_t carve(struct device *v, uint8_t *base, const struct ps_device_ap
          api->attn_bytes(d, o->ubatch, a->n_heads, a->head_dim, o->ctx ? o->ctx - 1 : 0)},
         {(void **)&v->pos, T * 4},
         {(void **)&v->packed, v->packed_bytes},
+        {(void **)&v->scales, o->weights->scale_bytes},
         {(void **)&v->logits, (uint64_t)o->logit_rows * a->vocab * 4},
         {(void **)&v->kept, PS_STASH_ROWS * row_bytes},
     };
@@ -275,6 +279,32 @@ static int launch(struct device *v, struct product *p)
     return rc < 0 ? rc : ps_vram_release(v->at.vram);
 }
 
+/* The scales of a matrix, as the kernels take them, to v->scales; nothing where it has none. Those of the matrix before
+ * are not needed any more: the stream works in order. */
+static int take_scales(struct device *v, const struct ps_bound *b, struct ps_err *err)
+{
+    const struct ps_map *m = v->c.o.map;
+    if (b->scales == PS_NO_TENSOR)
+        return 0;
+    const struct ps_tensor *s = &m->tensors[b->scales];
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < s->n_extents; i++) {
+        const struct ps_extent *e = &m->extents[s->first_extent + i];
+        size_t first = e->row0 * s->cols, n = e->n_rows * s->cols;
+        const void *rows;
+        if ((rc = ps_vram_next(v->at.vram, s->first_extent + i, &rows, err)) < 0)
+            return rc;
+        if (b->type == PS_MXFP4)
+            rc = v->at.api->copy_within(v->at.device, PS_STREAM_COMPUTE, v->scales + first, rows, n);
+        else
+            rc = v->at.api->to_f32(v->at.device, (float *)(void *)v->scales + first, rows, s->dtype,
+                                   n);
+        rc = told(rc < 0 ? rc : ps_vram_release(v->at.vram), err);
+        ps_compute_tell(&v->c, e->stored_bytes);
+    }
+    return rc;
+}
+
 static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n,
                          float *out, size_t ldc, bool add, struct ps_err *err)
 {
@@ -285,27 +315,26 @@ static int device_matrix(struct ps_compute *c, uint32_t tensor, const float *in,
                         .add = add,
                         .n_chunks = (n + c->o.ubatch - 1) / c->o.ubatch};
     bool keep_rows = tensor == c->o.weights->embed && n == 1; /* a tied head */
-    int rc = told(pack(v, in, n, t->cols, t->dtype), err);
+    int rc = take_scales(v, &c->o.weights->bound[tensor], err);
     if (keep_rows)
         ps_row_stash_clear(&v->stash);
     for (uint32_t i = 0; rc == 0 && i < t->n_extents; i++) {
-        const struct ps_extent *e = &c->o.map->extents[t->first_extent + i];
+        uint32_t x = t->first_extent + i;
+        enum ps_dtype type = ps_weights_type(c->o.map, c->o.weights, x);
         const void *rows;
-        if ((rc = ps_compute_interrupted(c, err)) < 0 ||
-            (rc = ps_vram_next(v->at.vram, t->first_extent + i, &rows, err)) < 0)
+        if (p.n_panels && type != p.panels[0].type && (rc = told(launch(v, &p), err)) < 0)
             return rc;
-        p.passing[p.n_panels] = keep_rows && !ps_sweep_stays(c->o.sweep, t->first_extent + i);
-        p.panels[p.n_panels++] = (struct ps_matrix){.type = t->dtype,
-                                                    .K = t->cols,
-                                                    .data = rows,
-                                                    .row_stride = t->row_bytes,
-                                                    .n_rows = e->n_rows,
-                                                    .row0 = e->row0};
+        if ((rc = ps_compute_interrupted(c, err)) < 0 ||
+            (rc = told(pack(v, in, n, c->o.weights->bound[tensor].cols, type), err)) < 0 ||
+            (rc = ps_vram_next(v->at.vram, x, &rows, err)) < 0)
+            return rc;
+        p.passing[p.n_panels] = keep_rows && !ps_sweep_stays(c->o.sweep, x) && type == t->dtype;
+        p.panels[p.n_panels++] = ps_weights_panel(c->o.map, c->o.weights, x, rows, v->scales);
         if (!ps_vram_may_take(v->at.vram) || p.n_panels == MERGE || i + 1 == t->n_extents)
             rc = told(launch(v, &p), err);
         if (rc == 0)
             rc = ps_vram_look_ahead(v->at.vram, err);
-        ps_compute_tell(c, e->stored_bytes);
+        ps_compute_tell(c, c->o.map->extents[x].stored_bytes);
     }
     return rc;
 }
@@ -355,28 +384,30 @@ static const struct ps_extent *extent_of_row(const struct ps_compute *c, uint32_
     return &c->o.map->extents[*index];
 }
 
-/* Where a row of the embedding lies in device memory, or NULL. */
-static const uint8_t *row_here(const struct device *v, uint32_t id)
+/* Where a row of the embedding lies in device memory, and its type; or NULL. */
+static const uint8_t *row_here(const struct device *v, uint32_t id, enum ps_dtype *type)
 {
     const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
     uint32_t x, kept = ps_row_stash_index(&v->stash, id);
+    *type = t->dtype;
     if (kept < PS_STASH_ROWS)
         return v->kept + kept * t->row_bytes;
     const struct ps_extent *e = extent_of_row(&v->c, id, &x);
     const uint8_t *at = ps_vram_resident(v->at.vram, x);
-    return at ? at + (id - e->row0) * t->row_bytes : NULL;
+    *type = ps_extent_dtype(v->c.o.map, e);
+    return at ? at + (id - e->row0) * ps_extent_row_bytes(e) : NULL;
 }
 
 /* Rows that lie in device memory are widened there; returns how many others host_ids and host_rows list. */
 static int gather_resident(struct device *v, const uint32_t *ids, size_t *n_others)
 {
-    const struct ps_tensor *t = &v->c.o.map->tensors[v->c.o.weights->embed];
     size_t hidden = v->c.o.arch->hidden, n = 0;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < v->T; i++) {
-        const uint8_t *at = row_here(v, ids[i]);
+        enum ps_dtype type;
+        const uint8_t *at = row_here(v, ids[i], &type);
         if (at) {
-            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden, at, t->dtype, hidden);
+            rc = v->at.api->to_f32(v->at.device, v->c.rows.x + i * hidden, at, type, hidden);
             continue;
         }
         v->host_ids[n] = ids[i];
@@ -518,8 +549,9 @@ static int keep_rows(struct device *v, const float *logits, struct ps_err *err)
     int rc = 0;
     ps_sweep_stash_clear(v->c.o.sweep);
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        const uint8_t *at = row_here(v, best[i]);
-        if (!at)
+        enum ps_dtype type;
+        const uint8_t *at = row_here(v, best[i], &type);
+        if (!at || type != t->dtype)
             continue;
         rc = v->at.api->copy_out(v->at.device, PS_STREAM_COMPUTE, v->host_x, at, t->row_bytes);
         if (rc == 0)

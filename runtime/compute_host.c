@@ -20,6 +20,7 @@ struct host {
     uint32_t *pos;
     uint8_t *packed;
     size_t packed_bytes;
+    uint8_t *scales;       /* of the matrix at work, where they lie apart from it */
     float *up;             /* [ubatch][rows of a panel]: where rows.up is not */
     struct ps_act *chunks; /* prepared activations, ubatch rows each */
     uint32_t n_chunks;
@@ -34,14 +35,16 @@ static uint64_t align64(uint64_t n)
 }
 
 /* Largest packed form of any input of this model: of `rows` rows, ubatch at a time. */
-static uint64_t packed_bytes(const struct ps_arch *a, const struct ps_backend *b, uint32_t rows,
-                             uint32_t ubatch)
+static uint64_t packed_bytes(const struct ps_compute_options *o, const struct ps_backend *b,
+                             uint32_t rows)
 {
+    const struct ps_arch *a = o->arch;
+    uint32_t ubatch = o->ubatch;
     uint32_t k = ps_arch_widest(a);
     uint64_t most = 0;
     for (enum ps_dtype t = PS_F32; t <= PS_DTYPE_LAST; t++) {
         uint64_t full = rows / ubatch, rest = rows % ubatch;
-        if (!ps_weights_takes(t) || !b->multiplies(t))
+        if (!ps_weights_has(o->weights, t))
             continue;
         uint64_t n = full * align64(b->act_bytes(t, ubatch, k));
         n += rest ? align64(b->act_bytes(t, rest, k)) : 0;
@@ -73,7 +76,7 @@ static uint64_t carve(struct host *h, uint8_t *base, const struct ps_compute_opt
     const struct ps_arch *a = o->arch;
     uint32_t up_rows = o->small ? gated_rows(o) : 0;
     uint64_t T = o->max_rows, at = ps_rows_carve(&h->c.rows, base, a, T, up_rows > 0);
-    h->packed_bytes = packed_bytes(a, b, o->small ? o->ubatch : o->max_rows, o->ubatch);
+    h->packed_bytes = packed_bytes(o, b, o->small ? o->ubatch : o->max_rows);
     const struct {
         void **p;
         uint64_t bytes;
@@ -84,6 +87,7 @@ static uint64_t carve(struct host *h, uint8_t *base, const struct ps_compute_opt
         {(void **)&h->scratch, ps_attn_scratch_floats(threads, a->head_dim) * 4ull},
         {(void **)&h->pos, T * 4},
         {(void **)&h->packed, h->packed_bytes},
+        {(void **)&h->scales, o->weights->scale_bytes},
         {(void **)&h->up, (uint64_t)o->ubatch * up_rows * 4},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
@@ -174,9 +178,9 @@ static void multiply(struct host *h, const struct product *p, const struct ps_ma
             h->backend->matmul(h->pool, act, w, out, p->ldc, p->add);
             continue;
         }
-        struct ps_matrix alone = *w;
-        alone.row0 = 0;
-        h->backend->matmul(h->pool, act, &alone, h->up, w->n_rows, false);
+        /* the panel's rows keep their place, which says where their scales are; its products begin at h->up */
+        float *up = (float *)((uintptr_t)h->up - w->row0 * sizeof(float));
+        h->backend->matmul(h->pool, act, w, up, w->n_rows, false);
         h->backend->swiglu(h->pool, out + w->row0, p->ldc, out + w->row0, p->ldc, h->up, w->n_rows,
                            chunk_rows(h, p, k), w->n_rows);
     }
@@ -189,39 +193,64 @@ static void stale(struct host *h)
 }
 
 /* The next token is most likely among the best of these rows: keep those for its embedding. */
-static void stash_rows(struct host *h, const struct ps_panel *p, size_t row_bytes, const float *logits)
+static void stash_rows(struct host *h, const struct ps_panel *p, const float *logits)
 {
+    const struct ps_tensor *t = &h->c.o.map->tensors[p->extent->tensor];
+    size_t row_bytes = t->row_bytes;
+    if (ps_extent_dtype(h->c.o.map, p->extent) != t->dtype)
+        return; /* rows of another size: they are read again */
     for (uint32_t r = 0; r < p->extent->n_rows; r++)
         ps_sweep_stash_offer(h->c.o.sweep, (uint32_t)p->extent->row0 + r,
                              logits[p->extent->row0 + r], p->data + r * row_bytes);
+}
+
+/* The scales of a matrix, as the kernels take them, to h->scales; nothing where it has none. */
+static int take_scales(struct host *h, const struct ps_bound *b, struct ps_err *err)
+{
+    const struct ps_map *m = h->c.o.map;
+    if (b->scales == PS_NO_TENSOR)
+        return 0;
+    const struct ps_tensor *s = &m->tensors[b->scales];
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < s->n_extents; i++) {
+        struct ps_panel p;
+        if ((rc = ps_sweep_next(h->c.o.sweep, s->first_extent + i, &p, err)) < 0)
+            return rc;
+        size_t first = p.extent->row0 * s->cols, n = p.extent->n_rows * s->cols;
+        if (b->type == PS_MXFP4)
+            memcpy(h->scales + first, p.data, n);
+        else
+            rc = ps_to_f32((float *)(void *)h->scales + first, p.data, s->dtype, n);
+        ps_compute_tell(&h->c, p.extent->stored_bytes);
+        ps_sweep_release(h->c.o.sweep, &p);
+    }
+    return rc;
 }
 
 static int each_panel(struct host *h, uint32_t tensor, const struct product *p, struct ps_err *err)
 {
     struct ps_compute *c = &h->c;
     const struct ps_tensor *t = &c->o.map->tensors[tensor];
+    int rc = take_scales(h, &c->o.weights->bound[tensor], err);
+    if (rc < 0)
+        return rc;
     bool keep_rows = tensor == c->o.weights->embed && p->n == 1; /* a tied head */
-    pack(h, p, t->dtype);
     if (keep_rows)
         ps_sweep_stash_clear(c->o.sweep);
     for (uint32_t i = 0; i < t->n_extents; i++) {
         struct ps_panel panel;
-        int rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &panel, err);
-        if (rc < 0)
+        if ((rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &panel, err)) < 0)
             return rc;
         if ((rc = ps_compute_interrupted(c, err)) < 0) { /* a long prompt spends seconds on one panel */
             ps_sweep_release(c->o.sweep, &panel);
             return rc;
         }
-        struct ps_matrix w = {.type = t->dtype,
-                              .K = t->cols,
-                              .data = panel.data,
-                              .row_stride = t->row_bytes,
-                              .n_rows = panel.extent->n_rows,
-                              .row0 = panel.extent->row0};
+        struct ps_matrix w =
+            ps_weights_panel(c->o.map, c->o.weights, t->first_extent + i, panel.data, h->scales);
+        pack(h, p, w.type);
         multiply(h, p, &w);
         if (keep_rows)
-            stash_rows(h, &panel, t->row_bytes, p->out);
+            stash_rows(h, &panel, p->out);
         ps_compute_tell(c, panel.extent->stored_bytes);
         ps_sweep_release(c->o.sweep, &panel);
     }
@@ -232,7 +261,7 @@ static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, s
                        size_t ldc, bool add, struct ps_err *err)
 {
     const struct product p = {
-        .in = in, .n = n, .K = c->o.map->tensors[tensor].cols, .out = out, .ldc = ldc, .add = add};
+        .in = in, .n = n, .K = c->o.weights->bound[tensor].cols, .out = out, .ldc = ldc, .add = add};
     return each_panel((struct host *)c, tensor, &p, err);
 }
 
@@ -348,7 +377,7 @@ static int host_gated(struct ps_compute *c, uint32_t tensor, const float *in, si
     struct host *h = (struct host *)c;
     const struct product p = {.in = in,
                               .n = n,
-                              .K = c->o.map->tensors[tensor].cols,
+                              .K = c->o.weights->bound[tensor].cols,
                               .out = c->rows.gate,
                               .ldc = c->o.arch->inter,
                               .gated = true};

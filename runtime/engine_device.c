@@ -43,10 +43,13 @@ static int check_types(const struct ps_engine *e, struct ps_err *err)
     const struct ps_map *m = e->files.map;
     for (uint32_t i = 0; i < e->n_order; i++) {
         const struct ps_tensor *t = &m->tensors[m->extents[e->order[i]].tensor];
-        if (t->n_dims > 1 && !e->gpu.api->multiplies(e->gpu.device, t->dtype))
+        enum ps_dtype type = ps_weights_type(m, e->weights, e->order[i]);
+        if (e->weights->bound[t - m->tensors].type == PS_DTYPE_NONE)
+            continue; /* scales */
+        if (t->n_dims > 1 && !e->gpu.api->multiplies(e->gpu.device, type))
             return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                               "%s can't multiply %s (tensor %s): use --device cpu",
-                              e->gpu.info.name, ps_dtype_name(t->dtype), t->name);
+                              e->gpu.info.name, ps_dtype_name(type), t->name);
     }
     return 0;
 }

@@ -86,7 +86,7 @@ template <int TYPE> PS_DEVICE float code_of(const uint32_t (&w)[8], int i)
     else if constexpr (TYPE == PS_F8_E4M3)
         return from_e4m3(w[i / 4] >> 8 * (i % 4) & 0xffu);
     else if constexpr (TYPE == PS_NF4B64)
-        return num_bf16_f32(mm_nf4[w[0] >> (8 * (i % 4) + i / 4 * 4) & 15u]);
+        return num_bf16_f32(num_nf4[w[0] >> (8 * (i % 4) + i / 4 * 4) & 15u]);
     else
         return from_e2m1(w[0] >> 4 * i & 15u);
 }

@@ -105,4 +105,10 @@ PS_DEVICE void num_split_bf16(float a, uint32_t *hi, uint32_t *lo)
     *hi = abs >= 0x7f7f8000u ? u >> 16 : num_f32_bf16(a);
     *lo = num_f32_bf16(a - num_bf16_f32(*hi));
 }
+
+/* ps_nf4_values, which are bf16 numbers. */
+static __constant__ const uint32_t num_nf4[16] = {
+    0xbf80, 0xbf32, 0xbf06, 0xbeca, 0xbe92, 0xbe3d, 0xbdba, 0x0000,
+    0x3da3, 0x3e25, 0x3e7c, 0x3ead, 0x3ee2, 0x3f10, 0x3f39, 0x3f80,
+};
 #endif

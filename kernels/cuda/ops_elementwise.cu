@@ -261,6 +261,21 @@ PS_KERNEL floats_to_f32(float *out, const uint8_t *in, size_t n)
         out[i] = simt_bits_float(num_load_u32(in + 4 * i));
 }
 
+/* A row of Q8B64 or NF4B64 of n weights, as proto/quant.h has it. */
+template <bool NIBBLES>
+PS_KERNEL quants_to_f32(float *out, const uint8_t *in, size_t n, size_t codes)
+{
+    for (size_t k = blockIdx.x * (size_t)THREADS + threadIdx.x; k < n;
+         k += gridDim.x * (size_t)THREADS) {
+        float scale = num_f16_f32_bits(num_load_u16(in + codes + k / 64 * 2));
+        uint8_t code = in[NIBBLES ? k / 128 * 64 + k % 32 / 8 * 16 + k / 64 % 2 * 8 + k % 8 : k];
+        if (NIBBLES)
+            out[k] = num_bf16_f32(num_nf4[k % 64 < 32 ? code & 15 : code >> 4]) * scale;
+        else
+            out[k] = (float)(int8_t)code * scale;
+    }
+}
+
 /* ---- keys and values into their pages ---- */
 
 struct store_job {
@@ -351,13 +366,18 @@ int ps_launch_rope(simt_stream stream, float *x, size_t ld, size_t T, uint32_t n
 
 int ps_launch_to_f32(simt_stream stream, float *out, const void *in, enum ps_dtype t, size_t n)
 {
-    if (!is_float_type(t))
+    if (!is_float_type(t) && t != PS_Q8B64 && t != PS_NF4B64)
         return PS_EUNSUPPORTED;
     if (n == 0)
         return 0;
     size_t blocks = (n + THREADS - 1) / THREADS;
     dim3 grid(blocks < GRID_MAX ? (unsigned)blocks : GRID_MAX);
     const uint8_t *bytes = (const uint8_t *)in;
+    size_t codes = t == PS_Q8B64 ? (n + 63) / 64 * 64 : (n + 127) / 128 * 64;
+    if (t == PS_Q8B64)
+        return PS_LAUNCH(quants_to_f32<false>, grid, dim3(THREADS), 0, stream, out, bytes, n, codes);
+    if (t == PS_NF4B64)
+        return PS_LAUNCH(quants_to_f32<true>, grid, dim3(THREADS), 0, stream, out, bytes, n, codes);
     if (t == PS_F32)
         return PS_LAUNCH(floats_to_f32, grid, dim3(THREADS), 0, stream, out, bytes, n);
     if (t == PS_BF16)

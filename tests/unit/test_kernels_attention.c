@@ -97,7 +97,7 @@ static const struct at_case cases[] = {
 
 static void test_against_ref(void **state)
 {
-    const struct ps_backend *be[4], *ref = ps_backend_by_name("ref");
+    const struct ps_backend *be[KT_BACKENDS], *ref = ps_backend_by_name("ref");
     size_t n = kt_backends(be);
     (void)state;
     for (size_t i = 0; i < N_CASES; i++) {
@@ -122,7 +122,7 @@ static void test_against_ref(void **state)
 static void test_invariance(void **state)
 {
     static const size_t chunks[] = {1, 2, 3, 7, 16, 33, 64, 100};
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     (void)state;
     for (size_t i = 0; i < N_CASES; i++) {
@@ -151,7 +151,7 @@ static void test_invariance(void **state)
 /* Scores far apart: nothing overflows, and the row attends to its largest. */
 static void test_extreme_scores(void **state)
 {
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     const struct at_case c = {1, 1, 16, 0, 0, PS_F32, PS_F32, 130};
     (void)state;

@@ -5,7 +5,6 @@
 #define ROWS  37
 #define MAX_T 1024
 
-static const enum ps_dtype types[] = {PS_F32, PS_F16, PS_BF16};
 static const size_t lengths[] = {1, 31, 33, 200, 576};
 
 static void same(const struct ps_backend *be, enum ps_dtype t, size_t K, const char *what, size_t i,
@@ -97,16 +96,16 @@ static void accumulates(struct world *w, struct ps_pool *pool)
 
 static void test_invariance(void **state)
 {
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     (void)state;
     for (size_t b = 0; b < n; b++)
-        for (size_t t = 0; t < 3; t++)
+        for (size_t t = 0; t < KT_TYPES; t++)
             for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++) {
                 struct world w;
                 if (b == 0 && lengths[k] > 100)
                     continue; /* the reference is slow, and plainly invariant */
-                world_init(&w, be[b], types[t], lengths[k]);
+                world_init(&w, be[b], kt_types[t], lengths[k]);
                 for (unsigned threads = 1; threads <= KT_MAX_THREADS; threads++) {
                     struct ps_pool *pool = kt_pool(threads, be[b]);
                     over_T(&w, pool);
@@ -124,23 +123,23 @@ static void test_invariance(void **state)
 static void test_long_rows(void **state)
 {
     enum { K = 8300, T = 50, rows = 70 };
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     float *a = malloc((size_t)T * K * 4), want[T][rows], got[T][rows];
     (void)state;
     kt_fill(a, (size_t)T * K, 3);
     for (size_t b = 1; b < n; b++)
-        for (size_t t = 0; t < 3; t++) {
-            struct kt_matrix m = kt_matrix_new(types[t], rows, K, t, 0, K);
+        for (size_t t = 0; t < KT_TYPES; t++) {
+            struct kt_matrix m = kt_matrix_new(kt_types[t], rows, K, t, 0, K);
             struct ps_pool *pool = kt_pool(2, be[b]);
             for (size_t i = 0; i < T; i++)
                 kt_matmul(be[b], pool, a + i * K, 1, K, &m, 0, rows, want[i], rows, 0, false);
             for (size_t i = 7; i <= T; i += i < 20 ? 5 : 9) {
                 memset(got, 0, sizeof got);
                 kt_matmul(be[b], pool, a, i, K, &m, 0, rows, got[0], rows, 0, false);
-                same(be[b], types[t], K, "T =", i, got[0], want[0], i * rows);
+                same(be[b], kt_types[t], K, "T =", i, got[0], want[0], i * rows);
                 kt_matmul(be[b], pool, a, i, K, &m, 0, 41, got[0], rows, 0, false);
-                same(be[b], types[t], K, "T =", i, got[0], want[0], i * rows);
+                same(be[b], kt_types[t], K, "T =", i, got[0], want[0], i * rows);
             }
             ps_pool_free(pool);
             kt_matrix_free(&m);

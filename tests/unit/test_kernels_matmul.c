@@ -2,14 +2,13 @@
  * rows that end where readable memory ends, special values. */
 #include "test_kernels_common.h"
 
-static const enum ps_dtype types[] = {PS_F32, PS_F16, PS_BF16};
-
-/* Bounds of the rms error relative to the rms that the sums are expected to have, sqrt(K) (a few sums may happen to
- * be small). f32 sums of K products lose about 2^-24 sqrt(K / lanes): 1e-6 is generous. bf16 weights may meet
- * activations of hi + lo bf16 halves, each activation within 2^-17 or so: 1e-5 (measured 3e-6; plain bf16: 2e-3). */
+/* Bounds of the rms error relative to the rms that the sums are expected to have, sqrt(K) (a few sums may happen
+ * to be small). f32 sums of K products lose about 2^-24 sqrt(K / lanes): 1e-6 is generous. bf16 weights may meet
+ * activations of hi + lo bf16 halves, each activation within 2^-17 or so: 1e-5 (measured 3e-6; plain bf16: 2e-3);
+ * so may four-bit codes, whose values are bf16. Those of Q8B64 and F8_E4M3 meet float32. */
 static double bound(enum ps_dtype t)
 {
-    return t == PS_BF16 ? 1e-5 : 1e-6;
+    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4 || t == PS_F8_E4M3 ? 1e-5 : 1e-6;
 }
 
 static void check(const struct ps_backend *be, struct ps_pool *pool, enum ps_dtype t, size_t T,
@@ -43,7 +42,7 @@ static void check(const struct ps_backend *be, struct ps_pool *pool, enum ps_dty
 
 static void each_backend(void (*fn)(const struct ps_backend *be, struct ps_pool *pool))
 {
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     for (size_t b = 0; b < n; b++) {
         struct ps_pool *pool = kt_pool(2, be[b]);
@@ -57,28 +56,28 @@ static void lengths(const struct ps_backend *be, struct ps_pool *pool)
     static const size_t K[] = {1,  2,  7,  8,  9,  15,  16,  17,   31,
                                32, 33, 63, 64, 65, 100, 576, 1536, 4099};
     static const size_t T[] = {1, 2, 3, 5, 6, 7, 8, 9, 17};
-    for (size_t t = 0; t < 3; t++)
+    for (size_t t = 0; t < KT_TYPES; t++)
         for (size_t k = 0; k < sizeof K / sizeof K[0]; k++)
             for (size_t i = 0; i < sizeof T / sizeof T[0]; i++)
-                check(be, pool, types[t], T[i], K[k], 5, i & 1);
+                check(be, pool, kt_types[t], T[i], K[k], 5, i & 1);
 }
 
 static void row_counts(const struct ps_backend *be, struct ps_pool *pool)
 {
-    for (size_t t = 0; t < 3; t++)
+    for (size_t t = 0; t < KT_TYPES; t++)
         for (size_t rows = 1; rows <= 40; rows++) {
-            check(be, pool, types[t], 1, 70, rows, rows & 1);
-            check(be, pool, types[t], 2 + rows % 13, 70, rows, rows & 1);
+            check(be, pool, kt_types[t], 1, 70, rows, rows & 1);
+            check(be, pool, kt_types[t], 2 + rows % 13, 70, rows, rows & 1);
         }
 }
 
 static void many_columns(const struct ps_backend *be, struct ps_pool *pool)
 {
     static const size_t T[] = {16, 31, 32, 33, 64, 128, 200, 512, 1024};
-    for (size_t t = 0; t < 3; t++)
+    for (size_t t = 0; t < KT_TYPES; t++)
         for (size_t i = 0; i < sizeof T / sizeof T[0]; i++) {
-            check(be, pool, types[t], T[i], 136, 37, false);
-            check(be, pool, types[t], T[i], 72, 3, true);
+            check(be, pool, kt_types[t], T[i], 136, 37, false);
+            check(be, pool, kt_types[t], T[i], 72, 3, true);
         }
 }
 
@@ -122,9 +121,9 @@ static void special(const struct ps_backend *be, struct ps_pool *pool)
 {
     (void)pool;
     ps_backend_thread_start((void *)be);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < KT_PLAIN; i++)
         for (size_t K = 1; K < 70; K += 23) {
-            enum ps_dtype t = types[i];
+            enum ps_dtype t = kt_types[i];
             assert_true(one_product(be, t, 1.5f, 2.0f, K, K - 1) == 3.0f);
             assert_true(one_product(be, t, 0.0f, 2.0f, K, 0) == 0.0f);
             assert_true(one_product(be, t, 2.0f, INFINITY, K, 0) == INFINITY || K > 1);

@@ -111,7 +111,7 @@ static void test_kv_store(void **state)
 static void test_rmsnorm(void **state)
 {
     static const size_t Ks[] = {1, 5, 16, 63, 64, 65, 576, 4096, 40001};
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     (void)state;
     for (size_t b = 0; b < n; b++) {
@@ -139,7 +139,7 @@ static void test_rmsnorm(void **state)
 static void test_swiglu(void **state)
 {
     static const size_t Ks[] = {1, 7, 16, 31, 576, 4097, 9000, 70001};
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     (void)state;
     for (size_t b = 0; b < n; b++) {

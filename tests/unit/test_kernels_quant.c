@@ -384,16 +384,130 @@ static void test_ref_mxfp4(void **state)
     assert_true(isnan(c[1]));
 }
 
+/* ---- products of all backends, weight by weight ---- */
+
+/* Activations of one at k, zeros elsewhere: the weight itself, which no backend may round. */
+static void each_weight(const struct ps_backend *be, const struct ps_matrix *w, size_t K)
+{
+    float *a = calloc(K, 4), want[8], got[8];
+    size_t bytes = be->act_bytes(w->type, 1, K);
+    void *packed = bytes ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
+    struct ps_act act = {.a = a, .T = 1, .K = K, .lda = K, .weights = w->type, .packed = packed};
+    for (size_t k = 0; k < K; k++) {
+        a[k] = 1;
+        ref()->matmul(NULL, &act, w, want, 8, false);
+        be->act_pack(NULL, &act);
+        be->matmul(NULL, &act, w, got, 8, false);
+        for (size_t r = w->row0; r < w->row0 + w->n_rows; r++)
+            if (!(got[r] == want[r] || (isnan(got[r]) && isnan(want[r]))))
+                fail_msg("%s %s: weight %zu of row %zu is %a, not %a", be->name,
+                         ps_dtype_name(w->type), k, r, (double)got[r], (double)want[r]);
+        a[k] = 0;
+    }
+    free(packed);
+    free(a);
+}
+
+static void each_weight_of_all(const struct ps_matrix *w, size_t K)
+{
+    const struct ps_backend *be[KT_BACKENDS];
+    size_t n = kt_backends(be);
+    for (size_t b = 0; b < n; b++) {
+        ps_backend_thread_start((void *)be[b]);
+        each_weight(be[b], w, K);
+    }
+}
+
+/* All codes of e4m3, NaN among them (alone in its row: a sum that meets it is NaN), under every kind of scales. */
+static void test_every_f8(void **state)
+{
+    enum { K = 256 };
+    static const uint8_t nan[2] = {0x7f, 0xff};
+    uint8_t w[3][K];
+    float scales[6] = {1, 0.3f, -7e-5f, 1e9f, 3, 0x1p-100f};
+    (void)state;
+    for (size_t k = 0; k < K; k++)
+        w[0][k] = w[1][k] = (uint8_t)(k % 128 == 127 ? 1 : k), w[2][k] = (uint8_t)~w[0][k];
+    w[2][0] = w[2][128] = 0;
+    struct ps_matrix m = {.type = PS_F8_E4M3,
+                          .K = K,
+                          .data = w,
+                          .row_stride = K,
+                          .n_rows = 3,
+                          .scales = scales,
+                          .scale_ld = 2,
+                          .scale_rows = 1,
+                          .scale_cols = 128};
+    each_weight_of_all(&m, K);
+    m.scale_ld = 1, m.scale_cols = K;
+    each_weight_of_all(&m, K);
+    m.scale_rows = SIZE_MAX;
+    each_weight_of_all(&m, K);
+    m.scales = NULL, m.factor = 0.37f;
+    each_weight_of_all(&m, K);
+    m = (struct ps_matrix){.type = PS_F8_E4M3, .K = 1, .data = nan, .row_stride = 1, .n_rows = 2};
+    each_weight_of_all(&m, 1);
+}
+
+/* All values under all scales of e8m0. */
+static void test_every_mxfp4(void **state)
+{
+    enum { K = 160, ROW = 80 };
+    uint8_t w[2][ROW], scales[2][5];
+    (void)state;
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i / ROW][i % ROW] = (uint8_t)(i * 31 + i / 16);
+    struct ps_matrix m = {.type = PS_MXFP4,
+                          .K = K,
+                          .data = w,
+                          .row_stride = ROW,
+                          .n_rows = 2,
+                          .scales = scales,
+                          .scale_ld = 5};
+    for (unsigned first = 0; first < 250; first += 7) {
+        for (unsigned i = 0; i < 10; i++)
+            scales[i / 5][i % 5] = (uint8_t)((first + i) % 254); /* 2^127 times 6 is no float32 */
+        each_weight_of_all(&m, K);
+    }
+    memset(scales, 127, sizeof scales);
+    scales[1][4] = 255;
+    m.K = 150;
+    each_weight_of_all(&m, 150);
+}
+
+/* All codes under scales of all sizes, odd numbers of blocks, a factor. */
+static void test_every_quantised_code(void **state)
+{
+    static const uint16_t halfs[] = {0x3c00, 0x0001, 0x03ff, 0x7bff, 0x8400, 0x0000, 0x2e66};
+    static const size_t Ks[] = {448, 64, 130, 1};
+    (void)state;
+    for (size_t i = 0; i < 8; i++) {
+        enum ps_dtype t = i & 1 ? PS_NF4B64 : PS_Q8B64;
+        size_t K = Ks[i / 2], row = ps_quant_row_bytes(t, K), codes = ps_quant_code_bytes(t, K);
+        uint8_t *w = calloc(2, row);
+        for (size_t r = 0; r < 2; r++) {
+            for (size_t k = 0; k < codes; k++)
+                w[r * row + k] = (uint8_t)(k * 37 + r * 5 + 1);
+            for (size_t b = 0; b * 64 < K; b++)
+                memcpy(w + r * row + codes + 2 * b, &halfs[(b + r) % 7], 2);
+        }
+        struct ps_matrix m = {
+            .type = t, .K = K, .data = w, .row_stride = row, .n_rows = 2, .row0 = 5, .factor = 0.3f};
+        each_weight_of_all(&m, K);
+        free(w);
+    }
+}
+
 static void test_who_multiplies(void **state)
 {
-    const struct ps_backend *be[4];
+    const struct ps_backend *be[KT_BACKENDS];
     size_t n = kt_backends(be);
     (void)state;
     for (size_t b = 0; b < n; b++) {
         assert_true(be[b]->multiplies(PS_F32) && be[b]->multiplies(PS_F16));
         assert_true(be[b]->multiplies(PS_BF16) && !be[b]->multiplies(PS_I8));
-        assert_true(be[b]->multiplies(PS_Q8B64) == (b == 0));
-        assert_true(be[b]->multiplies(PS_F8_E4M3) == (b == 0));
+        assert_true(be[b]->multiplies(PS_Q8B64) && be[b]->multiplies(PS_NF4B64));
+        assert_true(be[b]->multiplies(PS_F8_E4M3) && be[b]->multiplies(PS_MXFP4));
     }
 }
 
@@ -411,6 +525,9 @@ int main(void)
         cmocka_unit_test(test_ref_quantised_rows),
         cmocka_unit_test(test_ref_f8),
         cmocka_unit_test(test_ref_mxfp4),
+        cmocka_unit_test(test_every_f8),
+        cmocka_unit_test(test_every_mxfp4),
+        cmocka_unit_test(test_every_quantised_code),
         cmocka_unit_test(test_who_multiplies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

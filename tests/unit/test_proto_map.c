@@ -63,6 +63,28 @@ static void extent_rows_rule(void **state)
     assert_true(ps_extent_rows(0, 256 * k) >= 1);
 }
 
+/* Rows of quantised weights have a layout: their shape counts weights, their bytes are quant.h's. */
+static void quantised_rows(void **state)
+{
+    (void)state;
+    struct ps_map_builder *b = new_builder(100 << 20, "id");
+    const uint64_t shape[2] = {700, 200}, none[2] = {3, 0}, absurd[2] = {1, UINT64_MAX};
+    struct ps_err err = {0};
+    assert_int_equal(ps_map_add_tensor(b, "q8", PS_Q8B64, shape, 2, 0, 16, false, NULL), 0);
+    assert_int_equal(ps_map_add_tensor(b, "nf4", PS_NF4B64, shape, 2, 0, 1 << 20, false, NULL), 0);
+    assert_int_equal(ps_map_add_tensor(b, "empty", PS_Q8B64, none, 2, 0, 0, false, NULL), 0);
+    assert_int_equal(ps_map_add_tensor(b, "x", PS_Q8B64, absurd, 2, 0, 0, false, &err), PS_EDATA);
+    assert_int_equal(ps_map_add_tensor(b, "x", PS_NF4B64, absurd, 2, 0, 0, false, &err), PS_EDATA);
+    assert_int_equal(ps_map_add_tensor(b, "x", PS_MXFP4, shape, 2, 0, 0, false, &err), PS_EDATA);
+    struct ps_map *m = finish(b);
+    assert_int_equal(m->tensors[0].row_bytes, 272); /* 4 blocks of 64, 4 scales, up to 16 */
+    assert_int_equal(m->tensors[0].cols, 200);
+    assert_int_equal(m->tensors[1].row_bytes, 144);
+    assert_int_equal(m->tensors[2].n_extents, 0);
+    assert_int_equal(m->raw_bytes, 700 * (272 + 144));
+    ps_map_free(m);
+}
+
 static void views_and_extents(void **state)
 {
     (void)state;
@@ -300,6 +322,7 @@ static void every_allocation_may_fail(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(extent_target_rule),
     cmocka_unit_test(extent_rows_rule),
+    cmocka_unit_test(quantised_rows),
     cmocka_unit_test(views_and_extents),
     cmocka_unit_test(layers_of_names),
     cmocka_unit_test(gathered_embedding_has_small_extents),

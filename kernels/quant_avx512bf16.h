@@ -1,0 +1,50 @@
+/* Four-bit codes for vdpbf16ps: what quant_impl.h asks for, with values as bf16, of which one look-up gives 32. The
+ * values are exact in bf16, the activations hi + lo halves as for bf16 weights (cpu_avx512bf16.c): the same precision,
+ * half the instructions before the products.
+ *
+ * Order of additions within a group: for each of its four vectors the pairs of words with the hi halves, then with the
+ * lo halves. */
+#ifndef PS_KERNELS_QUANT_AVX512BF16_H
+#define PS_KERNELS_QUANT_AVX512BF16_H
+#include "kernels/quant_avx512_scale.h"
+
+typedef __m512bh q_vec;
+#define Q_VECS_MOST  4
+#define Q_VECS(t)    4
+#define Q_GROUPS(t)  1
+#define Q_STEP_BYTES 128 /* hi, lo */
+
+MM_INLINE vf q_step(vf sum, q_vec w, const uint8_t *a, int i)
+{
+    const uint8_t *at = a + i * Q_STEP_BYTES;
+    sum = _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at));
+    return _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at + 64));
+}
+
+/* A word holds four codes, vector i takes the i-th. A look-up minds five bits, so the table stands there twice. */
+MM_INLINE void q_load(q_vec *w, enum ps_dtype t, const uint8_t *p, int group)
+{
+    const float *values = t == PS_NF4B64 ? ps_nf4_values : ps_e2m1_values;
+    __m256i once = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v_load(values)), 16));
+    const __m512i table = _mm512_broadcast_i64x4(once);
+    __m512i codes = _mm512_loadu_si512(p);
+    (void)group;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        w[i] = (__m512bh)_mm512_permutexvar_epi16(i ? _mm512_srli_epi16(codes, (unsigned)(4 * i))
+                                                    : codes,
+                                                  table);
+}
+
+/* The element that comes out as number j: word j % 32 of vector j / 32. */
+MM_INLINE size_t q_place(enum ps_dtype t, size_t j)
+{
+    size_t i = j / 32, word = j % 32;
+    return q_nibble_at(t, word * 2 + i / 2, i % 2);
+}
+
+static inline void q_pack_block(uint8_t *to, const float *ordered, size_t n)
+{
+    pack_column(ordered, n, to, Q_STEP_BYTES);
+}
+#endif
