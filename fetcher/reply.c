@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 
+#define EPOCH_MIN_S 1000000000u /* a smaller number of seconds is a span, a larger one a date */
 #define RETRY_AFTER_MAX_S                                                                          \
     31536000u /* a year: beyond any deadline, and far from overflow in nanoseconds */
 
@@ -266,6 +267,28 @@ static void on_ratelimit(struct ps_reply *r, struct scan s)
         longer_wait(r, t);
 }
 
+/* RateLimit-Reset of the draft's earlier versions, X-RateLimit-Reset of many gateways: seconds from now, or since
+ * 1970. */
+static void on_ratelimit_reset(struct ps_reply *r, struct scan s, uint64_t wall_s)
+{
+    uint64_t v;
+    if (take_number(&s, &v) && s.p == s.end)
+        r->reset_s = v < EPOCH_MIN_S ? v : v > wall_s ? v - wall_s : 0;
+}
+
+/* It is an order to wait only where nothing is left: because the same family says so, or because a 429 without
+ * that does. */
+static void apply_ratelimit_reset(struct ps_reply *r)
+{
+    if (r->remaining_known ? r->remaining == 0 : r->status == 429)
+        longer_wait(r, r->reset_s);
+}
+
+static void on_ratelimit_remaining(struct ps_reply *r, struct scan s)
+{
+    r->remaining_known = take_number(&s, &r->remaining) && s.p == s.end;
+}
+
 static void on_header(struct ps_reply *r, struct scan name, struct scan value, uint64_t wall_s)
 {
     size_t n = (size_t)(name.end - name.p);
@@ -288,6 +311,10 @@ static void on_header(struct ps_reply *r, struct scan name, struct scan value, u
         on_retry_after(r, value, wall_s);
     else if (IS("ratelimit"))
         on_ratelimit(r, value);
+    else if (IS("ratelimit-reset") || IS("x-ratelimit-reset"))
+        on_ratelimit_reset(r, value, wall_s);
+    else if (IS("ratelimit-remaining") || IS("x-ratelimit-remaining"))
+        on_ratelimit_remaining(r, value);
 #undef IS
 }
 
@@ -307,6 +334,7 @@ void ps_reply_line(struct ps_reply *r, const char *line, size_t len, uint64_t wa
     }
     if (s.p == s.end) {
         r->complete = r->status != 0;
+        apply_ratelimit_reset(r);
         return;
     }
     const char *colon = memchr(s.p, ':', (size_t)(s.end - s.p));

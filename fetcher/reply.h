@@ -41,7 +41,10 @@ struct ps_reply {
     char last_modified[40];
     char encoding[24];
     char location[PS_LOCATION_MAX];
-    uint64_t retry_after_ns; /* Retry-After or RateLimit t=, the longer; 0 if neither */
+    uint64_t retry_after_ns; /* the longest that Retry-After or a RateLimit header asks for; 0 if none does */
+    uint64_t reset_s; /* [X-]RateLimit-Reset, from now */
+    bool remaining_known;
+    uint64_t remaining; /* [X-]RateLimit-Remaining */
 };
 
 void ps_reply_init(struct ps_reply *r);

@@ -8,31 +8,16 @@ import os
 import re
 import select
 import socket
-import subprocess
 import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import badhttp  # noqa: E402
+import certs  # noqa: E402
 import peer  # noqa: E402
 
 ARGS = ("-p", "And it came to pass", "-n", "8", "--temp", "0", "--ignore-eos")
 SECRET = "s3cretword"
-
-
-def openssl(*args):
-    subprocess.run(["openssl", *map(str, args)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def certificate(t, name, host, ca=None, days=2):
-    """A key and a certificate for `host`, signed by itself or by `ca`."""
-    key, crt, ext = t.path(name + ".key"), t.path(name + ".crt"), t.path(name + ".ext")
-    with open(ext, "w") as f:
-        f.write(f"subjectAltName={host}\n" if ca else "basicConstraints=critical,CA:TRUE\n")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-subj", f"/CN=penstock test {name}", "-out", t.path(name + ".csr"))
-    sign = ["-CA", t.path(ca + ".crt"), "-CAkey", t.path(ca + ".key"), "-CAcreateserial"] if ca else ["-signkey", key]
-    openssl("x509", "-req", "-in", t.path(name + ".csr"), "-out", crt, "-days", days, "-extfile", ext, *sign)
-    return crt, key
 
 
 class Proxy:
@@ -150,8 +135,8 @@ def main():
         peer.copy_model(peer.KJV, t.path("m", "kjv"))
         want = run(t, t.path("m", "kjv")).text
         t.check(want, "a text from the folder")
-        ca, _ = certificate(t, "ca", None)
-        crt, key = certificate(t, "server", "IP:127.0.0.1", ca="ca")
+        ca, _ = certs.certificate(t, "ca", None)
+        crt, key = certs.certificate(t, "server", "IP:127.0.0.1", ca="ca")
         web = t.nginx(t.path("m"), tls=(crt, key))
         check_tls(t, want, web, web.tls_url, ca)
         check_proxies(t, want, web.url, web.tls_url, ca)

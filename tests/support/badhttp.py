@@ -33,8 +33,9 @@ import peer  # noqa: E402
 class Request:
     """name: the decoded path without its first slash and without the query; first, last: the range, inclusive (None:
     the whole, or a tail); n: how many requests for this object came before; total: before, of any object; same: how
-    many for just this range of it."""
-    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began", "body")
+    many for just this range of it; connection: its number; body: of the request; whole: the reply was sent to its end."""
+    __slots__ = ("method", "target", "name", "query", "headers", "first", "last", "n", "total", "same", "status", "sent", "began",
+                 "connection", "body", "whole", "server")
 
     def __repr__(self):
         return f"{self.method} {self.target} [{self.first}-{self.last}] {self.status} {self.sent}"
@@ -43,14 +44,18 @@ class Request:
 class Reply:
     """What will be sent. Change any of it: status, reason, headers (a dict), body (bytes). cut: end the connection after
     so many bytes of the body; reset: the same with RST; stall: (bytes, seconds) be silent there, then go on; delay:
-    seconds before the first byte; chunked: send the body so, without a length; raw: these bytes instead of everything;
-    close: end the connection after the reply."""
+    seconds before the first byte; chunked: send the body so, without a length; unended: no last chunk, then silence;
+    raw: these bytes instead of everything; close: end the connection after the reply; lines: bytes behind the headers,
+    as they are; before: bytes in front of the status line; drip: seconds between the pieces of sixteen bytes that the
+    headers come in; trickle: the same for eight bytes of the body; pace: bytes per second of this connection from now on; garble: break the TLS records after so many
+    bytes of the body."""
 
     def __init__(self):
         self.status, self.reason, self.headers, self.body = 200, None, {}, b""
-        self.cut = self.reset = self.stall = self.raw = None
-        self.delay = 0.0
-        self.chunked = self.close = False
+        self.cut = self.reset = self.stall = self.raw = self.pace = self.garble = None
+        self.delay = self.drip = self.trickle = 0.0
+        self.lines = self.before = b""
+        self.chunked = self.unended = self.close = False
 
     def error(self, status, body=b"<html><body><h1>no</h1></body></html>\n", **headers):
         """An error page in place of everything."""
@@ -75,19 +80,45 @@ SO_MAX_PACING_RATE = 47  # Linux: the kernel spaces the segments of a connection
 
 class Server:
     """pace: bytes per second that each connection gets, from its first byte on (nginx's limit_rate lets the first second
-    of every reply through)."""
+    of every reply through). tls: an ssl.SSLContext. greet: a function (number of the connection, socket) that may deal
+    with a connection before anything is read from it; True: it has."""
+    reading, read = threading.Lock(), {}
 
-    def __init__(self, root, scenario=None, pace=None):
-        self.root, self.scenario, self.pace = os.path.abspath(root), scenario, pace
+    def __init__(self, root, scenario=None, pace=None, tls=None, greet=None):
+        self.root, self.scenario, self.pace, self.tls, self.greet = os.path.abspath(root), scenario, pace, tls, greet
         self.lock = threading.Lock()
-        self.log, self.counts, self.cache = [], {}, {}
-        self.connections = 0
+        self.log, self.counts = [], {}
+        self.connections, self.alive = 0, set()
         self.stopped = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listen(0)
         self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+
+    def _listen(self, port):
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
+        self.thread = threading.Thread(target=self._accept, args=(self.listener,), daemon=True)
         self.thread.start()
+
+    def die(self, seconds):
+        """Gone, and all its connections with it; back on the same port after so many seconds. Returns at once."""
+        self._close_listener()
+        with self.lock:
+            alive, self.alive = self.alive, set()
+        for connection in alive:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        back = threading.Timer(seconds, lambda: self.stopped.is_set() or self._listen(self.port))
+        back.daemon = True
+        back.start()
+
+    def _close_listener(self):
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.listener.close()
 
     def set(self, scenario):
         """Another scenario; counting starts again."""
@@ -100,55 +131,68 @@ class Server:
 
     def stop(self):
         self.stopped.set()
-        try:
-            self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._close_listener()
         self.thread.join()
-        self.listener.close()
 
     def file(self, name):
         """(bytes, ETag) of a file below root, or None."""
         path = os.path.normpath(os.path.join(self.root, name))
         if not path.startswith(os.path.join(self.root, "")) or not os.path.isfile(path):
             return None
-        with self.lock:
-            if path not in self.cache:
+        st = os.stat(path)
+        key = path, st.st_mtime_ns, st.st_size
+        with self.reading:  # of all servers: dozens may serve one model
+            if key not in self.read:
                 with open(path, "rb") as f:
                     data = f.read()
-                self.cache[path] = data, '"' + hashlib.sha256(data).hexdigest()[:20] + '"'
-            return self.cache[path]
+                self.read[key] = data, '"' + hashlib.sha256(data).hexdigest()[:20] + '"'
+            return self.read[key]
 
     # ---- connections ----
 
-    def _accept(self):
+    def _accept(self, listener):
         while not self.stopped.is_set():
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            with self.lock:
+                number = self.connections
+                self.connections += 1
+                self.alive.add(connection)
+            threading.Thread(target=self._serve, args=(connection, number), daemon=True).start()
 
-    def _serve(self, connection):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.pace:
-            connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(self.pace))
-        connection.settimeout(30)
+    def _serve(self, plain, number):
+        connection = plain
         try:
-            with connection, connection.makefile("rb") as f:
-                while not self.stopped.is_set() and self._one(connection, f):
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.pace:
+                plain.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(self.pace))
+            plain.settimeout(30)
+            if self.greet and self.greet(number, plain):
+                return
+            if self.tls:
+                connection = self.tls.wrap_socket(plain, server_side=True)
+                with self.lock:
+                    self.alive.discard(plain)
+                    self.alive.add(connection)
+            with connection.makefile("rb") as f:
+                while not self.stopped.is_set() and self._one(connection, f, number):
                     pass
         except (OSError, ValueError):
             pass  # the client went away, or we did
+        finally:
+            with self.lock:
+                self.alive.discard(connection)
+            connection.close()
 
-    def _one(self, connection, f):
+    def _one(self, connection, f, number):
         line = f.readline(65536).decode("latin-1").split()
         if len(line) != 3:
             return False
         headers = {k.lower(): v for k, v in http.client.parse_headers(f).items()}
         q, r = self._request(line[0], line[1], headers), Reply()
-        q.body = f.read(int(headers.get("content-length", 0)))
+        q.connection, q.body = number, f.read(int(headers.get("content-length", 0)))
         self._answer(q, r)
         if self.scenario:
             self.scenario(q, r)
@@ -158,6 +202,7 @@ class Server:
     def _request(self, method, target, headers):
         q = Request()
         q.method, q.target, q.headers, q.sent, q.began = method, target, headers, 0, time.monotonic()
+        q.whole, q.connection, q.status = False, -1, None
         path, _, q.query = target.partition("?")
         q.name = urllib.parse.unquote(path).lstrip("/")
         m = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
@@ -197,26 +242,40 @@ class Server:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.stopped.is_set():
             readable, _, _ = select.select([connection], [], [], 0.05)
-            if readable and not connection.recv(1, socket.MSG_PEEK):
+            if readable and not os.read(connection.fileno(), 1):  # whoever waits sends nothing else
                 raise OSError("gone")
 
-    def _send(self, connection, q, r):
-        if r.delay:
-            self._pause(connection, r.delay)
-        if r.raw is not None:
-            connection.sendall(r.raw)
-            return False
+    def _head(self, connection, q, r):
         headers = dict(r.headers)
         if r.chunked:
             headers.pop("Content-Length", None)
             headers["Transfer-Encoding"] = "chunked"
         reason = r.reason or http.client.responses.get(r.status, "Whatever")
-        head = f"HTTP/1.1 {r.status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
-        connection.sendall(head.encode("latin-1"))
+        head = f"HTTP/1.1 {r.status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
+        head = r.before + head.encode("latin-1") + r.lines + b"\r\n"
+        if not r.drip:
+            connection.sendall(head)
+            return
+        for at in range(0, len(head), 16):
+            connection.sendall(head[at:at + 16])
+            self._pause(connection, r.drip)
+
+    def _send(self, connection, q, r):
+        if r.pace:
+            connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(r.pace))
+        if r.delay:
+            self._pause(connection, r.delay)
+        if r.raw is not None:
+            connection.sendall(r.raw)
+            return False
+        self._head(connection, q, r)
         if q.method == "HEAD":
             return True
+        for at in range(0, len(r.body) if r.trickle else 0, 8):
+            self._body(connection, q, r, r.body[at:at + 8])
+            self._pause(connection, r.trickle)
         body, end = r.body, len(r.body)
-        for stop in (r.cut, r.reset):
+        for stop in (r.cut, r.reset, r.garble):
             end = end if stop is None else min(end, stop)
         at = 0
         if r.stall is not None:
@@ -224,14 +283,20 @@ class Server:
             self._body(connection, q, r, body[:at])
             self._pause(connection, r.stall[1])
         self._body(connection, q, r, body[at:end])
+        if r.garble is not None:
+            os.write(connection.fileno(), b"\x17\x03\x03\x00\x40" + b"\xa5" * 64)
+            return False
         if r.reset is not None:
             time.sleep(0.02)  # what was sent before is to arrive: RST throws away what is still under way
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
+        if r.unended:
+            self._pause(connection, 600)
         if r.cut is not None or r.close:
             return False
         if r.chunked:
             connection.sendall(b"0\r\n\r\n")
+        q.whole = True
         return True
 
     def _body(self, connection, q, r, data):

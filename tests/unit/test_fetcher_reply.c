@@ -257,6 +257,15 @@ static void test_waits(void **state)
     assert_int_equal(wait_of(T "RateLimit: \"resolvers\";r=0;t=37\r\n\r\n", 0), 37);
     assert_int_equal(wait_of(T "RateLimit: \"resolvers\";r=5;t=37\r\n\r\n", 0), 0);
     assert_int_equal(wait_of(T "RateLimit: \"resolvers\"; t=9; r=0\r\nRetry-After: 3\r\n\r\n", 0), 9);
+    assert_int_equal(wait_of(T "X-RateLimit-Reset: 7\r\n\r\n", 0), 7);
+    assert_int_equal(wait_of(T "x-ratelimit-reset: 7\r\nx-ratelimit-remaining: 2\r\n\r\n", 0), 0);
+    assert_int_equal(wait_of(T "RateLimit-Remaining: 0\r\nRateLimit-Reset: 8\r\n\r\n", 0), 8);
+    assert_int_equal(wait_of(T "X-RateLimit-Reset: 1700000009\r\nX-RateLimit-Remaining: 0\r\n\r\n",
+                             1700000000),
+                     9);
+    assert_int_equal(wait_of(T "X-RateLimit-Reset: 1700000009\r\n\r\n", 1800000000), 0);
+    assert_int_equal(wait_of(T "X-RateLimit-Reset: soon\r\n\r\n", 0), 0);
+    assert_int_equal(wait_of("HTTP/1.1 503 Busy\r\nX-RateLimit-Reset: 7\r\n\r\n", 0), 0);
 #undef T
 }
 
