@@ -109,7 +109,6 @@ class S3(badhttp.Server):
             with open(path + ".new", "wb") as f:
                 f.write(data)
             os.replace(path + ".new", path)
-            self.cache.pop(path, None)
 
     def write(self, q, r, query):
         """What changes the bucket, and its lists."""
@@ -134,7 +133,6 @@ class S3(badhttp.Server):
             with self.lock:
                 if os.path.isfile(self.path(q.name)):
                     os.remove(self.path(q.name))
-                self.cache.pop(self.path(q.name), None)
             r.status = 204
         else:
             self.store(q.name, q.body)
@@ -244,7 +242,7 @@ class KeyService(badhttp.Server):
             self.given += 1
         return k[:3] + (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + k[3])),)
 
-    def _one(self, connection, f):
+    def _one(self, connection, f, number):
         line = f.readline(65536).decode("latin-1").split()
         if len(line) != 3:
             return False
