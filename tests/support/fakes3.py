@@ -249,6 +249,7 @@ class KeyService(badhttp.Server):
         headers = {k.lower(): v for k, v in badhttp.http.client.parse_headers(f).items()}
         body = f.read(int(headers.get("content-length", 0)))
         q, r = self._request(line[0], line[1], headers), badhttp.Reply()
+        q.connection = number
         self.bodies.append(body)
         self.hand_out(q, r, body)
         q.status = r.status
