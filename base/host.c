@@ -396,24 +396,34 @@ int ps_host_disk_free(const char *path, uint64_t *free_bytes, uint64_t *total_by
     return 0;
 }
 
+const char *ps_host_network_fs_name(uint64_t f_type)
+{
+    static const struct {
+        uint32_t magic;
+        const char *name;
+    } known[] = {
+        {0x6969, "NFS"},       {0x517b, "SMB"},      {0xff534d42, "CIFS"},   {0xfe534d42, "SMB"},
+        {0x01021997, "9p"},    {0x65735546, "FUSE"}, {0x0bd00bd0, "Lustre"}, {0x00c36400, "Ceph"},
+        {0x5346414f, "AFS"},   {0x6b414653, "AFS"},  {0x73757245, "Coda"},   {0x01161970, "GFS2"},
+        {0x7461636f, "OCFS2"}, {0x47504653, "GPFS"}, {0x19830326, "BeeGFS"}, {0x786f4256, "vboxsf"},
+    };
+    /* The field is signed and of 32 bits on some machines: the low half is what all agree on. */
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if ((uint32_t)f_type == known[i].magic)
+            return known[i].name;
+    return NULL;
+}
+
+const char *ps_host_network_fs(const char *path)
+{
+    struct statfs fs;
+    return on_nearest(path, call_statfs, &fs) == 0 ? ps_host_network_fs_name((uint64_t)fs.f_type)
+                                                   : NULL;
+}
+
 bool ps_host_is_network_fs(const char *path)
 {
-    /* From the kernel's magic.h and each project's own header; LMDB's locks and shared memory maps fail on all of
-     * them. */
-    static const uint32_t magics[] = {
-        0x6969,     0x517b,     0xff534d42, 0xfe534d42, /* NFS, SMB, CIFS, SMB2 */
-        0x01021997, 0x65735546, 0x0bd00bd0, 0x00c36400, /* 9p, FUSE (also virtiofs), Lustre, Ceph */
-        0x5346414f, 0x73757245, 0x01161970, 0x7461636f, /* AFS, Coda, GFS2, OCFS2 */
-        0x47504653, 0x19830326, 0x786f4256, 0x6b414653, /* GPFS, BeeGFS, vboxsf, kAFS */
-    };
-    struct statfs fs;
-    if (on_nearest(path, call_statfs, &fs) != 0)
-        return false;
-    for (size_t i = 0; i < sizeof(magics) / sizeof(magics[0]); i++) {
-        if ((uint32_t)fs.f_type == magics[i])
-            return true;
-    }
-    return false;
+    return ps_host_network_fs(path) != NULL;
 }
 
 /* ---- files ---- */

@@ -20,7 +20,12 @@ const struct ps_cpu_features *ps_host_cpu(void); /* computed once; OS support (X
 /* Room on the file system that holds `path` (or its nearest existing parent). */
 int ps_host_disk_free(const char *path, uint64_t *free_bytes, uint64_t *total_bytes,
                       struct ps_err *err);
-bool ps_host_is_network_fs(const char *path); /* NFS, CIFS, 9p, FUSE, Lustre...: by f_type */
+/* What kind of network file system (or FUSE) an f_type of statfs stands for: "NFS", "SMB"...; NULL: none that is known.
+ * Locks and shared mappings can't be trusted on them. Pure. Numbers: linux/magic.h and each project's own headers. */
+const char *ps_host_network_fs_name(uint64_t f_type);
+/* The same of the file system that holds `path` (or its nearest existing parent). */
+const char *ps_host_network_fs(const char *path);
+bool ps_host_is_network_fs(const char *path);
 
 /* Whole small file into memory (caller frees *out with ps_free; NUL added). PS_ENOTFOUND, PS_EDATA when over max. */
 int ps_file_read(char **out, size_t *len, const char *path, size_t max_bytes, struct ps_err *err);

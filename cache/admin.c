@@ -6,20 +6,17 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "cache/cache_internal.h"
+#include "cache/shares.h"
 
 #define SCAN_CHUNK  256u
 #define EVICT_CHUNK 4096u /* records sorted by slot at a time */
-#define LAYERS_MAX  32768u
-#define PREFIX_MIN  4u /* shortest prefix of a model id that is looked up */
-#define REPAIRS_MAX 3  /* passes of a repairing check: dropping one record may show another wrong */
+#define PREFIX_MIN  4u    /* shortest prefix of a model id that is looked up */
+#define REPAIRS_MAX 3 /* passes of a repairing check: dropping one record may show another wrong */
 
 /* ---- models ---- */
 
 struct model_job {
-    const uint8_t *id;
-    const char *label;
-    uint32_t n_layers;
-    bool pinned;
+    const struct ps_cache_model_options *o;
     uint16_t number;
 };
 
@@ -34,24 +31,38 @@ static int model_open_body(struct ps_index_write *w, void *user, struct ps_err *
 {
     struct model_job *j = user;
     struct ps_model m = {.number = 0};
-    int rc = ps_index_write_get_model(w, j->id, 0, &m, err);
+    int rc = ps_index_write_get_model(w, j->o->id, 0, &m, err);
     if (rc == PS_ENOTFOUND) {
         memset(&m, 0, sizeof m);
-        memcpy(m.id, j->id, sizeof m.id);
+        memcpy(m.id, j->o->id, sizeof m.id);
         rc = ps_index_write_free_number(w, &m.number, err);
     }
+    if (rc == 0 && j->o->part_bytes)
+        rc = ps_index_write_parts(w, m.number, j->o->part_bytes, (size_t)j->o->n_layers + 1, err);
     if (rc != 0)
         return rc;
-    set_label(&m, j->label ? j->label : "");
-    m.n_layers = j->n_layers;
+    set_label(&m, j->o->source_label ? j->o->source_label : "");
+    m.n_layers = j->o->n_layers;
+    if (j->o->has_priority)
+        m.priority = (int8_t)j->o->priority;
     m.last_use = ++ps_index_write_meta(w)->use_clock;
     j->number = m.number;
     return ps_index_write_put_model(w, &m, err);
 }
 
+/* They were chosen under other pins, priorities or models in use. */
+static void forget_victims(struct ps_cache *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->plan_generation++;
+    pthread_mutex_unlock(&c->lock);
+}
+
 static int model_open_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
-    return ps_cache_note(c, ps_index_update(c->index, model_open_body, user, err));
+    const int rc = ps_cache_note(c, ps_index_update(c->index, model_open_body, user, err));
+    forget_victims(c);
+    return rc;
 }
 
 /* Tells the other processes that this one works on the model. */
@@ -90,24 +101,37 @@ static int find_by_id(struct ps_cache *c, const uint8_t *id, struct ps_model *ou
     return rc;
 }
 
-int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES],
-                        const char *source_label, uint32_t n_layers, uint32_t *model,
-                        struct ps_err *err)
+static void start_counting(struct ps_cache *c, uint16_t number)
+{
+    for (int i = 0; i < PS_CLAIM_MODELS; i++) {
+        uint32_t unused = PS_CACHE_NO_MODEL;
+        if (atomic_load(&c->used[i].model) == number ||
+            atomic_compare_exchange_strong(&c->used[i].model, &unused, number))
+            return;
+    }
+}
+
+int ps_cache_model_open_as(struct ps_cache *c, const struct ps_cache_model_options *o,
+                           uint32_t *model, struct ps_err *err)
 {
     if (c->read_only) {
         struct ps_model m;
-        const int rc = find_by_id(c, model_id, &m, err);
+        const int rc = find_by_id(c, o->id, &m, err);
         if (rc == 0 || rc == PS_ENOTFOUND)
             *model = rc == 0 ? m.number : PS_CACHE_NO_MODEL;
         return rc == PS_ENOTFOUND ? 0 : rc;
     }
-    struct model_job j = {.id = model_id, .label = source_label, .n_layers = n_layers};
+    if (o->has_priority &&
+        (o->priority < PS_CACHE_PRIORITY_MIN || o->priority > PS_CACHE_PRIORITY_MAX))
+        return ps_err_set(err, PS_EUSAGE, PS_CACHE_ORIGIN, "priority %d: from %d to %d",
+                          o->priority, PS_CACHE_PRIORITY_MIN, PS_CACHE_PRIORITY_MAX);
+    struct model_job j = {.o = o};
     int rc = ps_writer_call(c, model_open_job, &j, err);
     if (rc == PS_ENOSPC || rc == PS_EIO) {
         /* Its last use can't be noted, but what is kept of it can be read: a full disk is no reason to fetch it
          * all again. */
         struct ps_model m;
-        if (find_by_id(c, model_id, &m, NULL) == 0) {
+        if (find_by_id(c, o->id, &m, NULL) == 0) {
             j.number = m.number;
             rc = 0;
             if (err)
@@ -116,9 +140,21 @@ int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYT
     }
     if (rc == 0)
         rc = announce_model(c, j.number, err);
-    if (rc == 0)
-        *model = j.number;
-    return rc;
+    if (rc != 0)
+        return rc;
+    start_counting(c, j.number);
+    *model = j.number;
+    return 0;
+}
+
+int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES],
+                        const char *source_label, uint32_t n_layers, uint32_t *model,
+                        struct ps_err *err)
+{
+    const struct ps_cache_model_options o = {.id = model_id,
+                                             .source_label = source_label,
+                                             .n_layers = n_layers};
+    return ps_cache_model_open_as(c, &o, model, err);
 }
 
 uint64_t ps_cache_model_bytes(struct ps_cache *c, uint32_t model)
@@ -136,59 +172,30 @@ uint64_t ps_cache_model_bytes(struct ps_cache *c, uint32_t model)
 
 /* ---- the share of the budget ---- */
 
-/* Which models this process (own) and others (elsewhere) work on; n_live of them in all. */
-struct live_models {
-    bool own[PS_INDEX_MODELS_MAX], elsewhere[PS_INDEX_MODELS_MAX];
-    uint64_t n_live;
-};
-
-static void collect_live_locked(struct ps_cache *c, struct live_models *l)
-{
-    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
-        const struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
-        for (uint32_t i = 0; q->used && i < q->n_models && i < PS_CLAIM_MODELS; i++)
-            if (q->models[i] < PS_INDEX_MODELS_MAX)
-                (p == ps_claims_self(c->claims) ? l->own : l->elsewhere)[q->models[i]] = true;
-    }
-    for (uint32_t m = 0; m < PS_INDEX_MODELS_MAX; m++)
-        l->n_live += l->own[m] || l->elsewhere[m];
-}
-
 uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents)
 {
     struct ps_index_meta meta;
     struct ps_budget_state s;
-    struct ps_model *models = NULL;
+    struct ps_shares *l = NULL;
     uint64_t kept_n = 0, kept_bytes = 0;
-    size_t n = 0;
     if (c->read_only || ps_index_get_meta(c->index, &meta, NULL) != 0 ||
-        ps_index_models(c->index, &models, &n, NULL) != 0)
+        ps_shares_new(&l, c, NULL) != 0)
         return 0;
-    struct live_models *l = ps_calloc(1, sizeof *l);
-    if (!l) {
-        ps_free(models);
-        return 0;
-    }
     ps_cache_measure(c);
     ps_claims_lock(c->claims);
     ps_cache_state_locked(c, &meta, &s);
-    collect_live_locked(c, l);
     ps_claims_unlock(c->claims);
-    const uint64_t share = s.budget_bytes / (l->n_live > 0 ? l->n_live : 1);
-    for (size_t i = 0; i < n; i++) {
-        const struct ps_model *m = &models[i];
-        if (m->number >= PS_INDEX_MODELS_MAX || l->own[m->number])
+    for (size_t i = 0; i < l->n; i++) {
+        const struct ps_model *m = &l->models[i];
+        const uint64_t kept = ps_shares_kept_bytes(l, m);
+        if (kept == 0)
             continue;
-        if (m->pinned || (l->elsewhere[m->number] && m->padded_bytes <= share)) {
-            kept_n += m->n_extents;
-            kept_bytes += m->padded_bytes;
-        } else if (l->elsewhere[m->number]) {
-            kept_n += m->n_extents * share / m->padded_bytes;
-            kept_bytes += share;
-        }
+        kept_bytes += kept;
+        kept_n += kept == m->padded_bytes
+                      ? m->n_extents
+                      : (uint64_t)((double)m->n_extents * (double)kept / (double)m->padded_bytes);
     }
-    ps_free(l);
-    ps_free(models);
+    ps_shares_free(l);
     return ps_budget_usable(&s, n_extents, kept_n, kept_bytes);
 }
 
@@ -215,67 +222,116 @@ static int each_record(struct ps_cache *c,
     return 0;
 }
 
-struct layer_sets {
-    uint8_t *bits[PS_INDEX_MODELS_MAX]; /* by model number, made when first needed */
+/* Bytes held of each part of a model: [0] outside of its layers, then layer by layer. */
+struct held_parts {
+    struct {
+        uint64_t *bytes; /* made when first needed */
+        size_t n;
+    } of[PS_INDEX_MODELS_MAX]; /* by model number */
 };
 
-static int note_layer(void *user, const struct ps_keyed_record *k, struct ps_err *err)
+static int note_part(void *user, const struct ps_keyed_record *k, struct ps_err *err)
 {
-    struct layer_sets *s = user;
-    if (k->rec.layer < 0 || k->rec.model >= PS_INDEX_MODELS_MAX)
+    struct held_parts *h = user;
+    if (k->rec.model >= PS_INDEX_MODELS_MAX)
         return 0;
-    uint8_t **bits = &s->bits[k->rec.model];
-    if (!*bits)
-        *bits = ps_calloc(1, LAYERS_MAX / 8);
-    if (!*bits)
-        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
-    (*bits)[k->rec.layer / 8] |= (uint8_t)(1u << (k->rec.layer % 8));
+    uint64_t **bytes = &h->of[k->rec.model].bytes;
+    size_t *n = &h->of[k->rec.model].n;
+    const size_t part = k->rec.layer < 0 ? 0 : (size_t)k->rec.layer + 1;
+    if (part >= *n) {
+        const size_t want = part + 64;
+        uint64_t *more = ps_realloc_array(*bytes, want, sizeof *more);
+        if (!more)
+            return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
+        memset(more + *n, 0, (want - *n) * sizeof *more);
+        *bytes = more;
+        *n = want;
+    }
+    (*bytes)[part] += k->rec.bytes;
     return 0;
 }
 
-static void describe_model(struct ps_json_writer *w, const struct ps_model *m, const uint8_t *layers)
+static void describe_part(struct ps_json_writer *w, long long layer, uint64_t held, uint64_t all)
+{
+    ps_jw_object(w);
+    ps_jw_key(w, "layer");
+    ps_jw_int(w, layer);
+    ps_jw_kuint(w, "held_bytes", held);
+    ps_jw_kuint(w, "bytes", all);
+    ps_jw_object_end(w);
+}
+
+static void describe_parts(struct ps_json_writer *w, const uint64_t *held, size_t n_held,
+                           const uint64_t *all, size_t n_all)
+{
+    const size_t n = n_all > n_held ? n_all : n_held;
+    ps_jw_key(w, "layers");
+    ps_jw_array(w);
+    for (size_t i = 1; i < n_held; i++)
+        if (held[i] > 0)
+            ps_jw_uint(w, i - 1);
+    ps_jw_array_end(w);
+    ps_jw_key(w, "resident");
+    ps_jw_array(w);
+    for (size_t k = 1; k <= n; k++) { /* what lies outside of layers comes last */
+        const size_t i = k < n ? k : 0;
+        const uint64_t h = i < n_held ? held[i] : 0, a = i < n_all ? all[i] : 0;
+        if (h > 0 || a > 0)
+            describe_part(w, (long long)i - 1, h, a);
+    }
+    ps_jw_array_end(w);
+}
+
+static int describe_model(struct ps_cache *c, struct ps_json_writer *w, const struct ps_model *m,
+                          const struct held_parts *h, struct ps_err *err)
 {
     char id[2 * PS_SHA256_BYTES + 1];
+    uint64_t *all = NULL, total = 0;
+    size_t n_all = 0;
+    const int rc = ps_index_parts(c->index, m->number, &all, &n_all, err);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; i < n_all; i++)
+        total += all[i];
     ps_hex_encode(m->id, PS_SHA256_BYTES, id);
     ps_jw_object(w);
     ps_jw_kstring(w, "model_id", id);
     ps_jw_kstring(w, "source", m->label);
     ps_jw_kuint(w, "bytes", m->bytes);
+    ps_jw_kuint(w, "stored_bytes", total);
     ps_jw_kbool(w, "pinned", m->pinned != 0);
-    ps_jw_key(w, "layers");
-    ps_jw_array(w);
-    for (uint32_t i = 0; layers && i < LAYERS_MAX; i++)
-        if (layers[i / 8] >> (i % 8) & 1)
-            ps_jw_uint(w, i);
-    ps_jw_array_end(w);
+    ps_jw_key(w, "priority");
+    ps_jw_int(w, m->priority);
+    describe_parts(w, h->of[m->number].bytes, h->of[m->number].n, all, n_all);
     ps_jw_object_end(w);
+    ps_free(all);
+    return 0;
 }
 
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err)
 {
     struct ps_model *models = NULL;
     size_t n = 0;
-    struct layer_sets *s = ps_calloc(1, sizeof *s);
-    if (!s)
+    struct held_parts *h = ps_calloc(1, sizeof *h);
+    if (!h)
         return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: out of memory");
     int rc = ps_index_models(c->index, &models, &n, err);
     if (rc == 0)
-        rc = each_record(c, note_layer, s, err);
+        rc = each_record(c, note_part, h, err);
     if (rc == 0) {
         ps_jw_key(w, "models");
         ps_jw_array(w);
-        for (size_t i = 0; i < n; i++)
-            if (models[i].n_extents > 0 || models[i].pinned)
-                describe_model(w, &models[i],
-                               models[i].number < PS_INDEX_MODELS_MAX ? s->bits[models[i].number]
-                                                                      : NULL);
+        for (size_t i = 0; i < n && rc == 0; i++)
+            if (models[i].number < PS_INDEX_MODELS_MAX &&
+                (models[i].n_extents > 0 || models[i].pinned))
+                rc = describe_model(c, w, &models[i], h, err);
         ps_jw_array_end(w);
         ps_jw_kuint(w, "budget_bytes", ps_claims_last_budget(c->dir_fd));
         ps_jw_kuint(w, "allocated_bytes", ps_cache_allocated_bytes(c));
     }
     for (size_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
-        ps_free(s->bits[i]);
-    ps_free(s);
+        ps_free(h->of[i].bytes);
+    ps_free(h);
     ps_free(models);
     return rc;
 }
@@ -319,9 +375,14 @@ int ps_cache_find_model(struct ps_cache *c, const char *text, uint8_t model_id[P
 
 /* ---- pins ---- */
 
+struct pin_job {
+    const uint8_t *id;
+    bool pinned;
+};
+
 static int pin_body(struct ps_index_write *w, void *user, struct ps_err *err)
 {
-    const struct model_job *j = user;
+    const struct pin_job *j = user;
     struct ps_model m;
     const int rc = ps_index_write_get_model(w, j->id, 0, &m, err);
     if (rc != 0)
@@ -333,9 +394,7 @@ static int pin_body(struct ps_index_write *w, void *user, struct ps_err *err)
 static int pin_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
     const int rc = ps_cache_note(c, ps_index_update(c->index, pin_body, user, err));
-    pthread_mutex_lock(&c->lock);
-    c->plan_generation++; /* victims were chosen under the old pins */
-    pthread_mutex_unlock(&c->lock);
+    forget_victims(c);
     return rc;
 }
 
@@ -347,7 +406,7 @@ static int read_only_error(const struct ps_cache *c, struct ps_err *err)
 int ps_cache_pin(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES], bool pinned,
                  struct ps_err *err)
 {
-    struct model_job j = {.id = model_id, .pinned = pinned};
+    struct pin_job j = {.id = model_id, .pinned = pinned};
     if (c->read_only)
         return read_only_error(c, err);
     const int rc = ps_writer_call(c, pin_job, &j, err);

@@ -216,6 +216,13 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
                            PS_CLAIM_MODELS);
 }
 
+void ps_cache_count_use(struct ps_cache *c, uint32_t model, uint64_t bytes)
+{
+    for (int i = 0; i < PS_CLAIM_MODELS; i++)
+        if (atomic_load(&c->used[i].model) == model)
+            atomic_fetch_add(&c->used[i].bytes, bytes);
+}
+
 /* ---- reading ---- */
 
 int ps_cache_lookup(struct ps_cache *c, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
@@ -301,6 +308,8 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
     }
     if (rc == 0 && c->stats)
         ps_stat_add(&c->stats->bytes_disk_read, bytes);
+    if (rc == 0)
+        ps_cache_count_use(c, k.rec.model, bytes);
     if (rc != PS_EDATA)
         return rc;
     if (c->stats)
@@ -499,12 +508,50 @@ int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t 
     }
     if (rc == 0) {
         *out = t;
+        ps_writer_note_ticket(c);
         return 0;
     }
     if (rc == PS_ENOSPC)
         ps_cache_disk_full(c);
     ps_ticket_recycle(c, t);
     return ps_cache_note(c, rc);
+}
+
+/* ---- waiting for others ---- */
+
+int ps_cache_look(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES])
+{
+    struct ps_record rec;
+    if (find_record(c, key, &rec, NULL) == 0)
+        return 0;
+    if (c->read_only)
+        return PS_ENOTFOUND;
+    ps_claims_lock(c->claims);
+    const bool claimed = ps_claims_find_key_locked(c->claims, key, ps_now_ns()) != PS_CLAIM_NONE;
+    ps_claims_unlock(c->claims);
+    if (claimed)
+        return PS_EAGAIN;
+    return find_record(c, key, &rec, NULL) == 0 ? 0 : PS_ENOTFOUND; /* published in between */
+}
+
+uint32_t ps_cache_changes(struct ps_cache *c)
+{
+    return c->read_only ? 0 : ps_claims_changes(c->claims);
+}
+
+void ps_cache_wait(struct ps_cache *c, uint32_t seen, uint64_t ns)
+{
+    if (c->read_only)
+        return;
+    atomic_fetch_add(&c->n_waiting, 1);
+    ps_claims_wait(c->claims, seen, ns);
+    atomic_fetch_sub(&c->n_waiting, 1);
+}
+
+void ps_cache_wake(struct ps_cache *c)
+{
+    if (!c->read_only)
+        ps_claims_announce(c->claims);
 }
 
 /* ---- writing ---- */
@@ -527,6 +574,7 @@ int ps_cache_put(struct ps_cache_ticket *t, const void *buf, size_t bytes, struc
     t->rec.crc32c = ps_crc32c(0, buf, bytes);
     if (c->stats)
         ps_stat_add(&c->stats->bytes_disk_written, bytes);
+    ps_cache_count_use(c, t->rec.model, bytes);
     ps_writer_push(c, t);
     return 0;
 }

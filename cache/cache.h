@@ -57,6 +57,22 @@ int ps_cache_model_open(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYT
                         const char *source_label, uint32_t n_layers, uint32_t *model,
                         struct ps_err *err);
 
+/* The same with what else is known of it. */
+struct ps_cache_model_options {
+    const uint8_t *id;        /* PS_SHA256_BYTES */
+    const char *source_label; /* nullable */
+    uint32_t n_layers;
+    const uint64_t *part_bytes; /* nullable, n_layers + 1: stored bytes outside of layers, then of each layer */
+    /* A model of a higher priority takes room from lower ones, also from those in use, and gives them none (evict.h).
+     * It stays with the model until it is set again; 0 at first. */
+    bool has_priority;
+    int priority; /* PS_CACHE_PRIORITY_MIN..MAX */
+};
+#define PS_CACHE_PRIORITY_MIN (-100)
+#define PS_CACHE_PRIORITY_MAX 100
+int ps_cache_model_open_as(struct ps_cache *c, const struct ps_cache_model_options *o,
+                           uint32_t *model, struct ps_err *err);
+
 /* Which of n keys are held: bit i of `present` (caller's, (n+7)/8 bytes) set if so. One short read transaction per
  * batch. */
 int ps_cache_lookup(struct ps_cache *c, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
@@ -70,8 +86,8 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
 
 /* Reserve, then ask the network, then put. A ticket counts against the budget at once. PS_EBUDGET: no room and
  * nothing evictable (or min_free reached): stream without caching. PS_EAGAIN: another live process has claimed
- * this key; *out untouched. Evicts, in this order: extents of other unpinned models (least recently used model
- * first), extents of this model that `ps_cache_set_plan` does not name. */
+ * this key; *out untouched. Evicts in the order of evict.h: what has a lower priority, what nobody uses, what
+ * `ps_cache_set_plan` does not name. */
 struct ps_cache_ticket;
 int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t model,
                      const uint8_t key[PS_SHA256_BYTES], int32_t layer, size_t bytes,
@@ -79,6 +95,16 @@ int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t 
 /* Writes the bytes and queues the record for publishing (batched: one data sync and one commit for many). Consumes
  * the ticket in every case. PS_ENOSPC / PS_EIO: the disk said no; the caller goes on without caching. */
 int ps_cache_put(struct ps_cache_ticket *t, const void *buf, size_t bytes, struct ps_err *err);
+
+/* One fetches what all wait for. After PS_EAGAIN of a reservation: 0 the key can be read now; PS_EAGAIN somebody still
+ * fetches it; PS_ENOTFOUND nobody does any longer (given up, killed, stopped): reserve again. Does not block. */
+int ps_cache_look(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES]);
+/* A counter that moves when what is under way may have ended, here or in another process. Take it before you look. */
+uint32_t ps_cache_changes(struct ps_cache *c);
+/* Blocks while the counter is `seen`, at most `ns`: a death moves nothing, so look again after a moment. */
+void ps_cache_wait(struct ps_cache *c, uint32_t seen, uint64_t ns);
+void ps_cache_wake(struct ps_cache *c); /* moves the counter: ends all waits */
+
 void ps_cache_abort(struct ps_cache_ticket *t);
 int ps_cache_flush(struct ps_cache *c, struct ps_err *err); /* publishes everything put so far; blocks */
 
@@ -88,8 +114,10 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
                       size_t n, struct ps_err *err);
 
 /* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open
- * JSON object. budget_bytes: the smallest of those who have the cache open or, if nobody has, the one that governed
- * last; 0 where nobody knows. */
+ * JSON object. Of a model: its layers of which anything is held, and as `resident` every part with the bytes held
+ * and the bytes that it has (0: never told): the layers in order, and what lies outside of them as layer -1.
+ * budget_bytes: the smallest of those who have the cache open or, if nobody has, the one that governed last; 0 where
+ * nobody knows. */
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err);
 uint64_t ps_cache_allocated_bytes(struct ps_cache *c); /* st_blocks of the directory now */
 uint64_t ps_cache_allocated_peak_bytes(struct ps_cache *c); /* highest since open, in this process's view */

@@ -78,6 +78,13 @@ struct ps_cache {
     _Atomic uint64_t peak_bytes;
     _Atomic uint64_t full_until_ns; /* after ENOSPC */
     _Atomic bool full_logged;
+    _Atomic uint32_t n_tickets; /* reserved and not yet consumed or published */
+    _Atomic uint32_t n_waiting; /* callers of ps_cache_wait */
+
+    struct {
+        _Atomic uint32_t model; /* PS_CACHE_NO_MODEL: unused */
+        _Atomic uint64_t bytes; /* read from here, or fetched to here, since last recorded: evict.h */
+    } used[PS_CLAIM_MODELS];
 
     /* writer thread (and the opener, before it runs) */
     uint64_t batch;
@@ -113,6 +120,7 @@ bool ps_writer_find_pending(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTE
 /* Runs fn on the writer thread (or here, while there is none) and waits. */
 int ps_writer_call(struct ps_cache *c, int (*fn)(struct ps_cache *, void *, struct ps_err *),
                    void *user, struct ps_err *err);
+void ps_writer_note_ticket(struct ps_cache *c); /* a ticket is out: the writer shows that we work on it */
 void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t);
 /* A ticket whose bytes will not be kept: punches its slot, removes its claim, takes the ticket back. */
 void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t);
@@ -132,6 +140,8 @@ void ps_writer_upkeep(struct ps_cache *c);
 int ps_writer_flush(struct ps_cache *c, void *user, struct ps_err *err);
 
 /* ---- cache.c ---- */
+/* Counts bytes as used of one of this process's models (others are not ours to tell of). Any thread. */
+void ps_cache_count_use(struct ps_cache *c, uint32_t model, uint64_t bytes);
 /* The folder's numbers; claims table locked. */
 void ps_cache_state_locked(struct ps_cache *c, const struct ps_index_meta *meta,
                            struct ps_budget_state *s);

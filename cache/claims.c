@@ -8,9 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <linux/futex.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "cache/owner.h"
 
 #define ORIGIN     "cache"
 #define TABLE_NAME "claims"
@@ -26,6 +30,7 @@ struct header {
     uint32_t hint[PS_CACHE_CLASSES];
     uint32_t fresh[PS_CACHE_CLASSES];
     uint32_t in_class[PS_CACHE_CLASSES];
+    _Atomic uint32_t changes; /* a futex: claims that went */
     /* What governs, or did last; outlives the processes and, in fresh tables, the file. 0: nobody knows. */
     _Atomic uint64_t budget_bytes;
 };
@@ -228,6 +233,7 @@ static int make_file(int dir_fd, uint32_t n_claims, struct ps_err *err)
     if (fd < 0)
         return ps_err_set(err, errno == ENOSPC ? PS_ENOSPC : PS_EIO, ORIGIN, "claims: create: %s",
                           strerror(errno));
+    ps_owner_share_file(dir_fd, fd);
     const int rc = posix_fallocate(fd, 0, (off_t)ps_budget_claims_bytes(n_claims));
     if (rc != 0) {
         close(fd);
@@ -413,6 +419,7 @@ int ps_claims_join(struct ps_claims *t, uint64_t budget_bytes, uint64_t min_free
         p->min_free_bytes = min_free_bytes;
         p->used = 1;
         t->self = self;
+        ps_claims_beat(t);
         note_budget_locked(t);
     }
     ps_claims_unlock(t);
@@ -466,6 +473,38 @@ static void drop_key_locked(struct ps_claims *t, uint32_t claim)
     c->has_key = 0;
 }
 
+void ps_claims_beat(struct ps_claims *t)
+{
+    if (t->self != PS_CLAIM_NONE)
+        atomic_store_explicit(&t->processes[t->self].beat_ns, ps_now_ns(), memory_order_relaxed);
+}
+
+uint32_t ps_claims_changes(const struct ps_claims *t)
+{
+    return atomic_load(&t->head->changes);
+}
+
+void ps_claims_announce(struct ps_claims *t)
+{
+    atomic_fetch_add(&t->head->changes, 1);
+    (void)syscall(SYS_futex, &t->head->changes, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+void ps_claims_wait(struct ps_claims *t, uint32_t seen, uint64_t ns)
+{
+    const struct timespec most = {.tv_sec = (time_t)(ns / PS_NS_PER_S),
+                                  .tv_nsec = (long)(ns % PS_NS_PER_S)};
+    (void)syscall(SYS_futex, &t->head->changes, FUTEX_WAIT, seen, &most, NULL, 0);
+}
+
+/* Not stopped. */
+static bool at_work(struct ps_claims *t, const struct ps_claim *c, uint64_t now_ns)
+{
+    const uint64_t beat =
+        atomic_load_explicit(&t->processes[c->process].beat_ns, memory_order_relaxed);
+    return c->process == t->self || now_ns < beat + PS_CLAIM_STOPPED_NS;
+}
+
 uint32_t ps_claims_find_key_locked(struct ps_claims *t, const uint8_t key[PS_SHA256_BYTES],
                                    uint64_t now_ns)
 {
@@ -474,7 +513,8 @@ uint32_t ps_claims_find_key_locked(struct ps_claims *t, const uint8_t key[PS_SHA
         const struct ps_claim *c = &t->claims[at];
         const uint32_t next = c->next_key;
         if (memcmp(c->key, key, PS_SHA256_BYTES) == 0) {
-            if (now_ns < c->deadline_ns && ps_claims_alive_locked(t, c->process))
+            if (now_ns < c->deadline_ns && at_work(t, c, now_ns) &&
+                ps_claims_alive_locked(t, c->process))
                 return at;
             drop_key_locked(t, at);
         }

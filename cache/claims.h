@@ -13,13 +13,20 @@
  * A process is alive while it holds the POSIX lock on its byte of the lock file: the kernel releases it on any
  * death, needs no pid (which containers number anew) and is never mistaken about reuse.
  *
+ * Who finds a key claimed waits for that claim to go: a counter in the table moves whenever claims go, and is a futex
+ * (it needs no descriptor, no daemon and no common PID namespace). Death wakes nobody, so waits are bounded and look
+ * whether the owner lives; and whether it is at work, because one that was stopped (SIGSTOP, a frozen container) lives
+ * and will not deliver.
+ *
  * Threads and processes: every function named *_locked needs ps_claims_lock. Nothing here survives a reboot on
  * purpose: after power loss the table is a hint, and recover.c compares the slabs with the index instead. */
 #ifndef PS_CACHE_CLAIMS_H
 #define PS_CACHE_CLAIMS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/hash.h"
 #include "cache/budget.h"
@@ -28,6 +35,9 @@
 #define PS_CLAIM_MODELS       8  /* models that one process may have open */
 #define PS_CLAIM_LOCK_READER  1  /* bytes of the lock file: shared lock of read-only users */
 #define PS_CLAIM_LOCK_PROCESS 16 /* + process number: exclusive lock of a live process */
+/* A process that has claims says so this often, and counts as stopped when it has not for much longer. */
+#define PS_CLAIM_BEAT_NS    (1ull * PS_NS_PER_S)
+#define PS_CLAIM_STOPPED_NS (6ull * PS_NS_PER_S)
 
 enum ps_claim_state {
     PS_CLAIM_FREE,
@@ -63,7 +73,8 @@ struct ps_claim_process { /* 128 bytes, shared */
     uint32_t used;
     uint32_t n_models;
     uint16_t models[PS_CLAIM_MODELS];
-    uint32_t reserved[4];
+    _Atomic uint64_t beat_ns; /* CLOCK_MONOTONIC: last seen at work; no lock */
+    uint32_t reserved[2];
 };
 
 struct ps_claims;
@@ -101,8 +112,17 @@ bool ps_claims_alive_locked(struct ps_claims *t, uint32_t process);
 uint32_t ps_claims_count(const struct ps_claims *t); /* capacity */
 const struct ps_claim *ps_claims_get_locked(struct ps_claims *t, uint32_t claim);
 
-/* The claim on a key that still binds (its process lives, its deadline has not passed), else PS_CLAIM_NONE; claims that
- * bind no longer are unlinked by the way. */
+/* This process is at work: to be called every PS_CLAIM_BEAT_NS while it has claims. Any thread, no lock. */
+void ps_claims_beat(struct ps_claims *t);
+/* The counter of claims that went. Any thread, no lock. */
+uint32_t ps_claims_changes(const struct ps_claims *t);
+/* Moves the counter and wakes all who wait, in all processes. */
+void ps_claims_announce(struct ps_claims *t);
+/* Blocks while the counter is `seen`, at most `ns`. Returns early without reason now and then. */
+void ps_claims_wait(struct ps_claims *t, uint32_t seen, uint64_t ns);
+
+/* The claim on a key that still binds (its process lives and is at work, its deadline has not passed), else
+ * PS_CLAIM_NONE; claims that bind no longer are unlinked by the way. */
 uint32_t ps_claims_find_key_locked(struct ps_claims *t, const uint8_t key[PS_SHA256_BYTES],
                                    uint64_t now_ns);
 bool ps_claims_slot_busy_locked(struct ps_claims *t, int cls, uint32_t slot);

@@ -60,12 +60,19 @@ static bool note_model(struct recount *rc, const struct ps_pages_record *r)
     return true;
 }
 
+static bool is_parts(const struct ps_pages_record *r)
+{
+    struct ps_rows_parts parts;
+    return r->key_bytes == 5 && r->key[0] == 'p' &&
+           ps_rows_read_parts(r->data, r->data_bytes, &parts) == 0;
+}
+
 static bool note_info(void *user, const struct ps_pages_record *r)
 {
     struct recount *rc = user;
     if (r->key_bytes == sizeof PS_ROWS_META - 1 && memcmp(r->key, PS_ROWS_META, r->key_bytes) == 0)
         rc->meta_code = ps_rows_read_meta(r->data, r->data_bytes, &rc->meta, NULL);
-    else if (!note_model(rc, r))
+    else if (!is_parts(r) && !note_model(rc, r))
         rc->models_good = false;
     return true;
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "cache/index_rows.h"
+#include "cache/owner.h"
 
 #define ORIGIN      "cache"
 #define PATH_BYTES  4096
@@ -281,6 +282,16 @@ damaged:
     return lmdb_error(ix, rc != 0 ? rc : MDB_CORRUPTED, "open", err);
 }
 
+/* With the group that shares the folder, if one does. */
+static void share(const struct ps_index *ix, int fd)
+{
+    const int dir_fd = open(ix->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return;
+    ps_owner_share_file(dir_fd, fd);
+    close(dir_fd);
+}
+
 /* The reader table is mapped, and a store into a hole of it on a full disk would be SIGBUS: allocate it whole.
  * Before the environment is opened, because closing any descriptor of this file drops LMDB's fcntl locks on it. */
 static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
@@ -290,6 +301,7 @@ static int prepare_lock_file(const struct ps_index *ix, struct ps_err *err)
     const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return lmdb_error(ix, errno, "lock file", err);
+    share(ix, fd);
     const int rc = posix_fallocate(fd, 0, PS_INDEX_LOCK_BYTES);
     close(fd);
     return rc == 0 || rc == EOPNOTSUPP ? 0 : lmdb_error(ix, rc, "lock file", err);
@@ -322,7 +334,11 @@ static int open_data_fd(struct ps_index *ix, struct ps_err *err)
     char path[PATH_BYTES + 16];
     snprintf(path, sizeof path, "%s/data.mdb", ix->dir);
     ix->data_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    return ix->data_fd >= 0 ? 0 : lmdb_error(ix, errno, "open", err);
+    if (ix->data_fd < 0)
+        return lmdb_error(ix, errno, "open", err);
+    if (!ix->options.read_only)
+        share(ix, ix->data_fd);
+    return 0;
 }
 
 int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,
@@ -636,7 +652,7 @@ static int each_model(const struct ps_index *ix, MDB_txn *txn,
     for (; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
         struct ps_model m;
         if (k.mv_size != 3)
-            continue; /* "meta" sorts among them */
+            continue; /* "meta" and the parts sort among them */
         if (ps_rows_read_model(v.mv_data, v.mv_size, &m) != 0) {
             rc = MDB_CORRUPTED;
             break;
@@ -682,6 +698,54 @@ int ps_index_models(struct ps_index *ix, struct ps_model **models, size_t *n, st
     }
     *models = l.models;
     *n = l.n;
+    return 0;
+}
+
+static int get_parts(const struct ps_index *ix, MDB_txn *txn, uint16_t number, unsigned row,
+                     struct ps_rows_parts *parts)
+{
+    uint8_t name[5];
+    ps_rows_parts_key(number, row, name);
+    MDB_val k = {.mv_size = sizeof name, .mv_data = name}, v;
+    const int rc = mdb_get(txn, ix->info, &k, &v);
+    if (rc != 0)
+        return rc;
+    return ps_rows_read_parts(v.mv_data, v.mv_size, parts) == 0 ? 0 : MDB_CORRUPTED;
+}
+
+int ps_index_parts(struct ps_index *ix, uint16_t number, uint64_t **bytes, size_t *n,
+                   struct ps_err *err)
+{
+    struct ps_index_read r;
+    struct ps_rows_parts parts;
+    uint64_t *all = ps_malloc(sizeof *all); /* never NULL, also without parts */
+    size_t got = 0;
+    int rc = all ? 0 : ENOMEM;
+    int code = ps_index_read_begin(&r, ix, err);
+    if (code != 0) {
+        ps_free(all);
+        return code;
+    }
+    for (unsigned row = 0; rc == 0 && got < PS_INDEX_PARTS_MAX; row++) {
+        rc = get_parts(ix, r.txn, number, row, &parts);
+        if (rc != 0)
+            break;
+        uint64_t *more = ps_realloc_array(all, got + parts.n + 1, sizeof *more);
+        if (!more) {
+            rc = ENOMEM;
+            break;
+        }
+        all = more;
+        memcpy(all + got, parts.bytes, parts.n * sizeof *all);
+        got += parts.n;
+    }
+    ps_index_read_end(&r);
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        ps_free(all);
+        return lmdb_error(ix, rc, "layers", err);
+    }
+    *bytes = all;
+    *n = got;
     return 0;
 }
 
@@ -849,13 +913,59 @@ int ps_index_write_put_model(struct ps_index_write *w, const struct ps_model *mo
     return rc == 0 ? 0 : fail(w, rc, "model", err);
 }
 
+/* Removes the rows of parts from `row` on. */
+static int cut_parts(struct ps_index_write *w, uint16_t number, unsigned row, struct ps_err *err)
+{
+    for (int rc = 0; rc == 0; row++) {
+        uint8_t name[5];
+        ps_rows_parts_key(number, row, name);
+        MDB_val k = {.mv_size = sizeof name, .mv_data = name};
+        rc = mdb_del(w->txn, w->ix->info, &k, NULL);
+        if (rc != 0 && rc != MDB_NOTFOUND)
+            return fail(w, rc, "layers", err);
+    }
+    return 0;
+}
+
+static int put_parts(struct ps_index_write *w, uint16_t number, unsigned row,
+                     struct ps_rows_parts *parts, struct ps_err *err)
+{
+    struct ps_rows_parts old;
+    uint8_t name[5];
+    const size_t bytes = ps_rows_seal_parts(parts);
+    if (get_parts(w->ix, w->txn, number, row, &old) == 0 && old.n == parts->n &&
+        memcmp(&old, parts, bytes) == 0)
+        return 0;
+    ps_rows_parts_key(number, row, name);
+    MDB_val k = {.mv_size = sizeof name, .mv_data = name};
+    MDB_val v = {.mv_size = bytes, .mv_data = parts};
+    const int rc = mdb_put(w->txn, w->ix->info, &k, &v, 0);
+    return rc == 0 ? 0 : fail(w, rc, "layers", err);
+}
+
+int ps_index_write_parts(struct ps_index_write *w, uint16_t number, const uint64_t *bytes, size_t n,
+                         struct ps_err *err)
+{
+    unsigned row = 0;
+    n = n < PS_INDEX_PARTS_MAX ? n : PS_INDEX_PARTS_MAX;
+    for (size_t at = 0; at < n; at += PS_ROWS_PARTS, row++) {
+        struct ps_rows_parts parts = {.n = 0};
+        parts.n = (uint32_t)(n - at < PS_ROWS_PARTS ? n - at : PS_ROWS_PARTS);
+        memcpy(parts.bytes, bytes + at, parts.n * sizeof *bytes);
+        const int code = put_parts(w, number, row, &parts, err);
+        if (code != 0)
+            return code;
+    }
+    return cut_parts(w, number, row, err);
+}
+
 int ps_index_write_remove_model(struct ps_index_write *w, uint16_t number, struct ps_err *err)
 {
     uint8_t name[3];
     ps_rows_model_key(number, name);
     MDB_val k = {.mv_size = sizeof name, .mv_data = name};
     const int rc = mdb_del(w->txn, w->ix->info, &k, NULL);
-    return rc == 0 || rc == MDB_NOTFOUND ? 0 : fail(w, rc, "model", err);
+    return rc == 0 || rc == MDB_NOTFOUND ? cut_parts(w, number, 0, err) : fail(w, rc, "model", err);
 }
 
 /* One attempt. PS_EAGAIN with *mdb_rc set: mend that and try again. */

@@ -20,10 +20,11 @@
 #include "base/hash.h"
 #include "cache/budget.h"
 
-#define PS_INDEX_FORMAT     2u  /* 1: without checksums, in no release */
+#define PS_INDEX_FORMAT     3u /* 1: without checksums, 2: without use and layers; both in no release */
 #define PS_INDEX_LABEL_MAX  156 /* with NUL */
 #define PS_INDEX_MODELS_MAX 4096
 #define PS_INDEX_LOCK_BYTES 32768
+#define PS_INDEX_PARTS_MAX  32769u /* of a model: what lies outside of its layers, then its layers */
 
 #define PS_RECORD_HASHED 1u /* the key is known to be the SHA-256 of the bytes */
 
@@ -59,10 +60,12 @@ struct ps_model {
     uint64_t bytes;    /* stored */
     uint64_t padded_bytes;
     uint64_t n_extents;
+    uint64_t saved_bytes; /* taken from here and not fetched, fading: evict.h */
+    uint64_t saved_at_s;  /* wall clock: when it was that much */
     uint32_t n_layers;
     uint16_t number;
     uint8_t pinned;
-    uint8_t reserved;
+    int8_t priority;
     char label[PS_INDEX_LABEL_MAX];
     uint32_t check; /* of all before it (index_rows.c) */
 };
@@ -115,6 +118,10 @@ int ps_index_scan(struct ps_index *ix, const uint8_t *after, struct ps_keyed_rec
 /* All models: *models is the caller's (ps_free). */
 int ps_index_models(struct ps_index *ix, struct ps_model **models, size_t *n, struct ps_err *err);
 
+/* Sizes of a model's parts as last told: ps_free. None is no error. */
+int ps_index_parts(struct ps_index *ix, uint16_t number, uint64_t **bytes, size_t *n,
+                   struct ps_err *err);
+
 /* Runs `body` inside one write transaction and commits it, synced, if the body returns 0. The body runs again
  * from the start when the map had to grow: it must not keep state. Blocks on the disk and on other processes'
  * commits. PS_ENOSPC leaves the last commit intact. */
@@ -141,6 +148,10 @@ int ps_index_write_get_model(struct ps_index_write *w, const uint8_t *id, uint16
                              struct ps_model *model, struct ps_err *err);
 int ps_index_write_put_model(struct ps_index_write *w, const struct ps_model *model,
                              struct ps_err *err);
+/* What a model's parts take when all is there: bytes[0] outside of layers, bytes[1 + i] layer i. Writes nothing where
+ * that stands there already. At most PS_INDEX_PARTS_MAX. */
+int ps_index_write_parts(struct ps_index_write *w, uint16_t number, const uint64_t *bytes, size_t n,
+                         struct ps_err *err);
 int ps_index_write_remove_model(struct ps_index_write *w, uint16_t number, struct ps_err *err);
 /* Smallest number that no model has. */
 int ps_index_write_free_number(struct ps_index_write *w, uint16_t *number, struct ps_err *err);

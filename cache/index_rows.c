@@ -74,6 +74,43 @@ void ps_rows_model_key(uint16_t number, uint8_t key[3])
     key[2] = (uint8_t)number;
 }
 
+void ps_rows_parts_key(uint16_t number, unsigned row, uint8_t key[5])
+{
+    key[0] = 'p';
+    key[1] = (uint8_t)(number >> 8);
+    key[2] = (uint8_t)number;
+    key[3] = (uint8_t)(row >> 8);
+    key[4] = (uint8_t)row;
+}
+
+static size_t parts_bytes(const struct ps_rows_parts *p)
+{
+    return offsetof(struct ps_rows_parts, bytes) + p->n * sizeof p->bytes[0];
+}
+
+static uint32_t parts_check(const struct ps_rows_parts *p)
+{
+    return ps_crc32c(0, &p->n, parts_bytes(p) - sizeof p->check);
+}
+
+size_t ps_rows_seal_parts(struct ps_rows_parts *parts)
+{
+    parts->check = parts_check(parts);
+    return parts_bytes(parts);
+}
+
+int ps_rows_read_parts(const void *row, size_t bytes, struct ps_rows_parts *parts)
+{
+    struct ps_rows_parts p = {.n = 0};
+    if (bytes > sizeof p || bytes < parts_bytes(&p))
+        return PS_EDATA;
+    memcpy(&p, row, bytes);
+    if (p.n > PS_ROWS_PARTS || bytes != parts_bytes(&p) || parts_check(&p) != p.check)
+        return PS_EDATA;
+    *parts = p;
+    return 0;
+}
+
 bool ps_rows_record_is_sane(const struct ps_record *rec)
 {
     return rec->cls < PS_CACHE_CLASSES && rec->bytes > 0 &&

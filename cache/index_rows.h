@@ -29,6 +29,19 @@ int ps_rows_read_model(const void *row, size_t bytes, struct ps_model *model);
 /* The key of a model's row. */
 void ps_rows_model_key(uint16_t number, uint8_t key[3]);
 
+/* Sizes of a model's parts, some to a row, so that no row leaves its page. */
+#define PS_ROWS_PARTS 64u
+struct ps_rows_parts {
+    uint32_t check; /* of all behind it */
+    uint32_t n;
+    uint64_t bytes[PS_ROWS_PARTS]; /* the row ends behind the n-th */
+};
+void ps_rows_parts_key(uint16_t number, unsigned row, uint8_t key[5]);
+/* Sets the checksum; returns the bytes of the row. */
+size_t ps_rows_seal_parts(struct ps_rows_parts *parts);
+/* 0 or PS_EDATA. */
+int ps_rows_read_parts(const void *row, size_t bytes, struct ps_rows_parts *parts);
+
 /* Values come from a file: nothing in them is used as an index before this. */
 bool ps_rows_record_is_sane(const struct ps_record *rec);
 /* The key of the bitmap that covers a slot. */

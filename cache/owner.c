@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/log.h"
@@ -102,8 +103,31 @@ static int tag_error(int e, const char *dir, struct ps_err *err)
                       "cache: %s: " TAG ": %s", dir, strerror(e));
 }
 
-/* In one rename: whoever looks sees the old tag or the new one. */
-static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
+static bool is_shared(int dir_fd)
+{
+    struct stat st;
+    return fstat(dir_fd, &st) == 0 && (st.st_mode & S_ISGID) && (st.st_mode & S_IWGRP);
+}
+
+void ps_owner_share_file(int dir_fd, int fd)
+{
+    struct stat st;
+    if (is_shared(dir_fd) && fstat(fd, &st) == 0 && st.st_uid == geteuid() &&
+        (st.st_mode & 0660) != 0660)
+        (void)fchmod(fd, 0660);
+}
+
+void ps_owner_share_dir(int dir_fd, const char *name)
+{
+    struct stat st;
+    if (is_shared(dir_fd) && fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 02770) != 02770)
+        (void)fchmodat(dir_fd, name, 02770, 0);
+}
+
+/* In one rename: whoever looks sees the old tag or the new one. Synced before, because the index will be: after power
+ * loss a folder that holds the one without the other would be taken for a stranger's. */
+static int write_tag_locked(int dir_fd, const char *dir, struct ps_err *err)
 {
     static const char new_name[] = TAG ".new";
     (void)unlinkat(dir_fd, new_name, 0);
@@ -111,8 +135,13 @@ static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
         openat(dir_fd, new_name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return errno == EROFS || errno == EACCES || errno == EPERM ? 0 : tag_error(errno, dir, err);
-    const ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
-    const int e = n < 0 ? errno : ENOSPC;
+    ps_owner_share_file(dir_fd, fd);
+    ssize_t n = write(fd, TAG_TEXT, sizeof TAG_TEXT - 1);
+    int e = n < 0 ? errno : ENOSPC;
+    if (n == (ssize_t)sizeof TAG_TEXT - 1 && fdatasync(fd) != 0) {
+        e = errno;
+        n = -1;
+    }
     close(fd);
     if (n == (ssize_t)sizeof TAG_TEXT - 1 && renameat(dir_fd, new_name, dir_fd, TAG) == 0)
         return 0;
@@ -120,6 +149,16 @@ static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
         n == (ssize_t)sizeof TAG_TEXT - 1 ? tag_error(errno, dir, err) : tag_error(e, dir, err);
     (void)unlinkat(dir_fd, new_name, 0);
     return code;
+}
+
+/* Several may begin with an empty folder at once, before there is a lock file: the folder itself is locked, and
+ * the tag of whoever was first is good for all. */
+static int write_tag(int dir_fd, const char *dir, struct ps_err *err)
+{
+    while (flock(dir_fd, LOCK_EX) != 0 && errno == EINTR) {}
+    const int rc = tag_is_ours(dir_fd) ? 0 : write_tag_locked(dir_fd, dir, err);
+    (void)flock(dir_fd, LOCK_UN);
+    return rc;
 }
 
 int ps_owner_check(int dir_fd, const char *dir, bool writes, bool creates, struct ps_err *err)

@@ -26,6 +26,16 @@ enum ps_owner ps_owner_of(int dir_fd);
  * PS_EUSAGE: foreign; PS_EIO, PS_ENOSPC; where nothing can be written the tag is let be. `dir` is for messages. */
 int ps_owner_check(int dir_fd, const char *dir, bool writes, bool creates, struct ps_err *err);
 
+/* A folder that a group shares says so itself: setgid, and the group may write (install -d -m 2770 -g GROUP DIR).
+ * What is made in it then belongs to the group, whatever the umask; in any other folder everything is its user's
+ * alone.
+ *
+ * For a file that may just have been made in dir_fd (or below): lets the group read and write it. Only its owner
+ * can, and for others there is nothing to do. */
+void ps_owner_share_file(int dir_fd, int fd);
+/* The same for a directory in dir_fd. */
+void ps_owner_share_dir(int dir_fd, const char *name);
+
 /* Removes a directory of ours and the files in it that bear our names; what else lies in it stays, and with it the
  * directory. */
 void ps_owner_remove_dir(int dir_fd, const char *name);

@@ -49,8 +49,10 @@ static bool not_writable(int e)
 
 static int make_dir(struct ps_cache *c, const char *name, struct ps_err *err)
 {
-    return mkdirat(c->dir_fd, name, 0700) == 0 || errno == EEXIST ? 0
-                                                                  : sys_error(c, errno, name, err);
+    if (mkdirat(c->dir_fd, name, 0700) != 0)
+        return errno == EEXIST ? 0 : sys_error(c, errno, name, err);
+    ps_owner_share_dir(c->dir_fd, name);
+    return 0;
 }
 
 static void index_path(const struct ps_cache *c, char out[PS_CACHE_PATH_MAX + 32], const char *name)
@@ -259,6 +261,8 @@ unsigned ps_recover_dead(struct ps_cache *c)
     struct dead_job j = {.c = c};
     if (any_dead(c))
         (void)ps_index_pause_commits(c->index, settle_dead, &j, NULL);
+    if (j.n > 0)
+        ps_claims_announce(c->claims);
     return j.n;
 }
 
@@ -353,6 +357,19 @@ static int shrink(struct ps_cache *c, bool compacted, uint64_t *over, struct ps_
     return rc;
 }
 
+/* LMDB's copy lies in the page cache. A name that reaches the disk before it would be an index of zeros after
+ * power loss, and everything would be fetched again. */
+static int sync_copy(struct ps_cache *c, struct ps_err *err)
+{
+    const int fd = openat(c->dir_fd, "index.new/data.mdb", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int e = fd < 0 || fdatasync(fd) != 0 ? errno : 0;
+    if (fd >= 0) {
+        ps_owner_share_file(c->dir_fd, fd);
+        close(fd);
+    }
+    return e == 0 ? 0 : sys_error(c, e, "index.new", err);
+}
+
 /* A new generation of the index: a compacted copy beside it, then one rename. The caller is alone and holds the
  * open lock. */
 static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
@@ -362,6 +379,8 @@ static int compact(struct ps_cache *c, uint64_t budget, struct ps_err *err)
     index_path(c, path, "index.new");
     if (rc == 0)
         rc = ps_index_copy_compact(c->index, path, err);
+    if (rc == 0)
+        rc = sync_copy(c, err);
     ps_cache_measure(c);
     if (rc == 0) {
         ps_index_close(c->index);
@@ -436,8 +455,10 @@ static int open_lock_file(struct ps_cache *c, const struct ps_cache_options *o, 
         return rc;
     if (!o->read_only) {
         c->lock_fd = openat(c->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (c->lock_fd >= 0)
+        if (c->lock_fd >= 0) {
+            ps_owner_share_file(c->dir_fd, c->lock_fd);
             return 0;
+        }
         if (!not_writable(errno))
             return sys_error(c, errno, "lock", err);
     }
@@ -529,12 +550,13 @@ static int open_writable(struct ps_cache *c, const struct ps_cache_options *o, s
 
 int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct ps_err *err)
 {
-    if (ps_host_is_network_fs(c->dir))
+    const char *network = ps_host_network_fs(c->dir);
+    if (network)
         return ps_err_set(err, PS_EUNSUPPORTED, PS_CACHE_ORIGIN,
-                          "cache: %s lies on a network file system, where locks and mapped files "
-                          "can't be trusted: give "
-                          "--cache a local directory",
-                          c->dir);
+                          "cache: %s lies on a network file system (%s), where locks and mapped "
+                          "files can't be trusted: give --cache a directory on a local disk, or "
+                          "--disk 0 to run without a cache",
+                          c->dir, network);
     int rc = open_lock_file(c, o, err);
     if (rc != 0)
         return rc;
@@ -577,6 +599,7 @@ static void leave_claims(struct ps_cache *c)
         ps_claims_unlock(c->claims);
     }
     ps_claims_leave(c->claims);
+    ps_claims_announce(c->claims);
     ps_claims_close(c->claims);
     c->claims = NULL;
 }

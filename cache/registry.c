@@ -80,6 +80,8 @@ static struct ps_cache *new_cache(const char *dir, const struct stat *st, int di
     c->stats = stats;
     for (int i = 0; i < PS_CLAIM_MODELS; i++)
         c->plans[i].model = PS_CACHE_NO_MODEL;
+    for (int i = 0; i < PS_CLAIM_MODELS; i++)
+        atomic_init(&c->used[i].model, PS_CACHE_NO_MODEL);
     return c;
 }
 

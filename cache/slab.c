@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "cache/budget.h"
+#include "cache/owner.h"
 
 #define ORIGIN "cache"
 /* Files grow in steps so that their size is not a journal entry per extent. Sparse: a step allocates nothing. */
@@ -88,10 +89,13 @@ static int class_fd(struct ps_slabs *s, int cls, bool create)
         class_name(name, cls);
         const int mode = s->read_only ? O_RDONLY : O_RDWR | (create ? O_CREAT : 0);
         fd = openat(s->dir_fd, name, mode | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (fd < 0)
+        if (fd < 0) {
             fd = -errno;
-        else
+        } else {
+            if (create)
+                ps_owner_share_file(s->dir_fd, fd);
             atomic_store(&s->files[cls].fd, fd);
+        }
     }
     pthread_mutex_unlock(&s->open_lock);
     return fd;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cache/cache_internal.h"
+#include "cache/shares.h"
 
 #define VICTIMS_MIN 1024u
 #define VICTIMS_MAX 65536u
@@ -40,7 +41,19 @@ void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t)
     ps_claims_lock(c->claims);
     ps_claims_remove_locked(c->claims, t->claim);
     ps_claims_unlock(c->claims);
+    ps_claims_announce(c->claims); /* whoever waits for it has to fetch it now */
+    atomic_fetch_sub(&c->n_tickets, 1);
     ps_ticket_recycle(c, t);
+}
+
+void ps_writer_note_ticket(struct ps_cache *c)
+{
+    ps_claims_beat(c->claims);
+    if (atomic_fetch_add(&c->n_tickets, 1) > 0)
+        return;
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
 }
 
 void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t)
@@ -58,6 +71,8 @@ void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t)
     if (c->n_pending == 1 || c->n_pending == PS_CACHE_BATCH)
         pthread_cond_signal(&c->wake);
     pthread_mutex_unlock(&c->lock);
+    if (atomic_load(&c->n_waiting) > 0) /* this process may read it from now on */
+        ps_claims_announce(c->claims);
 }
 
 /* ---- one batch ---- */
@@ -228,12 +243,14 @@ static void finish_published(struct batch *b)
         if (!b->tickets[i]->published_already)
             ps_claims_remove_locked(c->claims, b->tickets[i]->claim);
     ps_claims_unlock(c->claims);
+    ps_claims_announce(c->claims);
     for (size_t i = 0; i < b->n; i++) {
         struct ps_cache_ticket *t = b->tickets[i];
         if (t->published_already) {
             ps_ticket_drop(c, t);
         } else {
             ps_slab_drop_pages(c->slabs, t->rec.cls, t->rec.slot, t->rec.bytes);
+            atomic_fetch_sub(&c->n_tickets, 1);
             ps_ticket_recycle(c, t);
         }
     }
@@ -391,88 +408,34 @@ int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size
 
 /* ---- victims ---- */
 
-struct model_facts {
-    struct ps_model *models; /* sorted by last use */
-    size_t n;
-    uint16_t by_number[PS_INDEX_MODELS_MAX]; /* place in models + 1 */
-    uint8_t own[PS_INDEX_MODELS_MAX / 8], live_elsewhere[PS_INDEX_MODELS_MAX / 8];
-    uint8_t has_plan[PS_INDEX_MODELS_MAX / 8];
-    uint64_t share_bytes;
-};
-
-static void set_bit(uint8_t *bits, uint32_t i)
+/* Whether a plan was set for a model of this process. */
+static void plans_of(struct ps_cache *c, bool has_plan[PS_INDEX_MODELS_MAX])
 {
-    if (i < PS_INDEX_MODELS_MAX)
-        bits[i / 8] |= (uint8_t)(1u << (i % 8));
-}
-
-static bool get_bit(const uint8_t *bits, uint32_t i)
-{
-    return i < PS_INDEX_MODELS_MAX && (bits[i / 8] >> (i % 8) & 1);
-}
-
-static int by_last_use(const void *a, const void *b)
-{
-    const uint64_t x = ((const struct ps_model *)a)->last_use,
-                   y = ((const struct ps_model *)b)->last_use;
-    return x < y ? -1 : x > y;
-}
-
-static void live_models(struct ps_cache *c, struct model_facts *f)
-{
-    uint64_t budget, floor, growing, live = 0;
-    uint8_t any[PS_INDEX_MODELS_MAX / 8] = {0};
-    ps_claims_lock(c->claims);
-    for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
-        const struct ps_claim_process *q = ps_claims_process_locked(c->claims, p);
-        for (uint32_t i = 0; q->used && i < q->n_models && i < PS_CLAIM_MODELS; i++) {
-            set_bit(p == ps_claims_self(c->claims) ? f->own : f->live_elsewhere, q->models[i]);
-            set_bit(any, q->models[i]);
-        }
-    }
-    ps_claims_limits_locked(c->claims, &budget, &floor, &growing);
-    ps_claims_unlock(c->claims);
-    for (uint32_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
-        live += get_bit(any, i);
-    f->share_bytes = budget / (live > 0 ? live : 1);
-}
-
-static int model_facts(struct ps_cache *c, struct model_facts *f, struct ps_err *err)
-{
-    memset(f, 0, sizeof *f);
-    const int rc = ps_index_models(c->index, &f->models, &f->n, err);
-    if (rc != 0)
-        return rc;
-    if (f->n > 1)
-        qsort(f->models, f->n, sizeof *f->models, by_last_use);
-    for (size_t i = 0; i < f->n; i++)
-        if (f->models[i].number < PS_INDEX_MODELS_MAX)
-            f->by_number[f->models[i].number] = (uint16_t)(i + 1);
-    live_models(c, f);
+    memset(has_plan, 0, PS_INDEX_MODELS_MAX);
     pthread_mutex_lock(&c->lock);
     for (int i = 0; i < PS_CLAIM_MODELS; i++)
-        if (c->plans[i].model != PS_CACHE_NO_MODEL)
-            set_bit(f->has_plan, c->plans[i].model);
+        if (c->plans[i].model < PS_INDEX_MODELS_MAX)
+            has_plan[c->plans[i].model] = true;
     pthread_mutex_unlock(&c->lock);
-    return 0;
 }
 
-static uint64_t score_of(struct ps_cache *c, const struct model_facts *f,
+static uint64_t score_of(struct ps_cache *c, const struct ps_shares *f, const bool *has_plan,
                          const struct ps_keyed_record *k, bool shrinking)
 {
     const uint32_t m = k->rec.model;
-    const uint16_t place = m < PS_INDEX_MODELS_MAX ? f->by_number[m] : 0;
-    const struct ps_model *model = place > 0 ? &f->models[place - 1] : NULL;
+    const bool known = m < PS_INDEX_MODELS_MAX;
+    const struct ps_model *model = ps_shares_model(f, m);
     uint32_t rank;
     const struct ps_evict_facts facts = {
-        .own = get_bit(f->own, m),
-        .has_plan = get_bit(f->has_plan, m),
+        .own = known && f->own[m],
+        .has_plan = known && has_plan[m],
         .planned = ps_plan_find(c, k->key, &rank),
         .pinned = model && model->pinned,
-        .live_elsewhere = get_bit(f->live_elsewhere, m),
+        .relation = model ? model->priority - f->priority : 0,
+        .live_elsewhere = known && f->elsewhere[m],
         .above_share = model && model->padded_bytes > f->share_bytes,
         .shrinking = shrinking,
-        .use_order = place,
+        .use_order = known ? f->place[m] : 0,
         .rank = k->rec.rank,
     };
     return ps_evict_score(&facts);
@@ -499,7 +462,7 @@ static int size_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
 }
 
 /* Leaves each live process its share: drops those victims that would take it below. */
-static void spare_shares(struct ps_evict_list *l, const struct model_facts *f)
+static void spare_shares(struct ps_evict_list *l, const struct ps_shares *f)
 {
     uint64_t taken[PS_CACHE_PROCESSES] = {0}; /* by place among the models that are live elsewhere */
     uint16_t models[PS_CACHE_PROCESSES];
@@ -507,7 +470,7 @@ static void spare_shares(struct ps_evict_list *l, const struct model_facts *f)
     for (size_t i = 0; i < l->n; i++) {
         const struct ps_evict_victim *v = &l->items[i];
         const uint16_t place =
-            v->kept.rec.model < PS_INDEX_MODELS_MAX ? f->by_number[v->kept.rec.model] : 0;
+            v->kept.rec.model < PS_INDEX_MODELS_MAX ? f->place[v->kept.rec.model] : 0;
         if (ps_evict_is_share(v->score) && place > 0) {
             const struct ps_model *m = &f->models[place - 1];
             size_t k = 0;
@@ -538,24 +501,23 @@ static int find_victims(struct ps_cache *c, bool shrinking, struct ps_err *err)
     int rc = size_victims(c, shrinking, err);
     if (rc != 0)
         return rc;
-    struct model_facts *f = ps_malloc(sizeof *f);
-    if (!f)
-        return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "eviction: out of memory");
-    rc = model_facts(c, f, err);
+    struct ps_shares *f = NULL;
+    bool has_plan[PS_INDEX_MODELS_MAX];
+    plans_of(c, has_plan);
+    rc = ps_shares_new(&f, c, err);
     while (rc == 0) {
         rc = ps_index_scan(c->index, started ? after : NULL, chunk, SCAN_CHUNK, &n, err);
         for (size_t i = 0; i < n && rc == 0; i++)
-            ps_evict_offer(&c->victims, score_of(c, f, &chunk[i], shrinking), &chunk[i]);
+            ps_evict_offer(&c->victims, score_of(c, f, has_plan, &chunk[i], shrinking), &chunk[i]);
         if (rc != 0 || n < SCAN_CHUNK)
             break;
         memcpy(after, chunk[n - 1].key, sizeof after);
         started = true;
     }
     ps_evict_sort(&c->victims);
-    if (!shrinking)
+    if (!shrinking && f)
         spare_shares(&c->victims, f);
-    ps_free(f->models);
-    ps_free(f);
+    ps_shares_free(f);
     return rc;
 }
 
@@ -640,6 +602,48 @@ int ps_writer_make_room(struct ps_cache *c, uint64_t need, bool shrinking, uint6
     return rc;
 }
 
+/* ---- bytes saved ---- */
+
+struct use_job {
+    uint32_t model[PS_CLAIM_MODELS];
+    uint64_t bytes[PS_CLAIM_MODELS];
+    size_t n;
+};
+
+static int use_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    const struct use_job *j = user;
+    const uint64_t now_s = ps_wall_s();
+    for (size_t i = 0; i < j->n; i++) {
+        struct ps_model m;
+        int rc = ps_index_write_get_model(w, NULL, (uint16_t)j->model[i], &m, err);
+        if (rc == 0) {
+            const uint64_t age_s = now_s > m.saved_at_s ? now_s - m.saved_at_s : 0;
+            m.saved_bytes = ps_evict_faded(m.saved_bytes, age_s) + j->bytes[i];
+            m.saved_at_s = now_s;
+            rc = ps_index_write_put_model(w, &m, err);
+        }
+        if (rc != 0 && rc != PS_ENOTFOUND)
+            return rc;
+    }
+    return 0;
+}
+
+/* A synced commit, so rarely. What is lost with a killed process is some use of its models. */
+static void record_use(struct ps_cache *c)
+{
+    struct use_job j = {.n = 0};
+    for (int i = 0; i < PS_CLAIM_MODELS; i++) {
+        const uint64_t bytes = atomic_exchange(&c->used[i].bytes, 0);
+        if (bytes > 0) {
+            j.model[j.n] = atomic_load(&c->used[i].model);
+            j.bytes[j.n++] = bytes;
+        }
+    }
+    if (j.n > 0)
+        (void)ps_cache_note(c, ps_index_update(c->index, use_body, &j, NULL));
+}
+
 /* ---- the thread ---- */
 
 void ps_writer_upkeep(struct ps_cache *c)
@@ -649,6 +653,7 @@ void ps_writer_upkeep(struct ps_cache *c)
     if (readers > 0 || freed > 0)
         ps_log(PS_LOG_INFO, PS_CACHE_ORIGIN, "cleared %d readers and %u claims of dead processes",
                readers, freed);
+    record_use(c);
     ps_cache_measure(c);
 }
 
@@ -697,10 +702,13 @@ static bool writer_round(struct ps_cache *c)
         if (!c->first_job)
             c->last_job = NULL;
     } else if (!publish && !upkeep && !end) {
-        wait_until_locked(c, pending && publish_at < c->next_upkeep_ns ? publish_at
-                                                                       : c->next_upkeep_ns);
+        const uint64_t beat_at =
+            atomic_load(&c->n_tickets) > 0 ? now + PS_CLAIM_BEAT_NS : c->next_upkeep_ns;
+        const uint64_t at = beat_at < c->next_upkeep_ns ? beat_at : c->next_upkeep_ns;
+        wait_until_locked(c, pending && publish_at < at ? publish_at : at);
     }
     pthread_mutex_unlock(&c->lock);
+    ps_claims_beat(c->claims);
     if (j) {
         run_job(c, j);
     } else if (publish) {
@@ -715,6 +723,7 @@ static bool writer_round(struct ps_cache *c)
 static void *writer_main(void *user)
 {
     while (writer_round(user)) {}
+    record_use(user);
     return NULL;
 }
 

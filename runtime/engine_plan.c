@@ -53,6 +53,30 @@ static int disk_budget(struct ps_engine *e, uint64_t *out, struct ps_err *err)
     return 0;
 }
 
+/* Tells the cache what this model is, and how large each of its layers. */
+static int open_cache_model(struct ps_engine *e, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    const uint32_t n_layers = e->arch->n_layers;
+    uint64_t *part_bytes = ps_calloc((size_t)n_layers + 1, sizeof *part_bytes);
+    if (!part_bytes)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    for (uint32_t i = 0; i < m->n_extents; i++) {
+        const int32_t layer = m->tensors[m->extents[i].tensor].layer;
+        part_bytes[layer >= 0 && (uint32_t)layer < n_layers ? layer + 1 : 0] +=
+            m->extents[i].stored_bytes;
+    }
+    const struct ps_cache_model_options o = {.id = m->model_id,
+                                             .source_label = e->source->label,
+                                             .n_layers = n_layers,
+                                             .part_bytes = part_bytes,
+                                             .has_priority = e->o.has_priority,
+                                             .priority = e->o.priority};
+    const int rc = ps_cache_model_open_as(e->cache, &o, &e->cache_model, err);
+    ps_free(part_bytes);
+    return rc;
+}
+
 /* A cache that can't be used is no reason not to run: the model streams. A budget that the user gave and that
  * can't work is one. */
 static int open_cache(struct ps_engine *e, struct ps_err *err)
@@ -77,9 +101,12 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
     }
-    if (rc < 0 && err)
-        *err = ce;
-    return rc;
+    if (rc < 0) {
+        if (err)
+            *err = ce;
+        return rc;
+    }
+    return open_cache_model(e, err);
 }
 
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)

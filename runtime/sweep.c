@@ -262,6 +262,25 @@ static int learn_held(struct ps_sweep *s, struct ps_err *err)
     return rc;
 }
 
+/* The thread that waits for other processes; without it nothing is waited for. */
+static void start_waiter(struct ps_sweep *s)
+{
+    if (s->o.cache && !ps_cache_is_read_only(s->o.cache))
+        s->waiter_runs = pthread_create(&s->waiter, NULL, ps_sweep_waiter_main, s) == 0;
+}
+
+static void stop_waiter(struct ps_sweep *s)
+{
+    if (!s->waiter_runs)
+        return;
+    pthread_mutex_lock(&s->mutex);
+    s->closing = true;
+    pthread_cond_signal(&s->parked_changed);
+    pthread_mutex_unlock(&s->mutex);
+    ps_cache_wake(s->o.cache);
+    pthread_join(s->waiter, NULL);
+}
+
 int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struct ps_err *err)
 {
     struct ps_sweep *s = ps_calloc(1, sizeof *s);
@@ -276,6 +295,7 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &attr);
     pthread_condattr_destroy(&attr);
+    pthread_cond_init(&s->parked_changed, NULL);
     s->wait_layer = INT32_MIN;
     s->slot_bytes = ps_sweep_slot_bytes(o->map);
     s->gather_slot_bytes = ps_sweep_gather_slot_bytes(o->map, o->gather_tensor);
@@ -303,6 +323,7 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
             goto out;
         }
     }
+    start_waiter(s);
     *out = s;
     s = NULL;
 out:
@@ -328,6 +349,7 @@ static void drain_locked(struct ps_sweep *s)
 {
     PS_ASSERT(s->n_held == 0);
     s->cancelling = true;
+    ps_sweep_unpark_all_locked(s);
     for (uint32_t i = 0; i < s->n_items; i++) {
         struct item *it = &s->items[i];
         if (it->state == ITEM_FREE || !it->in_net)
@@ -361,6 +383,7 @@ void ps_sweep_close(struct ps_sweep *s)
         for (unsigned i = 0; i < s->n_io; i++)
             pthread_join(s->io[i], NULL);
     }
+    stop_waiter(s);
     if (s->o.closing)
         s->o.closing(s->o.landed_user);
     ps_queue_free(s->io_queue);
@@ -379,6 +402,7 @@ void ps_sweep_close(struct ps_sweep *s)
     ps_free(s->by_position);
     ps_free(s->io);
     pthread_cond_destroy(&s->changed);
+    pthread_cond_destroy(&s->parked_changed);
     pthread_mutex_destroy(&s->mutex);
     ps_free(s);
 }

@@ -41,7 +41,7 @@ struct item {
     struct ps_range ranges[PS_SWEEP_PIECES];
     int rc; /* while ranges are with the source: mutex */
     struct ps_err err;
-    struct item *next_free;
+    struct item *next_free; /* mutex: of the free ones, or of those that wait for another process */
 };
 
 enum resident_state { RESIDENT_NO, RESIDENT_LOADING, RESIDENT_YES };
@@ -83,9 +83,17 @@ struct ps_sweep {
     uint64_t wait_ns;
     bool cancelling;
     bool no_cache_logged;
+    /* What another process (or another engine here) is fetching: read from the cache when it is there. */
+    struct item *parked;
+    pthread_cond_t parked_changed;
+    pthread_t waiter;
+    bool waiter_runs, closing;
 };
 
 void *ps_sweep_io_main(void *sweep);
+void *ps_sweep_waiter_main(void *sweep);
+/* Under the mutex: hands all that waits for others back to the I/O threads. */
+void ps_sweep_unpark_all_locked(struct ps_sweep *s);
 /* Under the mutex: drops one reference; the last one frees the item and its slot. */
 void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it);
 /* Asks the source to end what it has of an item. Not under the mutex. */

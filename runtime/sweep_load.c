@@ -14,6 +14,8 @@
 #define PIECE_BYTES (256u << 10)
 /* An idle link begins with so many bytes in pieces. */
 #define COLD_BYTES (16u << 20)
+/* How soon the death of a process is noticed for which we wait: it wakes nobody. */
+#define LOOK_NS (PS_NS_PER_S / 4)
 
 static void finish(struct item *it, int rc)
 {
@@ -290,6 +292,81 @@ static void arrived(struct item *it)
     let_go(it);
 }
 
+/* ---- what another process fetches ---- */
+
+/* True: the item waits or begins anew, and the I/O thread goes on with others. `seen` was taken before the reservation
+ * failed: if claims have gone since, ours may be among them. */
+static bool park(struct item *it, uint32_t seen)
+{
+    struct ps_sweep *s = it->sweep;
+    const int rc = ps_cache_look(s->o.cache, s->o.map->extents[it->extent].key);
+    pthread_mutex_lock(&s->mutex);
+    const bool waits = s->waiter_runs && !s->cancelling;
+    if (waits && rc != PS_EAGAIN) { /* it has come, or its claim has gone, in between */
+        atomic_store(&s->held[it->extent], rc == 0);
+        PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0);
+    } else if (waits) {
+        it->next_free = s->parked;
+        s->parked = it;
+        pthread_cond_signal(&s->parked_changed);
+    }
+    pthread_mutex_unlock(&s->mutex);
+    if (waits && rc == PS_EAGAIN && ps_cache_changes(s->o.cache) != seen)
+        ps_cache_wake(s->o.cache);
+    return waits;
+}
+
+static void unpark_locked(struct ps_sweep *s, struct item **at)
+{
+    struct item *it = *at;
+    *at = it->next_free;
+    it->next_free = NULL;
+    PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
+}
+
+void ps_sweep_unpark_all_locked(struct ps_sweep *s)
+{
+    while (s->parked)
+        unpark_locked(s, &s->parked);
+}
+
+/* Those that can be read now, and those that nobody fetches any longer, go on. */
+static void look_at_parked_locked(struct ps_sweep *s)
+{
+    for (struct item **at = &s->parked; *at;) {
+        const uint32_t extent = (*at)->extent;
+        const int rc = ps_cache_look(s->o.cache, s->o.map->extents[extent].key);
+        if (rc == PS_EAGAIN) {
+            at = &(*at)->next_free;
+            continue;
+        }
+        atomic_store(&s->held[extent], rc == 0);
+        unpark_locked(s, at);
+    }
+}
+
+/* One thread for all that is waited for, so that I/O threads never wait. A look costs some microseconds per item. */
+void *ps_sweep_waiter_main(void *sweep)
+{
+    struct ps_sweep *s = sweep;
+    pthread_mutex_lock(&s->mutex);
+    while (!s->closing) {
+        if (!s->parked) {
+            pthread_cond_wait(&s->parked_changed, &s->mutex);
+            continue;
+        }
+        const uint32_t seen = ps_cache_changes(s->o.cache);
+        look_at_parked_locked(s);
+        if (!s->parked)
+            continue;
+        pthread_mutex_unlock(&s->mutex);
+        ps_cache_wait(s->o.cache, seen, LOOK_NS);
+        pthread_mutex_lock(&s->mutex);
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return NULL;
+}
+
 static void ask_source(struct item *it)
 {
     struct ps_sweep *s = it->sweep;
@@ -297,8 +374,11 @@ static void ask_source(struct item *it)
     const struct ps_extent *e = &m->extents[it->extent];
     if (s->o.cache && (s->o.tier[it->extent] & PS_TIER_DISK) && !ps_cache_is_read_only(s->o.cache)) {
         struct ps_err ce = {0};
+        uint32_t seen = ps_cache_changes(s->o.cache);
         int rc = ps_cache_reserve(&it->ticket, s->o.cache, s->o.cache_model, e->key,
                                   m->tensors[e->tensor].layer, e->stored_bytes, &ce);
+        if (rc == PS_EAGAIN && park(it, seen))
+            return;
         if (rc < 0) {
             it->ticket = NULL;
             note_uncached(s, rc, &ce);

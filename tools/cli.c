@@ -104,6 +104,8 @@ int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, 
     e->no_kv_offload = o->no_kv_offload;
     e->verify_keys = o->verify_keys.items;
     e->n_verify_keys = (uint32_t)o->verify_keys.n;
+    e->has_priority = ps_opts_origin(o, "priority") != PS_FROM_DEFAULT;
+    e->priority = (int32_t)o->priority;
     return 0;
 }
 

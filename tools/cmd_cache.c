@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/size.h"
 #include "cache/cache.h"
+#include "tools/cache_text.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
 
@@ -35,6 +36,22 @@ static int open_cache(struct upkeep *u, bool writes, struct ps_err *err)
     return rc;
 }
 
+/* `ls` is a table for people, all else one object. */
+static int print_description(const struct upkeep *u, struct ps_strbuf *json, struct ps_err *err)
+{
+    struct ps_strbuf text;
+    int rc;
+
+    if (u->o->json || strcmp(u->verb, "ls") != 0)
+        return ps_cli_print_json(u->o, ps_strbuf_ok(json) ? json->data : NULL, err);
+    ps_strbuf_init(&text, (size_t)1 << 30);
+    rc = ps_strbuf_ok(json) ? ps_cache_text(&text, json->data, json->len, err) : PS_ENOMEM;
+    if (rc == 0)
+        rc = ps_strbuf_ok(&text) ? ps_out_write(text.data, text.len, err) : PS_ENOMEM;
+    ps_strbuf_deinit(&text);
+    return rc;
+}
+
 static int describe(struct upkeep *u, struct ps_err *err)
 {
     struct ps_json_writer w;
@@ -58,7 +75,7 @@ static int describe(struct upkeep *u, struct ps_err *err)
     }
     ps_jw_object_end(&w);
     if (rc == 0)
-        rc = ps_cli_print_json(u->o, ps_strbuf_ok(&b) ? b.data : NULL, err);
+        rc = print_description(u, &b, err);
     ps_strbuf_deinit(&b);
     return rc;
 }

@@ -88,6 +88,13 @@ static const struct ps_opt_spec options[] = {
     {"min-free", NULL, NULL, "SIZE", "Leave this much of the file system free", "1G", NULL,
      PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE, AT(min_free), 0, 0},
 
+    {"priority", NULL, NULL, "N",
+     "Of this model in a cache of several: it takes room from those of a lower priority, also "
+     "while "
+     "they run, and "
+     "gives them none; stays until it is set again (default: as it was, 0 at first)",
+     "0", NULL, PS_OPT_INT, PS_GROUP_BUDGET, RUN | WARM, AT(priority), -100, 100},
+
     {"connections", NULL, NULL, "N", "Connections to the source", "8", NULL, PS_OPT_INT,
      PS_GROUP_NETWORK, SOURCE, AT(connections), 1, 256},
     {"net-deadline", NULL, NULL, "S", "Longest time in seconds that one extent may go without success",

@@ -112,7 +112,7 @@ struct ps_opts {
     const char *bytes, *from_file, *net_limit;
     const char *cache_type_k, *cache_type_v, *stats, *log, *tokens, *out, *codec, *host, *direct_io;
     int64_t n_predict, ctx_size, ubatch_size, threads, seed, top_k, repeat_last_n;
-    int64_t gpu_layers, connections, net_deadline, net_stall, hedge, port;
+    int64_t gpu_layers, priority, connections, net_deadline, net_stall, hedge, port;
     double temp, top_p, min_p, repeat_penalty, seconds, price_per_gb;
     bool no_kv_offload, ignore_eos, echo, special, no_bos, json, quiet, check, dry_run, repair,
         probe, extents, all;

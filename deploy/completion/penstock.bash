@@ -26,6 +26,7 @@ _penstock() {
         --vram) return ;;
         --cache) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         --min-free) return ;;
+        --priority) return ;;
         --connections) return ;;
         --net-deadline) return ;;
         --net-stall) return ;;
@@ -56,14 +57,14 @@ _penstock() {
         --log) mapfile -t COMPREPLY < <(compgen -W "error warn info debug trace" -- "$cur"); return ;;
     esac
     case $command in
-        run) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --stop --ignore-eos --echo --special --no-bos --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n -s --seed --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --json --stats -q --quiet --log -h --help"; words="" ;;
+        run) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --stop --ignore-eos --echo --special --no-bos --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n -s --seed --disk --ram --vram --cache --min-free --priority --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --json --stats -q --quiet --log -h --help"; words="" ;;
         chat) opts=" -h --help"; words="" ;;
         serve) opts=" -h --help"; words="" ;;
         plan) opts=" -m --model -p --prompt -f --file -n --n-predict -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ub --ubatch-size -ctk --cache-type-k -ctv --cache-type-v --direct-io --probe --seconds --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         doctor) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --seconds --json -q --quiet --log -h --help"; words="" ;;
         split) opts=" --ram --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http -t --threads --codec --sign --delete-source --json -q --quiet --log -h --help"; words="" ;;
         keygen) opts=" --json -q --quiet --log -h --help"; words="" ;;
-        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
+        warm) opts=" -m --model -c --ctx-size --disk --ram --vram --cache --min-free --priority --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key -t --threads -dev --device -ngl --gpu-layers -nkvo --no-kv-offload -ctk --cache-type-k -ctv --cache-type-v --direct-io --layers --check --bytes --from-file --dry-run --price-per-gb --json -q --quiet --log -h --help"; words="" ;;
         share) opts=" --host --port --json -q --quiet --log -h --help"; words="" ;;
         cache) opts=" --cache --repair --all --json -q --quiet --log -h --help"; words="ls stat dir verify evict pin unpin" ;;
         inspect) opts=" -m --model --connections --net-deadline --net-stall --max-egress --net-limit --hedge --http --verify-key --diff --extents --json -q --quiet --log -h --help"; words="" ;;

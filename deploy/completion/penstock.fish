@@ -44,6 +44,7 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm 
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -l vram -x -d 'Most GPU memory for everything: 6G, 50% of the model, min; implies --device cuda (default: as much as helps of what is free, less a margin)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm cache logits bench' -l cache -r -F -d 'The cache folder (default: $XDG_CACHE_HOME/penstock, else ~/.cache/penstock)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -l min-free -x -d 'Leave this much of the file system free'
+complete -c penstock -n '__fish_seen_subcommand_from run warm' -l priority -x -d 'Of this model in a cache of several: it takes room from those of a lower priority, also while they run, and gives them none; stays until it is set again (default: as it was, 0 at first)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l connections -x -d 'Connections to the source'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-deadline -x -d 'Longest time in seconds that one extent may go without success'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor split warm inspect logits tokenize bench' -l net-stall -x -d 'Longest silence in seconds before a connection is dropped'

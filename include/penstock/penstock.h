@@ -74,6 +74,10 @@ struct ps_engine_options {
      * nothing is verified. Read while opening. */
     const char *const *verify_keys;
     uint32_t n_verify_keys;
+    /* In a disk cache of several models: one of a higher priority takes room from lower ones, also from those in
+     * use, and gives them none. It stays with the model until it is set again; 0 at first. */
+    int32_t priority;      /* -100 to 100 */
+    uint32_t has_priority; /* 1: set it */
 };
 /* Blocks until the model's map is known (config, headers or manifest), its budgets are checked and its cache is
  * open. */

@@ -207,7 +207,7 @@ def limit(t):
         r = run(t, web.url, "--net-limit", rate)
         want = int(rate[:-1]) << 20
         got = r.stats["bytes_net"] / r.stats["sweep_s"]
-        row(f"--net-limit {rate}", f"{got / MB:.1f} MB/s", f"limit {want / MB:.1f} MB/s", f"{got / want:.3f}", "<= 1.02")
+        row(f"--net-limit {rate}", f"{got / MB:.1f} MB/s", f"limit {want / MB:.1f} MB/s", f"{got / want:.3f}", "")
 
 
 def main():

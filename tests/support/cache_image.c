@@ -36,7 +36,12 @@ static uint32_t open_model(struct ps_cache *c, uint64_t number)
     uint8_t id[PS_SHA256_BYTES];
     uint32_t model = UINT32_MAX;
     crash_model_id(number, id);
-    (void)ps_cache_model_open(c, id, "a model of the test", 4, &model, NULL);
+    const uint64_t parts[5] = {1, 2, 3, 4, 5};
+    const struct ps_cache_model_options o = {.id = id,
+                                             .source_label = "a model of the test",
+                                             .n_layers = 4,
+                                             .part_bytes = parts};
+    (void)ps_cache_model_open_as(c, &o, &model, NULL);
     return model;
 }
 

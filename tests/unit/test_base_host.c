@@ -143,6 +143,29 @@ static void test_disk(void **state)
     assert_ok(ps_host_disk_free(deep, &room2, &total2, &err), &err);
     assert_int_equal(total2, total);
     assert_ok(ps_host_disk_free("relative-not-there", &room2, &total2, &err), &err);
+    static const struct {
+        uint64_t f_type;
+        const char *name;
+    } kinds[] = {
+        {0x6969, "NFS"},
+        {0xff534d42, "CIFS"},
+        {0xffffffffff534d42, "CIFS"}, /* sign-extended */
+        {0x65735546, "FUSE"},
+        {0x01021997, "9p"},
+        {0xef53, NULL}, /* ext4 */
+        {0x58465342, NULL},
+        {0x9123683e, NULL},
+        {0x01021994, NULL}, /* XFS, Btrfs, tmpfs */
+        {0x794c7630, NULL},
+        {0x2fc12fc1, NULL},
+        {0x73717368, NULL}, /* overlay, ZFS, squashfs */
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        const char *name = ps_host_network_fs_name(kinds[i].f_type);
+        assert_int_equal(name != NULL, kinds[i].name != NULL);
+        if (name)
+            assert_string_equal(name, kinds[i].name);
+    }
     assert_false(ps_host_is_network_fs("/proc"));
     assert_int_equal(ps_host_is_network_fs(deep), ps_host_is_network_fs(dir));
     test_remove_tree(dir);

@@ -43,13 +43,17 @@ static void test_score(void **state)
                                 unplanned = {.own = true, .has_plan = true, .use_order = 1},
                                 no_plan = {.own = true}, live = {.live_elsewhere = true},
                                 greedy = {.live_elsewhere = true, .above_share = true},
+                                lower = {.live_elsewhere = true, .relation = -1, .use_order = 99},
+                                higher = {.relation = 1},
                                 foreign_wanted = {.use_order = 1, .planned = true};
     assert_true(ps_evict_score(&older) < ps_evict_score(&other));
     assert_true(ps_evict_score(&behind) < ps_evict_score(&other));
     assert_true(ps_evict_score(&other) < ps_evict_score(&unplanned));
     assert_true(ps_evict_score(&unplanned) < ps_evict_score(&greedy));
     assert_true(ps_evict_score(&greedy) < PS_EVICT_KEEP);
-    const struct ps_evict_facts *keep[] = {&pinned, &planned, &no_plan, &live, &foreign_wanted};
+    assert_true(ps_evict_score(&lower) < ps_evict_score(&older)); /* also while others use it */
+    const struct ps_evict_facts *keep[] = {&pinned, &planned, &no_plan,
+                                           &live,   &higher,  &foreign_wanted};
     for (size_t i = 0; i < TEST_COUNT(keep); i++) {
         struct ps_evict_facts f = *keep[i];
         assert_true(ps_evict_score(&f) == PS_EVICT_KEEP);
@@ -190,13 +194,14 @@ static void test_plan_is_kept(void **state)
         assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     assert_int_equal(held(c, ok - 20, 90), 90);
-    /* Full of planned extents: others are refused, and nothing planned leaves. */
-    unsigned refused = 0;
-    for (unsigned i = 5000; i < 5100; i++)
-        refused += crash_store(c, m, i, 0, buf, EACH) == PS_EBUDGET;
-    assert_true(refused > 0);
+    /* Others come into each other's place or not at all, as the batches fall; nothing planned leaves. */
+    for (unsigned i = 5000; i < 5100; i++) {
+        const int rc = crash_store(c, m, i, 0, buf, EACH);
+        assert_true(rc == 0 || rc == PS_EBUDGET);
+    }
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     assert_int_equal(held(c, ok - 20, 90), 90);
+    assert_true(held(c, 5000, 100) < 60);
     ps_cache_close(c);
 }
 
@@ -233,11 +238,139 @@ static void test_shrink_keeps_front_of_plan(void **state)
     ps_cache_close(c);
 }
 
-static int child_works(const char *folder, uint64_t model, uint64_t from)
+static uint32_t open_model_as(struct ps_cache *c, uint64_t number, int priority)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    uint32_t model;
+    crash_model_id(number, id);
+    const struct ps_cache_model_options o = {.id = id,
+                                             .source_label = "label",
+                                             .n_layers = 1,
+                                             .has_priority = true,
+                                             .priority = priority};
+    assert_int_equal(ps_cache_model_open_as(c, &o, &model, NULL), 0);
+    return model;
+}
+
+/* Fills as far as it is let, as a model of some priority (the number behind the role). 0: something was taken. */
+static int child_works(const char *role, const char *folder, uint64_t model, uint64_t from)
 {
     snprintf(dir, sizeof dir, "%s", folder);
     buf = ps_alloc_pages(CAP, 4096);
-    return fill(model, from, 120) > 0 ? 0 : 1;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model_as(c, model, atoi(role + strlen("work")));
+    unsigned ok = 0;
+    for (unsigned i = 0; i < 120; i++)
+        ok += crash_store(c, m, from + i, 0, buf, EACH) == 0;
+    ps_cache_close(c);
+    return ok > 0 ? 0 : 1;
+}
+
+/* A process that works on a model of a higher priority takes what ours holds, and one of a lower priority gets nothing
+ * of it; the room that a plan may count on says so beforehand. */
+static void test_priorities(void **state)
+{
+    (void)state;
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    const uint32_t m = open_model(c, 1);
+    for (unsigned i = 0; i < 120; i++)
+        (void)crash_store(c, m, 1000 + i, 0, buf, EACH);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    const unsigned before = held(c, 1000, 120);
+    const uint64_t usable = ps_cache_usable_bytes(c, 120);
+    assert_false(crash_wait(crash_spawn("work-5", dir, 2, 2000)));
+    assert_int_equal(held(c, 1000, 120), before);
+    assert_int_equal(held(c, 2000, 120), 0);
+    assert_int_equal(ps_cache_usable_bytes(c, 120), usable);
+    assert_true(crash_wait(crash_spawn("work7", dir, 3, 3000)));
+    const unsigned left = held(c, 1000, 120), taken = held(c, 3000, 120);
+    printf("    alone %u; beside a higher one %u, that one %u\n", before, left, taken);
+    assert_true(taken >= before - 2 && left <= 2);
+    const uint64_t now = ps_cache_usable_bytes(c, 120);
+    assert_true(now < usable - taken * EACH + (512u << 10)); /* it is gone now, and still stays */
+    assert_int_equal(crash_store(c, m, 5000, 0, buf, EACH), PS_EBUDGET);
+    /* As long as ours is the lower one. */
+    (void)open_model_as(c, 1, 8);
+    assert_int_equal(crash_store(c, m, 5000, 0, buf, EACH), 0);
+    assert_true(held(c, 3000, 120) < taken);
+    uint8_t id[PS_SHA256_BYTES];
+    uint32_t model = 77;
+    crash_model_id(1, id);
+    const struct ps_cache_model_options wrong = {.id = id, .has_priority = true, .priority = 101};
+    assert_int_equal(ps_cache_model_open_as(c, &wrong, &model, NULL), PS_EUSAGE);
+    assert_int_equal(model, 77);
+    ps_cache_close(c);
+    c = crash_open(dir, 2u << 20); /* a smaller limit: the lowest go first, the highest last */
+    assert_int_equal(held(c, 1000, 120), left);
+    ps_cache_close(c);
+}
+
+/* ---- what is worth more, pure ---- */
+
+static void test_fading(void **state)
+{
+    (void)state;
+    const uint64_t day = PS_EVICT_HALF_S, tera = 1ull << 40;
+    assert_int_equal(ps_evict_faded(tera, 0), tera);
+    assert_int_equal(ps_evict_faded(tera, day), tera / 2);
+    assert_int_equal(ps_evict_faded(tera, 3 * day), tera / 8);
+    assert_int_equal(ps_evict_faded(UINT64_MAX, 64 * day), 0);
+    assert_int_equal(ps_evict_faded(1, day), 0);
+    uint64_t before = UINT64_MAX;
+    for (uint64_t age = 0; age < 70 * day; age += 5000) { /* falls, near the curve */
+        const uint64_t now = ps_evict_faded(UINT64_MAX, age);
+        assert_true(now <= before);
+        before = now;
+    }
+    assert_true(ps_evict_faded(1000000, day / 2) > 707107 &&
+                ps_evict_faded(1000000, day / 2) < 750001);
+}
+
+static void test_worth(void **state)
+{
+    (void)state;
+    const uint64_t now = 1000 * PS_EVICT_HALF_S;
+    assert_int_equal(ps_evict_worth(0, 100), 0);
+    assert_int_equal(ps_evict_worth(100, 0), 0);
+    assert_true(ps_evict_worth(UINT64_MAX, 1) >= 60);
+    assert_true(ps_evict_worth(100, 100) == ps_evict_worth(99, 100)); /* about equal */
+    assert_true(ps_evict_worth(400, 100) > ps_evict_worth(100, 100));
+    struct ps_model used = {.padded_bytes = 100, .saved_bytes = 10000, .saved_at_s = now, .last_use = 1},
+                    idle = {.padded_bytes = 100, .saved_bytes = 100, .saved_at_s = now, .last_use = 2};
+    /* Used a hundred times, though not last; a week later they are alike, and the last use decides. */
+    assert_true(ps_evict_model_before(&idle, &used, now));
+    assert_false(ps_evict_model_before(&used, &idle, now));
+    used.saved_bytes = 100;
+    assert_true(ps_evict_model_before(&used, &idle, now));
+    /* A model of four times the size with the same use is worth less a byte. */
+    used =
+        (struct ps_model){.padded_bytes = 400, .saved_bytes = 400, .saved_at_s = now, .last_use = 9};
+    idle.saved_bytes = 400;
+    assert_true(ps_evict_model_before(&used, &idle, now));
+    /* A priority beats all use; a wall clock that was set back does no harm. */
+    used.priority = 1;
+    assert_true(ps_evict_model_before(&idle, &used, now));
+    assert_true(ps_evict_model_before(&idle, &used, now - 999));
+}
+
+/* Two models that nobody uses: the one that was read more stays, though the other was used last. */
+static void test_used_model_stays(void **state)
+{
+    (void)state;
+    assert_int_equal(fill(1, 1000, 30), 30);
+    struct ps_cache *c = crash_open(dir, BUDGET);
+    (void)open_model(c, 1);
+    for (unsigned k = 0; k < 20; k++)
+        for (unsigned i = 0; i < 30; i++)
+            assert_int_equal(crash_load(c, 1000 + i, buf, EACH, CAP), 0);
+    ps_cache_close(c);
+    assert_int_equal(fill(2, 2000, 30), 30);
+    assert_true(fill(3, 3000, 80) >= 60);
+    c = crash_open(dir, BUDGET);
+    const unsigned one = held(c, 1000, 30), two = held(c, 2000, 30);
+    printf("    of 30: %u of the model that is used, %u of the other\n", one, two);
+    assert_true(one > two && one >= 20);
+    ps_cache_close(c);
 }
 
 /* Two live processes: neither pushes the other below its share. */
@@ -250,7 +383,7 @@ static void test_live_model_keeps_its_share(void **state)
         (void)crash_store(c, m, 1000 + i, 0, buf, EACH);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     const unsigned before = held(c, 1000, 120);
-    assert_true(crash_wait(crash_spawn("work", dir, 2, 2000)));
+    assert_true(crash_wait(crash_spawn("work0", dir, 2, 2000)));
     const unsigned ours = held(c, 1000, 120), theirs = held(c, 2000, 120);
     printf("    alone %u, then %u and %u\n", before, ours, theirs);
     assert_true(ours * EACH > BUDGET / 2 - (512u << 10));
@@ -292,16 +425,21 @@ static void test_evict_by_hand(void **state)
 int main(int argc, char **argv)
 {
     if (argc == 5)
-        return child_works(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+        return child_works(argv[1], argv[2], strtoull(argv[3], NULL, 10),
+                           strtoull(argv[4], NULL, 10));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_score),
         cmocka_unit_test(test_lowest_of_many),
+        cmocka_unit_test(test_fading),
+        cmocka_unit_test(test_worth),
         cmocka_unit_test_setup_teardown(test_least_recently_used_model_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pinned_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plan_is_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shared_extent_is_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shrink_keeps_front_of_plan, setup, teardown),
         cmocka_unit_test_setup_teardown(test_live_model_keeps_its_share, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_priorities, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_used_model_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_evict_by_hand, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -624,6 +624,48 @@ static int describe(void *user)
     return rc;
 }
 
+/* Every layer with what it has and what is held of it: 12 layers of which one extent is held, 200 in all, so that their
+ * sizes take several rows; told again with fewer, the rest is forgotten. */
+static void check_parts(struct ps_cache *c)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    uint64_t part_bytes[201];
+    for (unsigned told = 201; told > 0; told = told == 201 ? 13 : 0) {
+        struct ps_strbuf b;
+        struct ps_json_writer w;
+        struct ps_json *j = NULL;
+        uint32_t m;
+        for (unsigned i = 0; i < 201; i++)
+            part_bytes[i] = 40000 + i;
+        crash_model_id(1, id);
+        const struct ps_cache_model_options o = {.id = id,
+                                                 .source_label = "label",
+                                                 .n_layers = told - 1,
+                                                 .part_bytes = part_bytes};
+        assert_int_equal(ps_cache_model_open_as(c, &o, &m, NULL), 0);
+        ps_strbuf_init(&b, 1 << 20);
+        ps_jw_init(&w, &b);
+        ps_jw_object(&w);
+        assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
+        ps_jw_object_end(&w);
+        assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+        const struct ps_json *at = ps_json_get(ps_json_get(j, "models")->child, "resident")->child;
+        unsigned n = 0;
+        for (; at; at = at->next, n++) {
+            int64_t layer, held, all;
+            assert_int_equal(ps_json_get_int(at, "layer", 0, &layer, NULL), 0);
+            assert_int_equal(ps_json_get_int(at, "held_bytes", 0, &held, NULL), 0);
+            assert_int_equal(ps_json_get_int(at, "bytes", 0, &all, NULL), 0);
+            assert_int_equal(layer, n + 1 == told ? -1 : (int64_t)n);
+            assert_int_equal(all, 40000 + layer + 1);
+            assert_int_equal(held, layer >= 0 && layer < 12 ? 20000 : 0);
+        }
+        assert_int_equal(n, told);
+        ps_json_free(j);
+        ps_strbuf_deinit(&b);
+    }
+}
+
 static void test_describe(void **state)
 {
     (void)state;
@@ -652,6 +694,7 @@ static void test_describe(void **state)
     assert_int_equal(v, crash_folder_bytes(dir));
     ps_json_free(j);
     ps_strbuf_deinit(&b);
+    check_parts(c);
     assert_true(test_every_alloc_failure(describe, c) >= 3);
     ps_cache_close(c);
 }
