@@ -47,6 +47,12 @@ bool ps_cache_was_rebuilt(const struct ps_cache *c);
  * - bytes held by pins of other models. Slots are padded to 4 KiB. Pure arithmetic on the current state, for the
  * plan. */
 uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents);
+/* The same for who only looks: what a run with this budget, alone, would have room for, beside what is pinned by others
+ * than `model`. c: nullable, or opened read-only. Changes nothing. */
+uint64_t ps_cache_usable_for(struct ps_cache *c, uint32_t model, uint64_t budget_bytes,
+                             uint64_t n_extents);
+/* PS_EBUDGET: no cache works with so little; *least_bytes nullable. */
+int ps_cache_check_budget(uint64_t budget_bytes, uint64_t *least_bytes, struct ps_err *err);
 /* What `n_extents` extents of `stored_bytes` in all need as a budget, index and padding included (so that --disk
  * 100% holds all). Pure. */
 uint64_t ps_cache_budget_for(uint64_t stored_bytes, uint64_t n_extents);

@@ -144,23 +144,11 @@ static int open_dir(const char *dir, const struct ps_cache_options *o, struct ps
                       "cache: %s: %s", dir, strerror(errno));
 }
 
-static int check_budget(const struct ps_cache_options *o, uint64_t *least_bytes, struct ps_err *err)
-{
-    const uint64_t least = ps_budget_least();
-    if (least_bytes)
-        *least_bytes = least;
-    if (o->read_only || o->budget_bytes >= least)
-        return 0;
-    return ps_err_set(err, PS_EBUDGET, PS_CACHE_ORIGIN,
-                      "cache: a budget of %llu bytes holds no index: give --disk at least %llu",
-                      (unsigned long long)o->budget_bytes, (unsigned long long)least);
-}
-
 int ps_cache_open(struct ps_cache **out, const char *dir, const struct ps_cache_options *options,
                   uint64_t *least_bytes, struct ps_err *err)
 {
     struct stat st;
-    int rc = check_budget(options, least_bytes, err);
+    int rc = options->read_only ? 0 : ps_cache_check_budget(options->budget_bytes, least_bytes, err);
     if (rc != 0)
         return rc;
     const int fd = open_dir(dir, options, err);

@@ -17,9 +17,10 @@
 #define ORIGIN    "fetcher"
 #define LINES_MAX 12
 #define SLOWEST_BYTES_S                                                                            \
-    (100u << 10)                /* a part that is slower than this is given up and sent again */
-#define LOOK_MS      100        /* how often an interrupt is looked for while waiting */
-#define COMPLETE_MAX (4u << 20) /* 10,000 ETags */
+    (100u << 10)             /* a part that is slower than this is given up and sent again */
+#define LOOK_MS          100 /* how often an interrupt is looked for while waiting */
+#define CLEAN_DEADLINE_S 15
+#define COMPLETE_MAX     (4u << 20) /* 10,000 ETags */
 
 int ps_s3_writer_open(struct ps_s3_writer **out, const char *address,
                       const struct ps_store_options *options, struct ps_err *err)
@@ -196,10 +197,14 @@ static bool wait_ns(const struct ps_s3_call *c, uint64_t ns)
 static bool try_again(struct ps_s3_call *c, enum ps_retry_class cls, unsigned failures,
                       uint64_t start_ns, uint64_t retry_after_ns)
 {
+    /* Cleaning up behind a lost network: the next run cleans too. */
+    uint64_t deadline_s = c->w->opt.net_deadline_s;
+    if (c->stubborn && deadline_s > CLEAN_DEADLINE_S)
+        deadline_s = CLEAN_DEADLINE_S;
     const struct ps_retry_in in = {.cls = cls,
                                    .failures = failures,
                                    .elapsed_ns = ps_now_ns() - start_ns,
-                                   .deadline_ns = c->w->opt.net_deadline_s * PS_NS_PER_S,
+                                   .deadline_ns = deadline_s * PS_NS_PER_S,
                                    .retry_after_ns = retry_after_ns,
                                    .random = ps_now_ns() * 6364136223846793005ull >> 7};
     struct ps_retry_out out = ps_retry_decide(&in);

@@ -300,3 +300,24 @@ int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, 
     *len = got.len;
     return 0;
 }
+
+int ps_model_files_version(const struct ps_model_files *f, const char *name,
+                           struct ps_object_info *info)
+{
+    static const char prefix[] = "sha256:";
+    const struct ps_manifest_file *file = f->manifest ? find_file(f->manifest, name) : NULL;
+    if (!file)
+        return f->manifest ? PS_ENOTFOUND : PS_EUNSUPPORTED;
+    memset(info, 0, sizeof *info);
+    info->bytes = file->bytes;
+    memcpy(info->identity, prefix, sizeof prefix);
+    ps_hex_encode(file->sha256, PS_SHA256_BYTES, info->identity + sizeof prefix - 1);
+    return 0;
+}
+
+bool ps_model_files_fits(const struct ps_model_files *f, const char *name, const void *bytes,
+                         size_t len)
+{
+    const struct ps_manifest_file *file = f->manifest ? find_file(f->manifest, name) : NULL;
+    return !f->manifest || (file && file_matches(file, bytes, len));
+}

@@ -37,4 +37,11 @@ void ps_model_files_close(struct ps_model_files *f);
  * PS_ENOTFOUND if the model has no such file. */
 int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, struct ps_source *src,
                        const char *name, uint64_t max_bytes, struct ps_err *err);
+/* What the manifest says of a file: identity ("sha256:...") and bytes in *info, else untouched. PS_ENOTFOUND: it
+ * lists no such file; PS_EUNSUPPORTED: the model has no manifest. */
+int ps_model_files_version(const struct ps_model_files *f, const char *name,
+                           struct ps_object_info *info);
+/* Whether these are the bytes that the manifest says; without one any are. */
+bool ps_model_files_fits(const struct ps_model_files *f, const char *name, const void *bytes,
+                         size_t len);
 #endif

@@ -189,11 +189,12 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
         return rc;
     if ((rc = open_model(e, err)) < 0)
         return rc;
-    if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
-        return rc;
     ps_probes_load(&e->probes, e->cache_dir);
     if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_open_device(e, err)) < 0 ||
         (rc = ps_engine_budgets(e, err)) < 0)
+        return rc;
+    /* Behind the cache, which may hold its files; beside the plan and the first weights. */
+    if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
         return rc;
     uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
     e->estimate = (struct ps_need){.ctx = ctx,

@@ -13,6 +13,7 @@
 #include "proto/layout.h"
 #include "runtime/arch.h"
 #include "runtime/forward.h"
+#include "runtime/kept_files.h"
 #include "runtime/plan.h"
 #include "runtime/sweep.h"
 #include "runtime/tokenizer.h"
@@ -154,8 +155,10 @@ struct ps_device_place ps_engine_place(const struct ps_engine *e);
 /* engine_tokens.c */
 int ps_engine_start_tokenizer(struct ps_engine *e, struct ps_err *err);
 int ps_engine_need_tokenizer(struct ps_engine *e, struct ps_err *err); /* waits for it */
-int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_model_files *files,
-                             struct ps_source *src, struct ps_err *err);
+int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_kept *k, struct ps_err *err);
+extern const char *const ps_tokenizer_names[]; /* the files that it reads, NULL at the end */
+uint64_t ps_tokenizer_max_bytes(const char *name);
+struct ps_kept ps_engine_kept(const struct ps_engine *e);
 /* engine_probes.c */
 void ps_probes_load(struct ps_probes *p, const char *cache_dir);
 void ps_probes_save(const struct ps_probes *p, const char *cache_dir);

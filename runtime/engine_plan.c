@@ -37,11 +37,14 @@ static int disk_budget(struct ps_engine *e, uint64_t *out, struct ps_err *err)
         double share = e->disk.percent / 100;
         *out = e->disk.percent <= 0
                    ? 0
-                   : ps_cache_budget_for((uint64_t)(share * (double)m->stored_bytes),
+                   : ps_cache_budget_for((uint64_t)(share * (double)m->stored_bytes) +
+                                             (share >= 1 ? ps_kept_room(m->stored_bytes) : 0),
                                          (uint64_t)(share * (double)m->n_extents) + 1);
         return 0;
     }
-    case PS_SIZE_ALL: *out = ps_cache_budget_for(m->stored_bytes, m->n_extents); return 0;
+    case PS_SIZE_ALL:
+        *out = ps_cache_budget_for(m->stored_bytes + ps_kept_room(m->stored_bytes), m->n_extents);
+        return 0;
     case PS_SIZE_MIN:
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "--disk: \"min\" is not a size: use 0, 20G or 25%%");
@@ -109,6 +112,30 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
     return open_cache_model(e, err);
 }
 
+/* Who asks what would be must not find, afterwards, that it is: a plan with a small --disk would have thrown away what
+ * hours had fetched. */
+static int look_at_cache(struct ps_engine *e, struct ps_err *err)
+{
+    const struct ps_cache_options co = {.read_only = true, .must_exist = true};
+    struct ps_err ce = {0};
+    if (e->disk_budget_bytes == 0)
+        return 0;
+    int rc = ps_cache_check_budget(e->disk_budget_bytes, NULL, err);
+    if (rc == 0)
+        rc = ps_cache_open(&e->cache, e->cache_dir, &co, NULL, &ce);
+    if (rc == 0)
+        return ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
+                                   e->arch->n_layers, &e->cache_model, err);
+    if (rc == PS_ENOTFOUND || rc == PS_EIO ||
+        rc == PS_EDATA) { /* none yet, or one that a run makes anew */
+        ps_log(PS_LOG_INFO, "cache", "nothing is known of a cache: %s", ce.text);
+        return 0;
+    }
+    if (err && ce.code)
+        *err = ce;
+    return rc;
+}
+
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
 {
     int rc;
@@ -120,6 +147,8 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
         return 0;
     if ((rc = disk_budget(e, &e->disk_budget_bytes, err)) < 0)
         return rc;
+    if (e->o.look_only)
+        return look_at_cache(e, err);
     /* --disk 0 makes no index; a folder from an earlier run is opened all the same, because it has to shrink */
     if (e->disk_budget_bytes == 0)
         return dir_exists(e->cache_dir) ? ps_cache_clear(e->cache_dir, err) : 0;
@@ -225,6 +254,14 @@ static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, 
     return rc;
 }
 
+static uint64_t disk_room(const struct ps_engine *e)
+{
+    const uint32_t n = e->files.map->n_extents;
+    if (e->o.look_only && !e->source->local && e->disk_budget_bytes > 0)
+        return ps_cache_usable_for(e->cache, e->cache_model, e->disk_budget_bytes, n);
+    return e->cache ? ps_cache_usable_bytes(e->cache, n) : 0;
+}
+
 static uint32_t ring_want(uint64_t slot_bytes)
 {
     uint64_t n = slot_bytes ? 128 * MIB / slot_bytes : RING_MIN;
@@ -292,7 +329,7 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
         .extents = list,
         .n_extents = list_extents(e, list, which),
         .local = e->source->local,
-        .disk_bytes = e->cache ? ps_cache_usable_bytes(e->cache, m->n_extents) : 0,
+        .disk_bytes = disk_room(e),
         .slot_bytes = ps_sweep_slot_bytes(m),
         .ring_slots_min = RING_MIN,
         .gather_bytes = GATHER_SLOTS * ps_sweep_gather_slot_bytes(m, e->weights->embed),

@@ -175,7 +175,7 @@ static int probe_memory(struct ps_engine *e, struct ps_err *err)
 /* The test file counts inside --disk like everything else: a folder that is nearly full keeps its old figure. */
 static uint64_t disk_room(const struct ps_engine *e)
 {
-    const uint64_t taken = ps_cache_allocated_bytes(e->cache);
+    const uint64_t taken = e->cache ? ps_cache_allocated_bytes(e->cache) : 0;
     const uint64_t room = e->disk_budget_bytes > taken ? (e->disk_budget_bytes - taken) / 2 : 0;
     return room < DISK_PROBE_BYTES ? room : DISK_PROBE_BYTES;
 }
@@ -184,17 +184,28 @@ static int probe_disk(struct ps_engine *e, struct ps_err *err)
 {
     struct ps_bench_disk d = {0};
     const uint64_t bytes = disk_room(e);
-    if (ps_cache_is_read_only(e->cache))
-        return 0;
     if (bytes < DISK_PROBE_MIN_BYTES) {
         ps_log(PS_LOG_WARN, ORIGIN,
                "the disk was not measured: --disk leaves no room for a test file");
         return 0;
     }
-    int rc = ps_bench_disk(&d, e->cache_dir, bytes, false, &e->interrupt, err);
+    struct ps_err de = {0};
+    int rc = ps_bench_disk(&d, e->cache_dir, bytes, false, &e->interrupt, &de);
     if (rc == 0)
         e->probes.disk_bytes_s = d.read_bytes_s;
+    if (rc == PS_EIO ||
+        rc == PS_ENOSPC) { /* an image, another user's folder: there is still something to say */
+        ps_log(PS_LOG_WARN, ORIGIN, "the disk was not measured: %s", de.text);
+        return 0;
+    }
+    if (rc < 0 && err)
+        *err = de;
     return rc;
+}
+
+static bool has_disk(const struct ps_engine *e)
+{
+    return e->cache || (e->o.look_only && !e->source->local && e->disk_budget_bytes > 0);
 }
 
 int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct ps_error *error)
@@ -206,7 +217,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     ps_engine_stop_sweep(e); /* it borrows the plan that is made anew below; a session starts the next */
     if (!e->source->local)
         rc = probe_link(e, seconds > 0 ? seconds : 2, &err);
-    if (rc == 0 && e->cache)
+    if (rc == 0 && has_disk(e))
         rc = probe_disk(e, &err);
     if (rc == 0)
         rc = probe_memory(e, &err);
@@ -215,7 +226,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
         rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device,
                              gpu.mark, e->vram_budget_bytes, &err);
     e->probes.wall_s = ps_wall_s();
-    if (rc == 0 && e->cache && !ps_cache_is_read_only(e->cache))
+    if (rc == 0 && has_disk(e))
         ps_probes_save(&e->probes, e->cache_dir);
     if (rc == 0)
         rc = ps_engine_replan(e, &err);

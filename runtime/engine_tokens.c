@@ -10,12 +10,26 @@ static const char *const ORIGIN = "tokenizer";
 #define TOKENIZER_MAX_BYTES (128ull << 20)
 #define SMALL_MAX_BYTES     (4ull << 20)
 
-/* Nullable small file: absent is fine, unreadable is not. */
-static int small_file(char **out, size_t *len, const struct ps_model_files *f,
-                      struct ps_source *src, const char *name, struct ps_err *err)
+enum { JSON, CONFIG, GENERATION, SPECIAL, MODEL, N };
+const char *const ps_tokenizer_names[] = {
+    [JSON] = "tokenizer.json",
+    [CONFIG] = "tokenizer_config.json",
+    [GENERATION] = "generation_config.json",
+    [SPECIAL] = "special_tokens_map.json",
+    [MODEL] = "config.json",
+    NULL,
+};
+
+uint64_t ps_tokenizer_max_bytes(const char *name)
 {
-    int rc = f ? ps_model_files_get(out, len, f, src, name, SMALL_MAX_BYTES, err)
-               : ps_source_get(src, name, SMALL_MAX_BYTES, out, len, NULL, err);
+    return strcmp(name, ps_tokenizer_names[JSON]) == 0 ? TOKENIZER_MAX_BYTES : SMALL_MAX_BYTES;
+}
+
+/* Nullable small file: absent is fine, unreadable is not. */
+static int small_file(char **out, size_t *len, const struct ps_kept *k, const char *name,
+                      struct ps_err *err)
+{
+    int rc = ps_kept_get(out, len, k, name, SMALL_MAX_BYTES, err);
     if (rc == PS_ENOTFOUND || rc == PS_EREFUSED) {
         *out = NULL;
         *len = 0;
@@ -24,25 +38,18 @@ static int small_file(char **out, size_t *len, const struct ps_model_files *f,
     return rc;
 }
 
-int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_model_files *files,
-                             struct ps_source *src, struct ps_err *err)
+int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_kept *k, struct ps_err *err)
 {
-    enum { JSON, CONFIG, GENERATION, SPECIAL, MODEL, N };
-    static const char *const NAMES[N] = {"tokenizer.json", "tokenizer_config.json",
-                                         "generation_config.json", "special_tokens_map.json",
-                                         "config.json"};
     char *text[N] = {0};
     size_t len[N] = {0};
-    int rc = files ? ps_model_files_get(&text[JSON], &len[JSON], files, src, NAMES[JSON],
-                                        TOKENIZER_MAX_BYTES, err)
-                   : ps_source_get(src, NAMES[JSON], TOKENIZER_MAX_BYTES, &text[JSON], &len[JSON],
-                                   NULL, err);
+    int rc =
+        ps_kept_get(&text[JSON], &len[JSON], k, ps_tokenizer_names[JSON], TOKENIZER_MAX_BYTES, err);
     if (rc == PS_ENOTFOUND)
         ps_err_set(err, rc, ORIGIN,
                    "no tokenizer.json: %s: add the file, or give token ids (logits --tokens)",
-                   src->label);
+                   k->source->label);
     for (int i = CONFIG; rc == 0 && i < N; i++)
-        rc = small_file(&text[i], &len[i], files, src, NAMES[i], err);
+        rc = small_file(&text[i], &len[i], k, ps_tokenizer_names[i], err);
     if (rc == 0) {
         struct ps_tokenizer_files tf = {
             text[JSON],      len[JSON],     text[CONFIG], len[CONFIG], text[GENERATION],
@@ -55,11 +62,19 @@ int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_model_fi
     return rc;
 }
 
+struct ps_kept ps_engine_kept(const struct ps_engine *e)
+{
+    return (struct ps_kept){.source = e->source,
+                            .files = &e->files,
+                            .cache = e->cache,
+                            .model = e->cache_model};
+}
+
 static void *tokenizer_main(void *engine)
 {
     struct ps_engine *e = engine;
-    e->tokenizer_rc =
-        ps_tokenizer_from_source(&e->tokenizer, &e->files, e->source, &e->tokenizer_err);
+    const struct ps_kept k = ps_engine_kept(e);
+    e->tokenizer_rc = ps_tokenizer_from_source(&e->tokenizer, &k, &e->tokenizer_err);
     return NULL;
 }
 
@@ -139,8 +154,9 @@ int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_key
         rc = ps_store_open(&src, model, &so, &err);
     if (rc == 0 && trust)
         rc = ps_model_files_open_trusted(&files, src, trust, &err);
+    const struct ps_kept k = {.source = src, .files = trust ? &files : NULL};
     if (rc == 0)
-        rc = ps_tokenizer_from_source(&t, trust ? &files : NULL, src, &err);
+        rc = ps_tokenizer_from_source(&t, &k, &err);
     if (rc == 0)
         rc = ps_tokenize(t, text, len, flags, &list, &count, &err);
     ps_tokenizer_close(t);

@@ -17,6 +17,7 @@ struct warming {
     struct ps_warm_list list;
     struct ps_whole_files files;
     uint64_t bad, t0;
+    uint32_t files_kept;
 };
 
 static bool is_held(const void *engine, uint32_t extent)
@@ -75,8 +76,8 @@ static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
     ps_engine_stop_sweep(e);
     for (uint32_t i = 0; i < e->files.map->n_extents; i++)
         e->tier[i] &= (uint8_t) ~(PS_TIER_RAM | PS_TIER_VRAM);
-    e->planned = false;                     /* a session plans anew */
-    int rc = ps_cache_flush(e->cache, err); /* what is written already is then found */
+    e->planned = false;                                    /* a session plans anew */
+    int rc = e->cache ? ps_cache_flush(e->cache, err) : 0; /* what is written already is then found */
     return rc < 0 ? rc : ps_engine_start_fetching(e, err);
 }
 
@@ -169,24 +170,24 @@ static int take_options(struct warming *w, const struct ps_warm_options *options
     return 0;
 }
 
-static int warm(struct warming *w, struct ps_err *err)
+/* Behind the weights, which matter more where the room is short. */
+static int keep_files(struct warming *w, struct ps_err *err)
 {
-    struct ps_engine *e = w->e;
-    uint64_t checked = 0;
-    if (!e->cache || ps_cache_is_read_only(e->cache))
-        return ps_err_set(
-            err, PS_EUSAGE, ORIGIN,
-            e->source->local
-                ? "the model is a local folder, which needs no cache: %s"
-                : "there is no disk cache to fill: %s: use --disk and a writable --cache",
-            e->source->label);
-    int rc = w->o.check ? ps_cache_verify(e->cache, true, !w->o.dry_run, on_verify, e, &checked,
-                                          &w->bad, err)
-                        : 0;
-    if (rc == 0)
-        rc = fetch_missing(w, err);
-    if (rc == 0 && has_files_to_check(w))
-        rc = check_files(w, err);
+    const struct ps_kept k = ps_engine_kept(w->e);
+    int rc = 0;
+    struct ps_err ke = {0};
+    for (const char *const *name = ps_tokenizer_names; rc == 0 && *name; name++) {
+        bool kept = false;
+        if (strcmp(*name, "config.json") == 0)
+            continue; /* came with the model */
+        rc = ps_kept_store(&kept, &k, *name, ps_tokenizer_max_bytes(*name), &ke);
+        w->files_kept += kept;
+    }
+    if (rc == 0 ||
+        rc == PS_EBUDGET) /* --max-egress was enough for the weights: they are what was asked for */
+        return ps_cache_flush(w->e->cache, err);
+    if (err)
+        *err = ke;
     return rc;
 }
 
@@ -198,6 +199,38 @@ static uint64_t bytes_stored(const struct warming *w)
         if (ps_sweep_is_held(w->e->sweep, w->list.extents[i]))
             n += w->e->files.map->extents[w->list.extents[i]].stored_bytes;
     return n;
+}
+
+/* All of the model that the plan keeps is there, and nobody asked for a part. */
+static bool has_all(const struct warming *w)
+{
+    return w->o.layer_first < 0 && w->o.layer_last < 0 &&
+           w->list.bytes_present + bytes_stored(w) == w->list.bytes_wanted;
+}
+
+static int warm(struct warming *w, struct ps_err *err)
+{
+    struct ps_engine *e = w->e;
+    uint64_t checked = 0;
+    const bool looks =
+        w->o.dry_run && e->o.look_only && !e->source->local && e->disk_budget_bytes > 0;
+    if (!looks && (!e->cache || ps_cache_is_read_only(e->cache)))
+        return ps_err_set(
+            err, PS_EUSAGE, ORIGIN,
+            e->source->local
+                ? "the model is a local folder, which needs no cache: %s"
+                : "there is no disk cache to fill: %s: use --disk and a writable --cache",
+            e->source->label);
+    int rc = w->o.check && e->cache ? ps_cache_verify(e->cache, true, !w->o.dry_run, on_verify, e,
+                                                      &checked, &w->bad, err)
+                                    : 0;
+    if (rc == 0)
+        rc = fetch_missing(w, err);
+    if (rc == 0 && has_files_to_check(w))
+        rc = check_files(w, err);
+    if (rc == 0 && !w->o.dry_run && has_all(w))
+        rc = keep_files(w, err);
+    return rc;
 }
 
 static void put_known(struct ps_json_writer *w, const char *key, bool known, double value)
@@ -252,6 +285,7 @@ static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint
     ps_jw_kuint(jw, "extents", l->n);
     ps_jw_kuint(jw, "bad_extents_dropped", w->o.dry_run ? 0 : w->bad);
     ps_jw_kuint(jw, "files_checked", w->files.checked);
+    ps_jw_kuint(jw, "files_kept", w->files_kept);
     if (w->o.dry_run)
         write_estimate(jw, w);
     else

@@ -22,6 +22,7 @@ static int open_for_facts(struct ps_engine **out, struct ps_engine_options *e, s
 {
     e->headers_only = 1;
     e->without_tokenizer = 1;
+    e->look_only = 1;
     return ps_cli_engine_open(out, e, err);
 }
 

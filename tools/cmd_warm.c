@@ -32,6 +32,7 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model, str
     e.model = model;
     e.headers_only = 1;
     e.without_tokenizer = 1;
+    e.look_only = o->dry_run;
     rc = ps_cli_engine_open(&engine, &e, err);
     if (rc < 0)
         return rc;
@@ -50,11 +51,6 @@ struct batch {
     struct ps_json_writer w;
 };
 
-static const char *shown(char **label, const char *model)
-{
-    return ps_store_label(label, model, NULL) == 0 ? *label : "(malformed address)";
-}
-
 /* Text as it comes; JSON at the end, in one object. */
 static int tell_facts(struct batch *b, const char *json, struct ps_err *err)
 {
@@ -71,16 +67,18 @@ static int tell_facts(struct batch *b, const char *json, struct ps_err *err)
 static void tell_failure(struct batch *b, const char *model, int rc, const struct ps_err *e)
 {
     char *label = NULL;
+    const char *shown =
+        ps_store_label(&label, model, NULL) == 0 ? label : "(malformed address)"; /* no secret */
 
     b->n_failed++;
     if (ps_err_exit_status(rc) > ps_err_exit_status(b->worst))
         b->worst = rc;
     ps_progress_end();
     if (rc != PS_EINTERRUPTED) /* the end of all is told at the end */
-        fprintf(stderr, "penstock: %s: %s\n", shown(&label, model), e->text);
+        fprintf(stderr, "penstock: %s: %s\n", shown, e->text);
     if (b->o->json) {
         ps_jw_object(&b->w);
-        ps_jw_kstring(&b->w, "source", shown(&label, model));
+        ps_jw_kstring(&b->w, "source", shown);
         ps_jw_kstring(&b->w, "error", e->text);
         ps_jw_kint(&b->w, "exit", ps_err_exit_status(rc));
         ps_jw_object_end(&b->w);
@@ -152,14 +150,16 @@ static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
 
 int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
 {
-    const char *model = o->n_args > 0 ? o->args[0] : o->from_file ? NULL : o->model;
+    const char *model = o->n_args > 0 ? o->args[0] : NULL;
+    const bool listed = o->from_file && (!model || ps_opts_origin(o, "from-file") == PS_FROM_ARGV);
     char *json = NULL;
     int rc;
 
-    if (o->from_file && model)
+    if (listed && model)
         return ps_err_set(err, PS_EUSAGE, "warm", "%s and --from-file: give one of them", model);
-    if (o->from_file)
+    if (listed)
         return warm_from_file(o, err);
+    model = model ? model : o->model; /* a variable, which the parser puts in no argument's place */
     if (!model || !*model)
         return ps_err_set(err, PS_EUSAGE, "warm",
                           "warm: MODEL is missing: usage: penstock warm MODEL | --from-file FILE");

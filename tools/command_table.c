@@ -44,13 +44,16 @@ static const struct ps_command_spec commands[] = {
      "penstock keygen ~/.config/penstock/release.pem\n", NULL, 1, 1, false},
     {PS_CMD_WARM, "warm", "MODEL | --from-file FILE [--layers A-B] [--bytes SIZE] [--check]",
      "fetch into the disk cache what the plan keeps there",
-     "With room for everything, a later run fetches what says which model it is and no weights: "
-     "config, tokenizer and headers. What is held already is never fetched again, so that a "
-     "warm-up "
-     "which was stopped or killed goes on where it was; runs may use the cache meanwhile. A list "
-     "of models goes on after a failure and ends with the worst status; --disk has to hold them "
-     "all, or the last ones "
-     "push the first ones out.",
+     "With room for everything, a later run fetches neither weights nor the tokenizer, only what "
+     "tells that the model is still the same: config.json, the index and the first 64 KiB of each "
+     "file, less than "
+     "1 % of any model above 7 MB. (A tokenizer is kept where its server names a version of it, by "
+     "an ETag or a commit.) "
+     "What is held already is never fetched again, so that a warm-up which was stopped or killed "
+     "goes on where it "
+     "was; runs may use the cache meanwhile. A list of models goes on after a failure and ends "
+     "with the worst status; "
+     "--disk has to hold them all, or the last ones push the first ones out.",
      "penstock warm https://models.example/llama-3.1-8b --disk 20G\n"
      "penstock warm https://models.example/llama-3.1-8b --dry-run --price-per-gb 0.09\n"
      "penstock warm --from-file models.txt --disk 200G --json\n",

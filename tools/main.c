@@ -160,7 +160,7 @@ int main(int argc, char **argv)
     if (err.code == 0)
         ps_err_set(&err, rc, "main", "failed (%s)", ps_err_name(rc));
     ps_opts_deinit(&o);
-    if (strcmp(err.text, PS_OUT_NOBODY_READS) != 0) /* `| head` is no fault to speak of */
+    if (err.text[0] && strcmp(err.text, PS_OUT_NOBODY_READS) != 0) /* `| head` is no fault to speak of */
         fprintf(stderr, "penstock: %s\n", err.text);
     return ps_err_exit_status(rc);
 }

@@ -57,7 +57,11 @@ struct ps_engine_options {
     /* Rows worked on at once inside a layer, to plan for and for sessions that name none; 0 = 512, fewer where `ram` is
      * small, and on a device 1024. Never changes the text. */
     uint32_t ubatch;
-    uint32_t reserved[6];
+    /* 1: the disk cache is looked at and not changed, whatever `disk` says (plan, probes, inspect, a dry run of
+     * warm): none is made, nothing is evicted. While such an engine is open no other one of this process can open
+     * the same cache for writing. */
+    uint32_t look_only;
+    uint32_t reserved[5];
     /* Called from the opening or generating thread a few times a second while something takes long. Nullable.
      * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
@@ -124,10 +128,13 @@ struct ps_warm_options {
     double price_per_gb; /* of traffic, per 10^9 bytes, in any currency: adds "egress_cost". 0: nothing */
 };
 /* Fetches into the disk cache what the plan keeps there and is not yet held: a call that was cut short, by kill -9 too,
- * is gone on with by the next. Other processes may use the cache meanwhile. JSON: {"model_id","source","bytes_wanted",
- * "bytes_present","bytes_fetched","bytes_missing","extents","bad_extents_dropped","files_checked","complete"} with
- * {"bytes_net","requests","retries","link_bytes_s","seconds"} or, of a dry run, {"dry_run","bytes_to_fetch","requests",
- * "predicted_seconds","probed_link_bytes_s","probe_age_s"}: null where no rate was ever measured. */
+ * is gone on with by the next. Other processes may use the cache meanwhile. With room for all of the model its
+ * tokenizer's files are kept as well.
+ *
+ * JSON: model_id, source, bytes_wanted, bytes_present, bytes_fetched, bytes_missing, extents, bad_extents_dropped,
+ * files_checked, files_kept, complete; with bytes_net, requests, retries, link_bytes_s, seconds or, of a dry run,
+ * dry_run, bytes_to_fetch, requests, predicted_seconds, probed_link_bytes_s, probe_age_s: null where no rate was ever
+ * measured. */
 int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_options *options,
                    struct ps_error *err);
 

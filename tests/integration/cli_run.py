@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The program around a real small model: what is on stdout and what on stderr, result files, interruption, closed pipes,
 the same text from a folder and over HTTP, the facts of every command as JSON. A hanging server for the early end."""
-# ctest-timeout: 180
+# ctest-timeout: 300
 import json
 import os
 import shutil
@@ -235,6 +235,27 @@ def interrupt_probes(url, cache):
         check(p.returncode == 130 and took < 10 and b"interrupted" in err, f"SIGINT for {command}: {p.returncode} {took:.1f} s {err}")
 
 
+def look_only(url, cache):
+    """Commands that only ask leave the cache as it is, whatever budget they are given."""
+    facts("warm", url, "--cache", cache, "--disk", "100%")
+    env = dict(os.environ, PENSTOCK_CACHE=cache)
+    held = facts("cache", "ls", "--cache", cache)["models"]
+    for args in (("plan", url, "--disk", "1M"), ("plan", url, "--disk", "0"), ("doctor", url, "--disk", "1M", "--seconds", "0.05"),
+                 ("inspect", url), ("warm", url, "--disk", "1M", "--dry-run")):
+        penstock(*args, "-q", env=env)
+        now = facts("cache", "ls", "--cache", cache)["models"]
+        check(now == held and held, f"{args[0]} {args[2:]}: {held} -> {now}")
+    small, large = (facts("plan", url, "--disk", d, "--cache", cache)["disk_bytes"] for d in ("1M", "64M"))
+    check(0 < small < large and small < 1 << 20, f"what a plan says: {small} {large}")
+    none = cache + "-none"
+    for args in (("plan", url), ("inspect", url), ("warm", url, "--dry-run")):
+        penstock(*args, env=dict(os.environ, PENSTOCK_CACHE=none))
+        check(not os.path.exists(none), f"{args[0]} made a folder")
+    planned = facts("plan", url, "--disk", "1M", "--cache", none)["disk_bytes"]
+    check(planned == facts("warm", url, "--disk", "1M", "--cache", none)["bytes_wanted"], f"a plan for a cache to come: {planned}")
+    penstock("plan", url, "--disk", "10K", "--cache", none, status=5)
+
+
 def test_truncated(work):
     """A shard that was not copied whole."""
     tree = os.path.join(work, "tree")
@@ -280,6 +301,7 @@ def test_http(work, text):
         check(disk["limit"]["gb_s"] > 0 and all(r["gb_s"] > 0 for r in disk["rows"]), f"bench disk: {disk}")
         check(not [n for n in os.listdir(cache) if n.startswith("bench")], f"left by bench disk: {os.listdir(cache)}")
         interrupt_probes(url, cache)
+        look_only(url, cache)
         check("predicted_s_per_token" in facts("plan", url, "--cache", cache), "plan over HTTP")
     finally:
         share.terminate()

@@ -34,6 +34,7 @@ commands="run chat serve plan doctor split warm share cache inspect logits token
 # help
 expect 2 '^usage: penstock COMMAND'
 [ ! -s "$work/out" ] || fail "penstock alone writes to stdout"
+! grep -qE '^penstock: *$' "$work/err" || fail "penstock alone ends with an empty error"
 expect 0 '' --help
 for c in $commands; do
     grep -q "^  $c " "$work/out" || fail "--help lacks $c"

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """`penstock warm` as a user calls it, seen from the server too: a dry run fetches no weights and says what the real one
-does; parts by bytes and by layers add up; lists; kill -9 in the middle; memory and disk within their budgets."""
+does; parts by bytes and by layers add up; lists; kill -9 in the middle; memory and disk within their budgets; a run beside it."""
 # ctest-timeout: 240
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +19,19 @@ import peer  # noqa: E402
 KJV = os.path.join(os.environ["PENSTOCK_SOURCE_DIR"], "models", "kjv")
 WEIGHTS = os.path.join(KJV, "model.safetensors")
 SIZE = os.path.getsize(WEIGHTS)
+RUN = ("-p", "And it came to pass", "-n", "12", "--temp", "0")
 HEADER = 64 << 10  # the first bytes of the file, asked for at every opening
 
 
 def sent(server):
     """Bytes of the weights' file that went out, header probes aside."""
     with server.lock:
-        return sum(q.sent for q in server.log if q.name == "model.safetensors" and q.first != 0 or q.sent > HEADER)
+        return sum(q.sent for q in server.log if q.name == "model.safetensors" and (q.first != 0 or q.sent > HEADER))
 
 
 def asked(server):
     with server.lock:
-        return sum(q.name == "model.safetensors" and q.status == 206 for q in server.log)
+        return sum(q.name == "model.safetensors" and q.sent > 0 for q in server.log)
 
 
 def warm(t, server, *args, cache, rc=0, **kw):
@@ -124,6 +127,12 @@ def test_list(t, server):
     t.check(p.returncode == 2 and "MODEL is missing" in p.stderr, f"nothing at all: {p.stderr}")
     p = run("--json", env={"PENSTOCK_MODEL": server.url})
     t.check(p.returncode == 0 and json.loads(p.stdout)["complete"], f"PENSTOCK_MODEL: {p.stderr}")
+    p = run("--json", server.url, env={"PENSTOCK_FROM_FILE": listed})
+    t.check(p.returncode == 0 and "models" not in json.loads(p.stdout), f"an argument beats PENSTOCK_FROM_FILE: {p.stderr}")
+    p = run("--json", env={"PENSTOCK_FROM_FILE": listed, "PENSTOCK_MODEL": server.url})
+    t.check(p.returncode == 3 and len(json.loads(p.stdout)["models"]) == 5, f"PENSTOCK_FROM_FILE: {p.stderr}")
+    limited = warm(t, server, "--max-egress", str(SIZE + 100_000), cache="limited", disk="100%")
+    t.check(limited["complete"] and limited["files_kept"] == 0, f"a limit that holds the weights alone: {limited}")
 
 
 def test_kill(t):
@@ -146,7 +155,7 @@ def test_kill(t):
         server.pace = None
         server.set(None)
         d = t.run("warm", server.url, "--json", "--bytes", "30%", cache=cache, disk="100%").json
-        t.equal(d["bytes_present"], held, f"kill {i}: what was published is there")
+        t.equal(d["bytes_present"], min(held, d["bytes_wanted"]), f"kill {i}: what was published is there")  # held: kept files, too
         t.equal(sent(server), d["bytes_fetched"], f"kill {i}: only what was missing is asked for")
         server.pace = 1_000_000
         if d["complete"]:
@@ -165,6 +174,90 @@ def test_budgets(t, server):
     t.check(0 < r.peak_folder <= limit, f"--disk: {r.peak_folder} of {limit}")
     if not os.environ.get("PENSTOCK_SANITIZE"):
         t.check(r.peak_rss <= least + (64 << 20), f"--ram {least}: {r.peak_rss}")
+
+
+def test_kept_files(t):
+    """With room for everything a later run fetches less than 1 %, tokenizer included; a changed tokenizer is noticed; a server
+    that names no versions is believed in nothing."""
+    folder = t.path("model")
+    shutil.copytree(KJV, folder)
+    tokenizer = os.path.join(folder, "tokenizer.json")
+    server = badhttp.Server(folder)
+    t.servers.append(server)
+    cache = t.path("kept")
+    want = t.run("run", folder, *RUN).out
+    w = warm(t, server, cache="kept", disk="100%")
+    server.set(None)
+    t.check(w["complete"] and w["files_kept"] == 3, f"three files are there: {w}")
+    for disk in ("100%", "100%", "1G"):
+        r = t.run("run", server.url, *RUN, cache=cache, disk=disk)
+        t.check(r.out == want and r.stats["bytes_net"] < SIZE / 100, f"a later run: {r.stats['bytes_net']} bytes of {SIZE}")
+        names = server.names()
+        t.check(all(names.count(n) == 1 for n in set(names) - {"model.safetensors"}), f"no file is asked for twice: {names}")
+        server.set(None)
+    again = warm(t, server, cache="kept", disk="100%")
+    t.check(again["files_kept"] == 3 and again["bytes_net"] < SIZE / 100, f"kept already: {again}")
+    changed = open(tokenizer, "rb").read() + b"\n"
+    with open(tokenizer, "wb") as f:
+        f.write(changed)
+    r = t.run("run", server.url, *RUN, cache=cache, disk="100%")
+    t.check(r.out == want and r.stats["bytes_net"] > len(changed), f"another tokenizer: {r.stats['bytes_net']} {r.out[:40]}")
+    w = warm(t, server, cache="kept", disk="100%")
+    r = t.run("run", server.url, *RUN, cache=cache, disk="100%")
+    t.check(r.out == want and r.stats["bytes_net"] < SIZE / 100, f"the new one is kept, too: {w} {r.stats['bytes_net']}")
+    t.equal(t.run("cache", "verify", cache=cache).rc, 0, "no wrong byte")
+    # bytes that rot on the disk cost a fetch
+    slabs = os.path.join(cache, "slabs")
+    for name in os.listdir(slabs):
+        path = os.path.join(slabs, name)
+        with open(path, "r+b") as f:
+            data = f.read()
+            for at in re.finditer(re.escape(changed[1000:1100]), data):  # the old version lies there still
+                f.seek(at.start())
+                f.write(b"rot" * 10)
+    r = t.run("run", server.url, *RUN, cache=cache, disk="100%")
+    t.check(r.out == want and r.stats["bytes_net"] > len(changed), f"rotten bytes: {r.stats['bytes_net']} {r.out[:40]}")
+    # no version, nothing kept
+    server.set(lambda q, r: [r.headers.pop("ETag", None)])
+    bare = t.path("bare")
+    w = t.run("warm", server.url, "--json", cache=bare, disk="100%").json
+    t.check(w["complete"] and w["files_kept"] == 0, f"no ETag: {w}")
+    t.equal(t.run("run", server.url, *RUN, cache=bare, disk="100%").out, want, "and the text is right")
+    # a small budget is for weights
+    server.set(None)
+    w = warm(t, server, cache="tight", disk="50%")
+    t.check(w["files_kept"] == 0 or w["complete"], f"half: {w}")
+    limit = t.run("cache", "stat", "--json", cache=t.path("tight")).json
+    t.check(limit["allocated_bytes"] <= limit["budget_bytes"], f"within the budget: {limit}")
+    # pre-split: the manifest names the versions, nobody has to be asked
+    tree = t.path("tree")
+    t.equal(t.run("split", folder, tree).rc, 0, "split")
+    split = badhttp.Server(tree)
+    t.servers.append(split)
+    w = t.run("warm", split.url, "--json", cache=t.path("split"), disk="100%").json
+    split.set(None)
+    r = t.run("run", split.url, *RUN, cache=t.path("split"), disk="100%")
+    t.check(w["files_kept"] == 3 and r.out == want and "tokenizer.json" not in split.names(), f"pre-split: {w} {split.names()}")
+    t.check(r.stats["bytes_net"] < SIZE / 100, f"pre-split: {r.stats['bytes_net']}")
+
+
+def test_beside_a_run(t):
+    """Both begin with nothing, on one cache."""
+    server = badhttp.Server(KJV, pace=2_000_000)
+    t.servers.append(server)
+    cache = t.path("shared")
+    want = t.run("run", KJV, *RUN).out
+    server.set(None)
+    p = subprocess.Popen([t.program, "run", server.url, *RUN, "--cache", cache, "--disk", "100%", "-q"], stdout=subprocess.PIPE)
+    r = t.run("warm", server.url, "--json", cache=cache, disk="100%")
+    text = p.communicate(timeout=60)[0]
+    t.check(p.returncode == 0 and text == want, f"the run beside it: {p.returncode} {text}")
+    t.check(r.rc == 0 and r.json["complete"], f"warm beside a run: {r.err} {r.out}")
+    t.check(sent(server) <= 1.02 * SIZE, f"one fetches what both want: {sent(server)} of {SIZE}")
+    before = sent(server)
+    again = t.run("run", server.url, *RUN, cache=cache, disk="100%")
+    t.check(again.out == want and sent(server) == before, "a later run fetches no weights")
+    t.equal(t.run("cache", "verify", cache=cache).rc, 0, "no wrong byte")
 
 
 def test_interrupt(t):
@@ -194,6 +287,8 @@ def main():
         test_list(t, server)
         test_kill(t)
         test_budgets(t, server)
+        test_kept_files(t)
+        test_beside_a_run(t)
         test_interrupt(t)
 
 

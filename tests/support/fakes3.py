@@ -109,7 +109,6 @@ class S3(badhttp.Server):
             with open(path + ".new", "wb") as f:
                 f.write(data)
             os.replace(path + ".new", path)
-            self.cache.pop(path, None)
 
     def write(self, q, r, query):
         """What changes the bucket, and its lists."""
@@ -134,7 +133,6 @@ class S3(badhttp.Server):
             with self.lock:
                 if os.path.isfile(self.path(q.name)):
                     os.remove(self.path(q.name))
-                self.cache.pop(self.path(q.name), None)
             r.status = 204
         else:
             self.store(q.name, q.body)
@@ -244,13 +242,14 @@ class KeyService(badhttp.Server):
             self.given += 1
         return k[:3] + (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + k[3])),)
 
-    def _one(self, connection, f):
+    def _one(self, connection, f, number):
         line = f.readline(65536).decode("latin-1").split()
         if len(line) != 3:
             return False
         headers = {k.lower(): v for k, v in badhttp.http.client.parse_headers(f).items()}
         body = f.read(int(headers.get("content-length", 0)))
         q, r = self._request(line[0], line[1], headers), badhttp.Reply()
+        q.connection = number
         self.bodies.append(body)
         self.hand_out(q, r, body)
         q.status = r.status

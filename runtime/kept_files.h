@@ -1,0 +1,37 @@
+/* The small files that a run reads beside the weights (tokenizer and its settings), kept in the disk cache by
+ * warm, so that a later run fetches next to nothing: a tokenizer.json has up to 33 MB, 6 % of a model of 0.5 GB.
+ *
+ * A copy is found by the version of its file, never by its name alone. Of a pre-split model the manifest tells the
+ * SHA-256; elsewhere the server is asked for the first byte, and with it for its ETag or commit: what changed is
+ * fetched anew. Where a server names no version (no strong ETag) nothing is kept. The first questions to a model
+ * (manifest, config.json, index and headers of its files) are asked at every start all the same: they are how a
+ * changed model is noticed, and they come before the size of the cache is known, which may be a share of the
+ * model's. Copies count inside --disk as extents of the model that no plan names: weights that need the room push
+ * them out. */
+#ifndef PS_RUNTIME_KEPT_FILES_H
+#define PS_RUNTIME_KEPT_FILES_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cache/cache.h"
+#include "proto/layout.h"
+#include "proto/source.h"
+
+struct ps_kept { /* all borrowed */
+    struct ps_source *source;
+    const struct ps_model_files *files; /* NULL: a folder that may hold no model, and nothing is kept */
+    struct ps_cache *cache;             /* nullable */
+    uint32_t model;                     /* in the cache */
+};
+
+/* Like ps_model_files_get, from the cache where it holds this version. Any thread; blocks. */
+int ps_kept_get(char **out, size_t *len, const struct ps_kept *k, const char *name,
+                uint64_t max_bytes, struct ps_err *err);
+/* Fetches the file and keeps it, unless it is kept already. A file that the model has not, or that can't be kept, is no
+ * error. *kept: whether it is in the cache now (to be published by ps_cache_flush). */
+int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_t max_bytes,
+                  struct ps_err *err);
+/* What --disk 100% has to hold of them beside a model of so many bytes: a guess, made before anything of them is
+ * known. */
+uint64_t ps_kept_room(uint64_t stored_bytes);
+#endif
