@@ -1,106 +1,68 @@
 /* SHA-256 and hex: extents and small files come in, their identities go out. CRC32C is in crc32c.c. */
 #include "base/hash.h"
 
+/* The plain calls, on a state that the caller holds: EVP's, that OpenSSL 3 would rather see, allocate at every
+ * start, and what is checked everywhere must not fail for want of memory (an allocation that failed there ended
+ * the program). They use the same code for the processor. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <limits.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/sha.h>
 #include <pthread.h>
-#include <stdbool.h>
 
 #include "base/alloc.h"
 #include "base/err.h"
 
 struct ps_sha256 {
-    EVP_MD_CTX *ctx;
+    SHA256_CTX state;
 };
 
 static pthread_once_t fetch_once = PTHREAD_ONCE_INIT;
-static EVP_MD *sha256; /* written once in fetch(), never freed: it lives as long as OpenSSL */
-static pthread_key_t thread_ctx_key;
-static bool thread_ctx_key_ok;
-
-static void free_thread_ctx(void *ctx)
-{
-    EVP_MD_CTX_free(ctx);
-}
+static EVP_MD *sha256; /* of HMAC; written once in fetch(), never freed: it lives as long as OpenSSL */
 
 static void fetch(void)
 {
     /* Fetched once: EVP_sha256() makes OpenSSL 3 look the algorithm up again at every init, about 100 ns and a lock. */
     sha256 = EVP_MD_fetch(NULL, "SHA2-256", NULL);
-    thread_ctx_key_ok = pthread_key_create(&thread_ctx_key, free_thread_ctx) == 0;
-}
-
-static void start(EVP_MD_CTX *ctx)
-{
-    /* Cannot fail for a fetched digest; if it does, no answer is better than a wrong one. */
-    PS_ASSERT(EVP_DigestInit_ex2(ctx, sha256, NULL) == 1);
-}
-
-static void finish(EVP_MD_CTX *ctx, uint8_t out[PS_SHA256_BYTES])
-{
-    PS_ASSERT(EVP_DigestFinal_ex(ctx, out, NULL) == 1);
 }
 
 int ps_sha256_new(struct ps_sha256 **out)
 {
-    pthread_once(&fetch_once, fetch);
     struct ps_sha256 *h = ps_malloc(sizeof(*h));
     if (!h)
         return PS_ENOMEM;
-    h->ctx = sha256 ? EVP_MD_CTX_new() : NULL;
-    if (!h->ctx) {
-        ps_free(h);
-        return PS_ENOMEM;
-    }
-    start(h->ctx);
+    ps_sha256_reset(h);
     *out = h;
     return 0;
 }
 
 void ps_sha256_reset(struct ps_sha256 *h)
 {
-    start(h->ctx);
+    PS_ASSERT(SHA256_Init(&h->state) == 1);
 }
 
 void ps_sha256_update(struct ps_sha256 *h, const void *data, size_t bytes)
 {
-    PS_ASSERT(EVP_DigestUpdate(h->ctx, data, bytes) == 1);
+    PS_ASSERT(SHA256_Update(&h->state, data, bytes) == 1);
 }
 
 void ps_sha256_final(struct ps_sha256 *h, uint8_t out[PS_SHA256_BYTES])
 {
-    finish(h->ctx, out);
+    PS_ASSERT(SHA256_Final(out, &h->state) == 1);
 }
 
 void ps_sha256_free(struct ps_sha256 *h)
 {
-    if (!h)
-        return;
-    EVP_MD_CTX_free(h->ctx);
     ps_free(h);
-}
-
-/* This thread's context, freed by the key's destructor when the thread ends. */
-static EVP_MD_CTX *thread_ctx(void)
-{
-    pthread_once(&fetch_once, fetch);
-    PS_ASSERT(sha256 && thread_ctx_key_ok);
-    EVP_MD_CTX *ctx = pthread_getspecific(thread_ctx_key);
-    if (!ctx) {
-        ctx = EVP_MD_CTX_new();
-        PS_ASSERT(ctx); /* a hundred bytes on a thread's first call; there is no way to report it from here */
-        pthread_setspecific(thread_ctx_key, ctx);
-    }
-    return ctx;
 }
 
 void ps_sha256_once(const void *data, size_t bytes, uint8_t out[PS_SHA256_BYTES])
 {
-    EVP_MD_CTX *ctx = thread_ctx();
-    start(ctx);
-    PS_ASSERT(EVP_DigestUpdate(ctx, data, bytes) == 1);
-    finish(ctx, out);
+    struct ps_sha256 h;
+    ps_sha256_reset(&h);
+    ps_sha256_update(&h, data, bytes);
+    ps_sha256_final(&h, out);
 }
 
 int ps_hmac_sha256(const void *key, size_t key_bytes, const void *data, size_t bytes,

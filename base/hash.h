@@ -1,4 +1,4 @@
-/* Hashes. SHA-256 (OpenSSL EVP, fetched once) is identity; CRC32C (SSE4.2 / ARMv8 instruction with three interleaved
+/* Hashes. SHA-256 (OpenSSL) is identity; CRC32C (SSE4.2 / ARMv8 instruction with three interleaved
  * streams, table fallback) guards every later read. Thread-safe; a ps_sha256 belongs to one thread at a time. */
 #ifndef PS_BASE_HASH_H
 #define PS_BASE_HASH_H
@@ -7,13 +7,13 @@
 
 #define PS_SHA256_BYTES 32
 
-struct ps_sha256; /* streaming state, heap-held because EVP contexts are */
+struct ps_sha256; /* streaming state */
 int ps_sha256_new(struct ps_sha256 **out);
 void ps_sha256_reset(struct ps_sha256 *h);
 void ps_sha256_update(struct ps_sha256 *h, const void *data, size_t bytes);
 void ps_sha256_final(struct ps_sha256 *h, uint8_t out[PS_SHA256_BYTES]); /* reset before reuse */
 void ps_sha256_free(struct ps_sha256 *h);
-/* One shot; uses a per-thread context, so it allocates only on a thread's first call. */
+/* One shot; allocates nothing and can't fail. */
 void ps_sha256_once(const void *data, size_t bytes, uint8_t out[PS_SHA256_BYTES]);
 
 /* HMAC-SHA256 (RFC 2104). 0 or PS_ENOMEM. */

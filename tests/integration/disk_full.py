@@ -4,6 +4,7 @@ full in the middle, in the middle of a commit (every size in steps of a page or 
 run goes on without caching, writes the right text and says so once; the cache is clean afterwards, and serves when there is room
 again. The destination of a split that becomes full: status 5 and no manifest, so that nobody takes it for a model; the same
 command finishes it when there is room. Skipped where such a mount is not permitted."""
+# ctest-labels: slow
 # ctest-timeout: 300
 import os
 import subprocess
