@@ -115,6 +115,9 @@ struct mirror_object *mirror_object_locked(struct mirror_store *m, const char *n
 /* The open store of a source, or NULL: it can't be opened. */
 struct ps_source *mirror_open(struct mirror_store *m, unsigned i, struct ps_err *err);
 int mirror_add_locked(struct mirror_store *m, const char *address, bool listed);
+/* A hub's store learns whether its files are local when it is first asked for a header: by a head for a folder, by a
+ * range for a pre-split model. Behind either, the whole source is what the reference is. */
+void mirror_note_local_locked(struct mirror_store *m);
 void mirror_count_failure(struct mirror_store *m, unsigned i, int rc, const struct ps_err *err);
 
 /* mirror_job.c: ranges. */

@@ -228,6 +228,13 @@ static void catch_up(struct mirror_store *m, struct mirror_job *j, uint64_t turn
     pthread_mutex_unlock(&m->lock);
 }
 
+static void note_local(struct mirror_store *m)
+{
+    pthread_mutex_lock(&m->lock);
+    mirror_note_local_locked(m);
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* Brings a job on its way. 0: it is, or waits; else it has failed, with *err, and is the caller's to end. */
 static int dispatch(struct mirror_store *m, struct mirror_job *j, struct ps_err *err)
 {
@@ -245,6 +252,7 @@ static int dispatch(struct mirror_store *m, struct mirror_job *j, struct ps_err 
             return rc;
         struct ps_source *s = mirror_open(m, at, &why);
         rc = s ? ps_source_submit(s, &j->inner, &why) : (why.code ? why.code : PS_ENET);
+        note_local(m);
         if (rc == 0) {
             catch_up(m, j, turn, s);
             return 0;
@@ -369,7 +377,9 @@ int mirror_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err
         pthread_mutex_lock(&m->lock);
         m->sources[0].bytes += r->bytes;
         pthread_mutex_unlock(&m->lock);
-        return ps_source_submit(m->sources[0].s, r, err);
+        rc = ps_source_submit(m->sources[0].s, r, err); /* r may be gone already */
+        note_local(m);
+        return rc;
     }
     pthread_mutex_lock(&m->lock);
     struct mirror_object *o = m->closing ? NULL : mirror_object_locked(m, r->object);

@@ -145,6 +145,13 @@ static bool stands_locked(const struct mirror_store *m, unsigned i, int rc)
     return rc == PS_ENOTFOUND && !m->presplit && m->reference == (int)i;
 }
 
+void mirror_note_local_locked(struct mirror_store *m)
+{
+    const struct ps_source *r = m->sources[m->reference < 0 ? 0 : m->reference].s;
+    if (r)
+        m->base.local = r->local;
+}
+
 static void note_answer(struct mirror_store *m, unsigned i, const struct question *q)
 {
     pthread_mutex_lock(&m->lock);
@@ -169,10 +176,7 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
         m->list_wanted = !m->sources[i].listed;
         pthread_cond_signal(&m->helper_cond);
     }
-    /* a hub's store learns only from headers whether its files are local */
-    const struct ps_source *r = m->sources[m->reference].s;
-    if (r && m->base.local != r->local)
-        m->base.local = r->local;
+    mirror_note_local_locked(m);
     pthread_mutex_unlock(&m->lock);
 }
 

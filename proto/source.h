@@ -10,6 +10,7 @@
  * and return) and may call submit. */
 #ifndef PS_PROTO_SOURCE_H
 #define PS_PROTO_SOURCE_H
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -92,7 +93,8 @@ struct ps_source_ops {
 struct ps_source {
     const struct ps_source_ops *ops;
     char *label; /* printable address: redacted, no userinfo, no query */
-    bool local;  /* true: no disk cache is used (contract.md --disk) */
+    /* true: no disk cache is used (contract.md --disk). A hub's store learns it while headers are read. */
+    atomic_bool local;
     bool is_public; /* a hub that serves everybody: what is fetched again and again is at others' cost */
 };
 

@@ -76,14 +76,16 @@ def wait_for_claims(web, least=10):
     return sum(r.bytes for r in seen)
 
 
-def owner_goes(t, web, folder, url, alone, how):
-    """Its owner of claims killed or stopped, the second goes on."""
-    cache = t.path(f"owner-{how.name}")
+def owner_goes(t, web, folder, alone, how, cache):
+    """Its owner of claims killed or stopped, the second goes on. False: nothing was seen, one of them had ended before."""
+    url = web.url + "/m"
     owner = start(t, url, "owner", cache)
     before = wait_for_claims(web)
     second = start(t, url, "second", cache)
     time.sleep(0.3 * SLOW)
-    t.check(owner.poll() is None and second.poll() is None, f"{how.name}: both are at work")
+    if owner.poll() is not None or second.poll() is not None:
+        t.equal([text(t, p) for p in (owner, second)], [alone] * 2, f"{how.name}: both had ended")
+        return False
     owner.send_signal(how)
     t0 = time.monotonic()
     got = text(t, second)
@@ -101,7 +103,16 @@ def owner_goes(t, web, folder, url, alone, how):
     r = t.run("cache", "verify", "--json", cache=cache)
     t.check(r.rc == 0 and r.json["extents_wrong"] == 0, f"{how.name}: verify: {r}")
     t.run("run", url, "-p", "In the beginning", "-n", "1", "--temp", "0", cache=cache, disk="100%")
-    web.requests()
+    return True
+
+
+def owner_goes_in_time(t, folder, alone, how):
+    """On a busy machine the signal may come when all is fetched: then again, with a slower server."""
+    for rate in (0.2, 0.1, 0.05):
+        if owner_goes(t, t.nginx(t.path("."), rate=rate * peer.MIB), folder, alone, how, t.path(f"owner-{how.name}-{rate}")):
+            return
+        t.note(f"{how.name}: too late at {rate} MiB/s per connection")
+    t.check(False, f"{how.name}: both are at work")
 
 
 def main():
@@ -112,11 +123,11 @@ def main():
             four(t, web, folder, f"{web.url}/{os.path.basename(os.path.abspath(folder))}", "the given model")
             return
         peer.random_llama(t.path("m"))
-        fast, slow = t.nginx(t.path("."), rate=2 * peer.MIB), t.nginx(t.path("."), rate=0.2 * peer.MIB)
+        fast = t.nginx(t.path("."), rate=2 * peer.MIB)
         # Of a model of 7 MB the header's first 64 KiB and the tokenizer are 4 % for each process: weights are what is compared.
         alone = four(t, fast, t.path("m"), fast.url + "/m", "a small model", weights_only=True)
         for how in (signal.SIGKILL, signal.SIGSTOP):
-            owner_goes(t, slow, t.path("m"), slow.url + "/m", alone, how)
+            owner_goes_in_time(t, t.path("m"), alone, how)
 
 
 main()
