@@ -71,7 +71,8 @@ static int member(const char *folder, uid_t uid, uint64_t from)
         return 21;
     }
     const uint32_t m = open_model(c, uid);
-    uint64_t others = 0; /* bit i - from: another member was just storing it, and may not be done when we look */
+    uint64_t others =
+        0; /* bit i - from: another member was just storing it, and may not be done when we look */
     for (uint64_t i = from; i < from + 40; i++) {
         const int rc = crash_store(c, m, i, 0, buf, EACH + (size_t)(i % 3) * 9000);
         if (rc == PS_EAGAIN)
