@@ -193,9 +193,9 @@ def both_blink(t):
 def comes_back(t):
     """A server that was left alone is asked again, with a range, and then with all."""
     first = serve(t, Setting.split)
-    mirror = serve(t, Setting.split, pace=100000)
+    mirror = serve(t, Setting.split, pace=400000) # with --ram min below, each token takes seconds from it
     state = deaths(first, 14, 7)
-    r = fine(t, run(t, first.url, "--mirror", mirror.url, "--connections", "2", disk="0"), "it comes back", 50)
+    r = fine(t, run(t, first.url, "--mirror", mirror.url, "--connections", "2", "--ram", "min", disk="0"), "it comes back", 50)
     late = [q for q in weights(first) if q.began > state.get("began", 0) + 7 and q.status == 206]
     t.check(late, f"the first server is asked again once it is back: {r.seconds:.1f} s, {r.stats.get('mirrors')}")
 
