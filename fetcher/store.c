@@ -64,7 +64,7 @@ int ps_store_open(struct ps_source **out, const char *address,
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "no model given: write a folder or an address");
     enum ps_uri_kind kind = ps_uri_kind(address);
     bool remote = kind == PS_URI_HTTP || kind == PS_URI_S3 || kind == PS_URI_HF;
-    return remote || (options && options->n_mirrors > 0)
+    return !(options && options->sole) && (remote || (options && options->n_mirrors > 0))
                ? ps_mirror_store_open(out, address, options, err)
                : ps_store_open_one(out, address, options, err);
 }

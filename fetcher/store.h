@@ -43,6 +43,7 @@ struct ps_store_options {
     /* Other addresses of the same model: http(s), s3, hf, or a folder. Borrowed for the call. */
     const char *const *mirrors;
     size_t n_mirrors;
+    bool sole; /* no mirrors, none that the model lists either: what is read lies at this address */
     /* What follows is for a source that is one of several (mirror_store.c). */
     const atomic_int *stop; /* nullable; must outlive the source: as interrupt */
     bool anonymous;         /* no credentials from the environment, no folder of this machine */

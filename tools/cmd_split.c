@@ -67,22 +67,55 @@ static int try_key(const char *pem, struct ps_err *err)
     return rc;
 }
 
-static int split_and_tell(struct ps_source *src, const struct ps_opts *o,
-                          const struct ps_split_options *so, struct ps_err *err)
+/* A missing key is the user's mistake, and so is one that is none: neither must be found out at the end. */
+static int read_key(char **key, size_t *len, const char *path, struct ps_err *err)
+{
+    int rc = ps_file_read(key, len, path, PS_KEY_MAX_BYTES, err);
+    if (rc == 0)
+        return try_key(*key, err);
+    if (rc == PS_ENOMEM)
+        return rc;
+    ps_err_prefix(err, "--sign");
+    return err->code = PS_EUSAGE;
+}
+
+/* Where a source is to be deleted, it alone is read, and opened anew once its files have been looked at: the first one
+ * may hold files open that lay there before. */
+static int open_source(struct ps_source **src, struct ps_split_doomed **doomed,
+                       const struct ps_opts *o, const struct ps_store_options *store,
+                       struct ps_err *err)
+{
+    struct ps_store_options one = *store;
+    if (!o->delete_source)
+        return ps_store_open(src, o->args[0], store, err);
+    if (store->n_mirrors > 0)
+        return ps_err_set(err, PS_EUSAGE, "split",
+                          "--delete-source: not together with --mirror: what a mirror gave was not "
+                          "read from the files that would go");
+    one.sole = true;
+    int rc = ps_store_open(src, o->args[0], &one, err);
+    if (rc != 0)
+        return rc;
+    rc = ps_split_doomed_new(doomed, *src, err);
+    ps_source_close(*src);
+    *src = NULL;
+    return rc == 0 ? ps_store_open(src, o->args[0], &one, err) : rc;
+}
+
+static int split_and_tell(struct ps_source *src, const struct ps_split_doomed *doomed,
+                          const struct ps_opts *o, const struct ps_split_options *so,
+                          struct ps_err *err)
 {
     struct ps_split_report report = {0};
     uint64_t began_ns = ps_now_ns();
     uint8_t id[PS_SHA256_BYTES];
-    int rc = o->delete_source ? ps_split_may_delete(src, err) : 0;
-    if (rc < 0)
-        return rc;
     ps_interrupt_set(stop_soon, NULL);
-    rc = ps_split(src, so, id, err);
+    int rc = ps_split(src, so, id, err);
     if (rc == 0)
-        rc = ps_split_report_make(&report, src, so, o->delete_source, err);
+        rc = ps_split_report_make(&report, src, so, doomed != NULL, err);
     ps_interrupt_set(NULL, NULL);
-    if (rc == 0 && o->delete_source)
-        rc = ps_split_delete_source(&report, src, err);
+    if (rc == 0 && doomed)
+        rc = ps_split_delete_source(&report, doomed, err);
     return rc < 0 ? rc : print_result(o, id, &report, ps_seconds_since(began_ns), err);
 }
 
@@ -98,6 +131,7 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     struct ps_store_options store = {0};
     struct ps_size ram = {.kind = PS_SIZE_DEFAULT};
     struct ps_source *src = NULL;
+    struct ps_split_doomed *doomed = NULL;
     int rc = ps_cli_store_options(&store, o, err);
 
     if (rc == 0)
@@ -111,17 +145,23 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
     char *key = NULL;
     size_t key_len;
     if (rc == 0 && o->sign)
-        rc = ps_file_read(&key, &key_len, o->sign, PS_KEY_MAX_BYTES, err);
-    if (rc == 0 && key) /* a key that is none must not be found out at the end */
-        rc = try_key(key, err);
+        rc = read_key(&key, &key_len, o->sign, err);
     so.sign_key = key;
     store.interrupt = &stopped;
-    so.store = &store;
+    /* The source's mirrors hold nothing of the destination, and its credentials are not the destination's. */
+    struct ps_access_options access = {.ca_file = store.access ? store.access->ca_file : NULL};
+    struct ps_store_options there = store;
+    there.access = &access;
+    there.mirrors = NULL;
+    there.n_mirrors = 0;
+    there.sole = true;
+    so.store = &there;
     if (rc == 0)
-        rc = ps_store_open(&src, o->args[0], &store, err);
+        rc = open_source(&src, &doomed, o, &store, err);
     if (rc == 0)
-        rc = split_and_tell(src, o, &so, err);
+        rc = split_and_tell(src, doomed, o, &so, err);
     ps_source_close(src);
+    ps_split_doomed_free(doomed);
     ps_rate_limit_free(store.limit);
     if (key)
         explicit_bzero(key, key_len);

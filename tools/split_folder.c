@@ -1,6 +1,6 @@
 /* A folder as destination of a split. Comes in: bytes of shards and small files. Goes out: a tree on disk that
  * survives a kill at any point. Order of a shard: data and index, fsync, journal line, fsync, rename: so a shard
- * with its final name is always in the journal. */
+ * with its final name is always in the journal. Where it replaces one of that name, the line comes last. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -127,7 +127,8 @@ static void remove_temps(const struct folder *t)
 
 /* ---- Journal ---- */
 
-/* Whether the shard lies there as the line says: size, and the hash of its index, which was written last. */
+/* Whether the shard lies there as the line says: size, and the hash of its index, which was written last. That proves
+ * that it was finished, as all of it was on disk before its line: not that its data have kept every bit since. */
 static bool shard_is_whole(const struct folder *t, const struct ps_split_done *d)
 {
     char name[PS_SPLIT_NAME_MAX];
@@ -321,16 +322,17 @@ static int folder_finish_shard(struct ps_split_tree *base, uint32_t shard,
     ps_split_shard_file(name, d->index_sha256);
     if (fsync(t->fd) != 0)
         return disk_error(t, "write", "shards/" TEMP_SHARD, err);
-    int rc = append_journal(t, shard, d, err);
+    /* A finished tree is split again. What is there may be damaged: a line is written once it is gone. */
+    bool replaces = exists(t->shards, name);
+    int rc = replaces ? 0 : append_journal(t, shard, d, err);
     if (rc != 0)
         return rc;
-    /* A finished tree is split again: the shard is there already, and stays the file that it is. */
-    if (shard_is_whole(t, d))
-        unlinkat(t->shards, TEMP_SHARD, 0);
-    else if (renameat(t->shards, TEMP_SHARD, t->shards, name) != 0)
+    if (renameat(t->shards, TEMP_SHARD, t->shards, name) != 0)
         return disk_error(t, "rename", name, err);
     close_fd(&t->fd);
-    return fsync(t->shards) == 0 ? 0 : disk_error(t, "sync", "shards", err);
+    if (fsync(t->shards) != 0)
+        return disk_error(t, "sync", "shards", err);
+    return replaces ? append_journal(t, shard, d, err) : 0;
 }
 
 static bool same_content(const struct folder *t, const char *name, const void *bytes, size_t len)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -118,38 +119,111 @@ void ps_split_report_write(struct ps_json_writer *w, const struct ps_split_repor
     ps_jw_array_end(w);
 }
 
-int ps_split_may_delete(struct ps_source *src, struct ps_err *err)
+/* ---- The end of the source ---- */
+
+struct doomed_file {
+    char *path;
+    bool there; /* false: an index that the model does without */
+    struct stat st;
+};
+
+struct ps_split_doomed {
+    uint32_t n;
+    struct doomed_file files[];
+};
+
+static int look_at(struct doomed_file *f, struct ps_err *err)
 {
-    if (src->local && strcmp(src->ops->scheme, "file") == 0 && src->ops->local_path)
-        return 0;
-    return ps_err_set(err, PS_EUSAGE, ORIGIN,
-                      "--delete-source: %s is no folder of this machine: leave it out", src->label);
+    f->there = lstat(f->path, &f->st) == 0;
+    return f->there || errno == ENOENT
+               ? 0
+               : ps_err_set(err, PS_EIO, ORIGIN, "--delete-source: %s: %s", f->path, strerror(errno));
 }
 
-static int remove_object(struct ps_split_report *r, struct ps_source *src, const char *name,
-                         struct ps_err *err)
+static int doomed_init(struct doomed_file *f, struct ps_source *src, const char *name,
+                       struct ps_err *err)
 {
-    char *path;
-    int rc = src->ops->local_path(src, name, &path, err);
-    if (rc != 0)
-        return rc == PS_ENOTFOUND ? 0 : rc;
-    if (unlink(path) == 0)
-        r->deleted_files++;
-    else if (errno != ENOENT)
-        rc = ps_err_set(err, PS_EIO, ORIGIN, "--delete-source: %s: %s", path, strerror(errno));
-    ps_free(path);
+    int rc = src->ops->local_path(src, name, &f->path, err);
+    if (rc == 0)
+        rc = look_at(f, err);
+    if (rc == 0 && f->there && S_ISLNK(f->st.st_mode))
+        rc = ps_err_set(err, PS_EUSAGE, ORIGIN,
+                        "--delete-source: %s is a symbolic link: what it points to would stay: "
+                        "leave the option out",
+                        f->path);
     return rc;
 }
 
-int ps_split_delete_source(struct ps_split_report *r, struct ps_source *src, struct ps_err *err)
+void ps_split_doomed_free(struct ps_split_doomed *d)
+{
+    for (uint32_t i = 0; d && i < d->n; i++)
+        ps_free(d->files[i].path);
+    ps_free(d);
+}
+
+int ps_split_doomed_new(struct ps_split_doomed **out, struct ps_source *src, struct ps_err *err)
 {
     struct ps_model_files in = {0};
-    PS_ASSERT(r->verified_bytes == r->bytes_out);
-    int rc = ps_model_files_open(&in, src, err);
-    for (uint32_t i = 0; rc == 0 && i < in.map->n_objects; i++)
-        rc = remove_object(r, src, in.map->objects[i].name, err);
+    struct doomed_file index = {0};
+    struct ps_split_doomed *d = NULL;
+    if (!src->local || strcmp(src->ops->scheme, "file") != 0 || !src->ops->local_path)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "--delete-source: %s is no folder of this machine: leave it out",
+                          src->label);
+    int rc = doomed_init(&index, src, INDEX, err); /* before it is read: it names the others */
     if (rc == 0)
-        rc = remove_object(r, src, INDEX, err);
+        rc = ps_model_files_open(&in, src, err);
+    uint32_t n = rc == 0 ? in.map->n_objects : 0;
+    if (rc == 0 && !(d = ps_calloc(1, sizeof *d + (n + 1ull) * sizeof d->files[0])))
+        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        d->n++;
+        rc = doomed_init(&d->files[i], src, in.map->objects[i].name, err);
+    }
     ps_model_files_close(&in);
+    if (rc != 0) {
+        ps_split_doomed_free(d);
+        ps_free(index.path);
+        return rc;
+    }
+    d->files[d->n++] = index; /* removed last */
+    *out = d;
+    return 0;
+}
+
+static int check_same(const struct doomed_file *f, struct ps_err *err)
+{
+    struct doomed_file now = {.path = f->path};
+    int rc = look_at(&now, err);
+    if (rc != 0)
+        return rc;
+    bool same = now.there == f->there;
+    if (same && f->there)
+        same = now.st.st_dev == f->st.st_dev && now.st.st_ino == f->st.st_ino &&
+               now.st.st_size == f->st.st_size && now.st.st_mtim.tv_sec == f->st.st_mtim.tv_sec &&
+               now.st.st_mtim.tv_nsec == f->st.st_mtim.tv_nsec;
+    return same ? 0
+                : ps_err_set(err, PS_EDATA, ORIGIN,
+                             "--delete-source: %s is not the file that was split: it was left",
+                             f->path);
+}
+
+int ps_split_delete_source(struct ps_split_report *r, const struct ps_split_doomed *d,
+                           struct ps_err *err)
+{
+    int rc = 0;
+    PS_ASSERT(r->verified_bytes == r->bytes_out);
+    for (uint32_t i = 0; rc == 0 && i < d->n; i++)
+        rc = check_same(&d->files[i], err);
+    for (uint32_t i = 0; rc == 0 && i < d->n; i++) {
+        const struct doomed_file *f = &d->files[i];
+        rc = check_same(f, err);
+        if (rc != 0 || !f->there)
+            continue;
+        if (unlink(f->path) != 0)
+            rc = ps_err_set(err, PS_EIO, ORIGIN, "--delete-source: %s: %s", f->path, strerror(errno));
+        else
+            r->deleted_files++;
+    }
     return rc;
 }

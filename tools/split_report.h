@@ -26,9 +26,14 @@ int ps_split_report_make(struct ps_split_report *r, struct ps_source *src,
 /* The members "bytes_in", "bytes_out", "ratio", "kinds" (and what was verified and deleted) of an open object. */
 void ps_split_report_write(struct ps_json_writer *w, const struct ps_split_report *r);
 
-/* PS_EUSAGE: not a folder of this machine. */
-int ps_split_may_delete(struct ps_source *src, struct ps_err *err);
-/* Removes the files that hold weights, and the index that names them; nothing else. Only after a report that
- * verified. */
-int ps_split_delete_source(struct ps_split_report *r, struct ps_source *src, struct ps_err *err);
+/* The files of a source that hold weights, and the index that names them, each as it lies there. Made before the source
+ * that is split is opened: what is still the same file at the end is the one that was split. PS_EUSAGE: not a folder of
+ * this machine, or a file is a symbolic link. */
+struct ps_split_doomed;
+int ps_split_doomed_new(struct ps_split_doomed **out, struct ps_source *src, struct ps_err *err);
+void ps_split_doomed_free(struct ps_split_doomed *d); /* nullable */
+/* Removes them; nothing else. Only after a report that verified. PS_EDATA: one is another file by now, or changed: it
+ * stays, and all others if it was so from the beginning. */
+int ps_split_delete_source(struct ps_split_report *r, const struct ps_split_doomed *d,
+                           struct ps_err *err);
 #endif

@@ -64,6 +64,10 @@ def undisturbed(t, s3, src, want):
     t.equal(r.returncode, 0, f"split again: {r.stderr}")
     check_tree(t, s3, "whole", want, "again")
     t.check(before > 0, "no shards were put")
+    # a mirror is the source's: it holds nothing of what is written
+    r = split(t, s3, src, "s3://models/mirrored", "--mirror", src)
+    t.equal(r.returncode, 0, f"split with a mirror of the source: {r.stderr}")
+    check_tree(t, s3, "mirrored", want, "with a mirror of the source")
 
 
 def killed(t, s3, src, want):

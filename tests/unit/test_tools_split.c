@@ -28,6 +28,7 @@
 #include "tools/split_pack.c"
 #include "tools/split_plan.c"
 #include "tools/split_policy.c"
+#include "tools/split_report.c"
 #include "tools/split_s3.c"
 #include "tools/split_tree.c"
 
@@ -654,20 +655,39 @@ static void a_torn_journal_and_a_lost_shard(void **state)
 
 /* ---- Trees that are there already ---- */
 
+/* Of its data: size and index stay right. */
+static void flip_last_byte_of_a_shard(const char *path)
+{
+    char dir[512], file[1024] = "", *bytes;
+    size_t len;
+    struct dirent *e;
+    snprintf(dir, sizeof dir, "%s/shards", path);
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    while (!file[0] && (e = readdir(d)) != NULL)
+        if (e->d_name[0] != '.')
+            snprintf(file, sizeof file, "%s/%s", dir, e->d_name);
+    closedir(d);
+    assert_ok(ps_file_read(&bytes, &len, file, 1 << 26, NULL), NULL);
+    bytes[len - 1] ^= 1;
+    test_write_file(file, bytes, len);
+    ps_free(bytes);
+}
+
 static void a_finished_tree_again(void **state)
 {
     (void)state;
     char dir[256];
-    unsigned n1, n2;
     uint8_t want[PS_SHA256_BYTES], got[PS_SHA256_BYTES];
     struct ps_err err = {0};
     test_temp_dir(dir, sizeof dir);
     struct ps_source *s = model(1);
     assert_ok(split(s, dir, PS_CODEC_RAW, 2, &err), &err);
-    uint64_t stamp = stamp_of_shards(dir, &n1);
     hash_tree(dir, want, NULL);
+    flip_last_byte_of_a_shard(dir);
+    hash_tree(dir, got, NULL);
+    assert_memory_not_equal(got, want, sizeof got);
     assert_ok(split(s, dir, PS_CODEC_RAW, 2, &err), &err);
-    assert_int_equal(stamp_of_shards(dir, &n2), stamp);
     hash_tree(dir, got, NULL);
     assert_memory_equal(got, want, sizeof got);
     ps_source_close(s);
@@ -746,6 +766,65 @@ static void a_source_that_changes_under_way(void **state)
     assert_int_equal(split(s, dir, PS_CODEC_RAW, 1, &err), PS_EDATA);
     snprintf(file, sizeof file, "%s/penstock.manifest", dir);
     assert_int_equal(access(file, F_OK), -1);
+    ps_source_close(s);
+    test_remove_tree(dir);
+}
+
+/* ---- A source that is to be deleted ---- */
+
+static void write_model(const char *dir, unsigned version)
+{
+    static const char *const names[] = {"config.json", "model.safetensors.index.json",
+                                        "a.safetensors", "b.safetensors"};
+    struct ps_source *s = model(version);
+    for (size_t i = 0; i < TEST_COUNT(names); i++) {
+        char file[512], *bytes;
+        size_t len;
+        snprintf(file, sizeof file, "%s/%s", dir, names[i]);
+        assert_ok(ps_source_get(s, names[i], 1 << 26, &bytes, &len, NULL, NULL), NULL);
+        test_write_file(file, bytes, len);
+        ps_free(bytes);
+    }
+    ps_source_close(s);
+}
+
+static void only_what_was_split_is_deleted(void **state)
+{
+    (void)state;
+    static const char *const weights[] = {"a.safetensors", "b.safetensors",
+                                          "model.safetensors.index.json"};
+    char dir[256], file[512], kept[512];
+    struct ps_err err = {0};
+    struct ps_source *s;
+    struct ps_split_doomed *d;
+    struct ps_split_report r = {0};
+    test_temp_dir(dir, sizeof dir);
+    write_model(dir, 1);
+    assert_ok(ps_store_open(&s, dir, NULL, &err), &err);
+    assert_ok(ps_split_doomed_new(&d, s, &err), &err);
+    for (size_t i = 0; i < TEST_COUNT(weights); i++) { /* the same bytes, but another file */
+        char *bytes;
+        size_t len;
+        snprintf(file, sizeof file, "%s/%s", dir, weights[i]);
+        snprintf(kept, sizeof kept, "%s/kept", dir);
+        assert_int_equal(rename(file, kept), 0);
+        assert_int_equal(ps_split_delete_source(&r, d, &err), PS_EDATA);
+        assert_non_null(strstr(err.text, weights[i]));
+        assert_ok(ps_file_read(&bytes, &len, kept, 1 << 26, &err), &err);
+        test_write_file(file, bytes, len);
+        ps_free(bytes);
+        assert_int_equal(ps_split_delete_source(&r, d, &err), PS_EDATA);
+        assert_non_null(strstr(err.text, weights[i]));
+        assert_int_equal(rename(kept, file), 0);
+    }
+    assert_int_equal(r.deleted_files, 0);
+    assert_ok(ps_split_delete_source(&r, d, &err), &err);
+    assert_int_equal(r.deleted_files, 3);
+    for (size_t i = 0; i < TEST_COUNT(weights); i++) {
+        snprintf(file, sizeof file, "%s/%s", dir, weights[i]);
+        assert_int_equal(access(file, F_OK), -1);
+    }
+    ps_split_doomed_free(d);
     ps_source_close(s);
     test_remove_tree(dir);
 }
@@ -847,6 +926,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(an_interrupted_split_of_something_else),
     cmocka_unit_test(what_is_refused),
     cmocka_unit_test(a_source_that_changes_under_way),
+    cmocka_unit_test(only_what_was_split_is_deleted),
     cmocka_unit_test(no_room),
     cmocka_unit_test(every_allocation_may_fail),
 };
