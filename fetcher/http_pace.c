@@ -29,10 +29,10 @@ double http_pace_median(const struct http_net *n, const struct http_transfer *t,
     return median;
 }
 
-/* Not a second request, nor what already has one. */
+/* Not a second request, nor what already has one. Under --net-limit it is we who make connections slow. */
 static bool may_escape(const struct http_transfer *t)
 {
-    return compares(t) && !t->hedge_of && !t->jobs->hedge;
+    return !t->net->store->opt.limit && compares(t) && !t->hedge_of && !t->jobs->hedge;
 }
 
 static bool escapes(struct http_transfer *t, double *median, uint64_t now_ns)

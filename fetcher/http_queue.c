@@ -22,7 +22,12 @@ uint64_t http_job_to(const struct http_job *j)
 
 uint64_t http_job_deadline_ns(const struct http_store *s, const struct http_job *j)
 {
-    return j->r->deadline_ns ? j->r->deadline_ns : s->opt.net_deadline_s * PS_NS_PER_S;
+    uint64_t ns = j->r->deadline_ns ? j->r->deadline_ns : s->opt.net_deadline_s * PS_NS_PER_S;
+    if (s->opt.limit) { /* twice what it takes while all connections share --net-limit: that wait is the user's wish */
+        const double rate = (double)ps_rate_limit_bytes_per_s(s->opt.limit);
+        ns += (uint64_t)(2e9 * (double)j->r->bytes * s->opt.connections / rate);
+    }
+    return ns;
 }
 
 void http_now_waiting_locked(struct http_store *s, struct http_job *j)

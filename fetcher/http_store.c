@@ -308,6 +308,7 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
                          .offset = k->len,
                          .bytes = upto - k->len,
                          .buf = k->data,
+                         .deadline_ns = s->opt.question_deadline_s * PS_NS_PER_S,
                          .done = waiter_done,
                          .user = &w};
     waiter_add(&w, 1);

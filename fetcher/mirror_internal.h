@@ -17,7 +17,7 @@
 #include "fetcher/mirror_pick.h"
 #include "fetcher/store.h"
 
-#define PS_MIRROR_SAMPLES      3u
+#define PS_MIRROR_SAMPLES      8u
 #define PS_MIRROR_SAMPLE_BYTES 2048u
 
 struct mirror_source {
@@ -50,6 +50,7 @@ struct mirror_object {
     char identity[256];
     struct mirror_sample *samples; /* heap, PS_MIRROR_SAMPLES of them */
     unsigned n_samples;
+    bool sampled; /* the helper has asked for them, or is about to */
 };
 
 enum mirror_state {
@@ -105,6 +106,7 @@ struct mirror_store {
     bool presplit;    /* hashes prove everything */
     bool spare_first; /* a hub for everybody, and somebody else can give the weights */
     bool list_wanted, list_asked, closing;
+    bool look; /* for the helper: a range that was held may go on */
     pthread_cond_t helper_cond;
     pthread_t helper;
     bool helper_runs;
@@ -127,7 +129,6 @@ void mirror_go_on(struct mirror_store *m);
 
 /* mirror_prove.c: the helper. */
 int mirror_helper_start(struct mirror_store *m, struct ps_err *err);
-void mirror_note_sample_locked(struct mirror_object *o, const struct ps_range *r);
 void mirror_note_head_locked(struct mirror_object *o, const void *head, size_t bytes,
                              const struct ps_object_info *info);
 #endif

@@ -194,9 +194,11 @@ static enum step step_locked(struct mirror_store *m, struct mirror_job *j, unsig
         return STEP_WAIT;
     }
     if (over_egress_locked(m, j, &never)) {
-        j->state = MIRROR_HELD;
-        if (!never)
+        if (!never) {
+            j->state = MIRROR_HELD;
             return STEP_WAIT;
+        }
+        j->state = MIRROR_MOVING; /* the caller's to end, nobody else's */
         j->rc = ps_err_set(&j->err, PS_EBUDGET, ORIGIN,
                            "egress limit reached: %s: raise --max-egress (now %llu bytes)",
                            j->outer->object, (unsigned long long)m->opt.max_egress_bytes);
@@ -253,6 +255,8 @@ static int dispatch(struct mirror_store *m, struct mirror_job *j, struct ps_err 
         leave_locked(m, j);
         keep_failure_locked(j, rc, &why);
         j->o->wary |= 1u << at;
+        m->look = true; /* there is room below --max-egress again */
+        pthread_cond_signal(&m->helper_cond);
         pthread_mutex_unlock(&m->lock);
         mirror_count_failure(m, at, rc, &why);
     }
@@ -308,7 +312,8 @@ static void move_others_locked(struct mirror_store *m, unsigned at, uint64_t now
         if (other < 0 || m->health[other].failures > 0)
             continue;
         j->move = true;
-        ps_source_cancel(s, &j->inner);
+        if (s) /* else it is only being opened: catch_up() */
+            ps_source_cancel(s, &j->inner);
     }
 }
 
@@ -341,8 +346,6 @@ static void on_done(struct ps_range *inner, int rc, const struct ps_err *err)
         ps_mirror_worked(&m->health[at]);
         m->sources[at].bytes += j->outer->bytes;
         j->o->last = (int)at;
-        if ((int)at == m->reference && !m->presplit)
-            mirror_note_sample_locked(j->o, j->outer);
     } else if (failed) {
         note_failure_locked(m, j, rc, err, ps_now_ns());
     }
@@ -412,10 +415,10 @@ void mirror_await(struct ps_source *base, struct ps_range *r)
         j->awaited = true;
         if (j->state == MIRROR_ASKED && m->sources[j->at].s)
             ps_source_await(m->sources[j->at].s, &j->inner);
+    } else { /* see mirror_cancel */
+        ps_source_await(m->sources[0].s, r);
     }
     pthread_mutex_unlock(&m->lock);
-    if (!j)
-        ps_source_await(m->sources[0].s, r);
 }
 
 void mirror_cancel(struct ps_source *base, struct ps_range *r)
@@ -429,8 +432,10 @@ void mirror_cancel(struct ps_source *base, struct ps_range *r)
             ps_source_cancel(m->sources[j->at].s, &j->inner);
         else if (j->state == MIRROR_PARKED || j->state == MIRROR_HELD)
             pthread_cond_signal(&m->helper_cond);
+    } else {
+        /* Went there without a detour, or has ended, or comes later. Under the lock: a submit that comes in between
+         * would have its own mark in the range, which that store would take for one of its own. */
+        ps_source_cancel(m->sources[0].s, r);
     }
     pthread_mutex_unlock(&m->lock);
-    if (!j)
-        ps_source_cancel(m->sources[0].s, r); /* went there without a detour, or has ended */
 }

@@ -1,11 +1,11 @@
-/* The mirror store's helper. Comes in: objects of a plain folder that another source is to deliver; the
- * list of mirrors beside a manifest. Goes out: whether that source holds the same version; more sources.
+/* The mirror store's helper. Comes in: objects of a plain folder that another source is to deliver; the list of
+ * mirrors beside a manifest. Goes out: whether that source holds the same version; more sources.
  *
- * What is proved of an object without a known hash: the same size; the same content hash where both name
- * one (the Hub's SHA-256 of LFS files), else the same header (names, types, shapes and places of all
- * tensors) and the same bytes as the reference has delivered, in a few samples. That the rest is the same
- * is not proved: two versions trained from one another differ nearly everywhere, so a sample tells them
- * apart, but one that differs in a single tensor may pass. Pre-split models have no such gap. */
+ * What is proved of an object without a known hash: the same size; the same content hash where both name one (the
+ * Hub's SHA-256 of LFS files), else the same header (names, types, shapes and places of all tensors) and the same
+ * bytes as the reference in a few samples, spread over the weights. That the rest is the same is not proved: two
+ * versions trained from one another differ nearly everywhere, so samples tell them apart, but one that differs in
+ * a single tensor may pass. Without samples nothing is proved. Pre-split models have no such gap. */
 #include "fetcher/mirror_internal.h"
 
 #include <signal.h>
@@ -31,22 +31,6 @@ void mirror_note_head_locked(struct mirror_object *o, const void *head, size_t b
     o->bytes = info->bytes;
     memcpy(o->identity, info->identity, sizeof o->identity);
     o->head_known = true;
-}
-
-void mirror_note_sample_locked(struct mirror_object *o, const struct ps_range *r)
-{
-    if (o->n_samples >= PS_MIRROR_SAMPLES)
-        return;
-    if (!o->samples)
-        o->samples = ps_calloc(PS_MIRROR_SAMPLES, sizeof *o->samples);
-    if (!o->samples)
-        return;
-    struct mirror_sample *s = &o->samples[o->n_samples++];
-    uint64_t n = r->bytes < PS_MIRROR_SAMPLE_BYTES ? r->bytes : PS_MIRROR_SAMPLE_BYTES;
-    uint64_t skip = (r->bytes - n) / 2;
-    s->offset = r->offset + skip;
-    s->bytes = (uint32_t)n;
-    memcpy(s->data, (const char *)r->buf + skip, (size_t)n);
 }
 
 /* ---- proofs ---- */
@@ -139,21 +123,37 @@ static int compare_sample(struct mirror_store *m, struct ps_source *s,
     return rc;
 }
 
-/* Samples from the reference itself, where it has delivered no weights yet. It may be down: then there are none. */
-static void fetch_samples(struct mirror_store *m, struct ps_source *s, struct mirror_object *o)
+/* Samples from the reference, spread over the weights, taken while it still answers: what it delivers first are rows
+ * of the embedding, which two versions may well share. */
+static void sample_reference(struct mirror_store *m, struct mirror_object *o)
 {
-    uint64_t room = o->bytes > o->head_bytes ? o->bytes - o->head_bytes : 0;
     uint8_t got[PS_MIRROR_SAMPLE_BYTES];
-    for (unsigned i = 0; i < 2 && room > sizeof got; i++) {
+    pthread_mutex_lock(&m->lock);
+    struct ps_source *s = m->sources[m->reference].s;
+    const uint64_t bytes = o->bytes, head = o->head_bytes;
+    const uint64_t room = bytes > head ? bytes - head : 0;
+    o->sampled = true;
+    if (!o->samples)
+        o->samples = ps_calloc(PS_MIRROR_SAMPLES, sizeof *o->samples);
+    bool ready = s && o->samples && room > sizeof got;
+    pthread_mutex_unlock(&m->lock);
+    for (unsigned i = 0; ready && i < PS_MIRROR_SAMPLES; i++) {
         struct ps_range r = {.object = o->name,
-                             .offset = o->head_bytes + room / 3 * (i + 1) - sizeof got / 2,
+                             .offset = head + room / (PS_MIRROR_SAMPLES + 1) * (i + 1),
                              .bytes = sizeof got,
                              .buf = got,
-                             .object_bytes = o->bytes,
+                             .object_bytes = bytes,
                              .deadline_ns = 3 * PS_NS_PER_S};
-        if (r.offset + r.bytes > o->bytes || read_sample(m, s, &r) != 0)
+        if (r.offset + r.bytes > bytes)
+            r.offset = bytes - r.bytes;
+        if (read_sample(m, s, &r) != 0)
             return;
-        mirror_note_sample_locked(o, &r);
+        pthread_mutex_lock(&m->lock);
+        struct mirror_sample *to = &o->samples[o->n_samples++];
+        to->offset = r.offset;
+        to->bytes = sizeof got;
+        memcpy(to->data, got, sizeof got);
+        pthread_mutex_unlock(&m->lock);
     }
 }
 
@@ -171,8 +171,7 @@ static int copy_object(struct mirror_object *to, const struct mirror_object *fro
     return 0;
 }
 
-static int prove(struct mirror_store *m, struct mirror_object *o, unsigned at, bool reference_works,
-                 struct ps_err *err)
+static int prove(struct mirror_store *m, struct mirror_object *o, unsigned at, struct ps_err *err)
 {
     bool same_hash = false;
     struct ps_source *s = mirror_open(m, at, err);
@@ -183,14 +182,12 @@ static int prove(struct mirror_store *m, struct mirror_object *o, unsigned at, b
     int rc = compare_head(s, o, &same_hash, err);
     if (rc != 0 || same_hash)
         return rc;
-    if (o->n_samples == 0 && reference_works && m->sources[m->reference].s)
-        fetch_samples(m, m->sources[m->reference].s, o);
+    if (o->n_samples == 0) /* equal headers are no proof: checkpoints of one training share theirs */
+        return ps_err_set(err, PS_ENET, ORIGIN,
+                          "%s: the first address fell silent before its weights could be compared",
+                          o->name);
     for (unsigned i = 0; i < o->n_samples && rc == 0; i++)
         rc = compare_sample(m, s, o, &o->samples[i]);
-    if (rc == 0 && o->n_samples == 0)
-        ps_log(PS_LOG_WARN,
-               ORIGIN, "%s: %s: size and header are those of the first address; its weights could not be compared",
-               s->label, o->name);
     return rc;
 }
 
@@ -199,11 +196,10 @@ static void prove_for(struct mirror_store *m, struct mirror_object *o, unsigned 
     struct mirror_object copy;
     struct ps_err err = {0};
     pthread_mutex_lock(&m->lock);
-    bool works = m->reference >= 0 && m->health[m->reference].failures == 0;
     int rc = copy_object(&copy, o);
     pthread_mutex_unlock(&m->lock);
     if (rc == 0)
-        rc = prove(m, &copy, at, works, &err);
+        rc = prove(m, &copy, at, &err);
     pthread_mutex_lock(&m->lock);
     if (rc == 0)
         o->proven |= 1u << at;
@@ -216,11 +212,6 @@ static void prove_for(struct mirror_store *m, struct mirror_object *o, unsigned 
             j->unproved = true;
             j->lasting |= rc == PS_ENET;
         }
-    if (rc == 0 && o->n_samples == 0 && copy.n_samples > 0 && !o->samples) {
-        o->samples = copy.samples;
-        o->n_samples = copy.n_samples;
-        copy.samples = NULL;
-    }
     pthread_mutex_unlock(&m->lock);
     ps_free(copy.samples);
     if (rc != 0 && !atomic_load(&m->stop))
@@ -271,6 +262,16 @@ static struct mirror_job *parked_locked(struct mirror_store *m)
     return NULL;
 }
 
+static struct mirror_object *unsampled_locked(struct mirror_store *m)
+{
+    if (m->presplit || m->reference < 0 || m->n == 1)
+        return NULL;
+    for (struct mirror_object *o = m->objects; o; o = o->next)
+        if (o->head_known && !o->sampled)
+            return o;
+    return NULL;
+}
+
 static bool ended_locked(const struct mirror_store *m)
 {
     for (const struct mirror_job *j = m->live; j; j = j->next)
@@ -284,18 +285,22 @@ static void *helper_main(void *arg)
     struct mirror_store *m = arg;
     pthread_mutex_lock(&m->lock);
     while (!m->closing) {
+        struct mirror_object *fresh = unsampled_locked(m);
         struct mirror_job *j = parked_locked(m);
         bool list = m->list_wanted && !m->list_asked;
-        if (!j && !list && !ended_locked(m)) {
+        if (!fresh && !j && !list && !m->look && !ended_locked(m)) {
             pthread_cond_wait(&m->helper_cond, &m->lock);
             continue;
         }
         struct mirror_object *o = j ? j->o : NULL;
         unsigned at = j ? j->at : 0;
         m->list_asked |= list;
+        m->look = false;
         pthread_mutex_unlock(&m->lock);
         if (list)
             read_list(m);
+        else if (fresh) /* before proofs: they need it */
+            sample_reference(m, fresh);
         else if (o)
             prove_for(m, o, at);
         mirror_go_on(m);

@@ -21,6 +21,7 @@
 
 #define ORIGIN      "fetcher"
 #define CONFIG_NAME "config.json" /* every model has one */
+#define QUESTION_S  5u            /* patience with one of several, as of ranges (mirror_pick.c) */
 
 /* ---- sources and objects ---- */
 
@@ -167,8 +168,8 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
     if (q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && !m->presplit) {
         m->presplit = true;
         m->list_wanted = !m->sources[i].listed;
-        pthread_cond_signal(&m->helper_cond);
     }
+    pthread_cond_signal(&m->helper_cond); /* the list, or samples */
     /* a hub's store learns only from headers whether its files are local */
     const struct ps_source *r = m->sources[m->reference].s;
     if (r && m->base.local != r->local)
@@ -176,13 +177,14 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Of several, the next to be asked; -1: nobody. A plain folder's small files come from the reference alone. */
-static int next_to_ask(struct mirror_store *m, const char *object, uint32_t tried)
+/* Of several, the next to be asked; -1: nobody. A plain folder's small files come from the reference alone, unless it
+ * has fallen silent: then from whom the user named (`anyone`). */
+static int next_to_ask(struct mirror_store *m, const char *object, uint32_t tried, bool anyone)
 {
     pthread_mutex_lock(&m->lock);
     const struct mirror_object *o = mirror_object_locked(m, object);
     uint32_t usable = (uint32_t)((1ull << m->n) - 1);
-    if (m->reference >= 0 && !m->presplit)
+    if (m->reference >= 0 && !m->presplit && !anyone)
         usable = 1u << m->reference;
     int i = ps_mirror_pick(m->health, m->n, usable, tried, o ? o->wary : 0, ps_now_ns());
     pthread_mutex_unlock(&m->lock);
@@ -202,15 +204,41 @@ static bool ends_all(int rc)
            rc == PS_EUSAGE;
 }
 
+/* Everybody has been asked. Once more? Only where a failure may pass and this model has been heard of before. */
+static bool another_round(struct mirror_store *m, bool lasting, uint64_t began_ns, uint64_t round_ns)
+{
+    const uint64_t now_ns = ps_now_ns();
+    const uint64_t deadline_s = m->opt.net_deadline_s ? m->opt.net_deadline_s : 120;
+    pthread_mutex_lock(&m->lock);
+    const bool known = m->reference >= 0;
+    pthread_mutex_unlock(&m->lock);
+    return lasting && known && m->n > 1 && now_ns - round_ns >= PS_NS_PER_S &&
+           now_ns - began_ns < deadline_s * PS_NS_PER_S;
+}
+
 static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
 {
+    const uint64_t began_ns = ps_now_ns();
+    uint64_t round_ns = began_ns;
     uint32_t tried = 0;
+    bool lasting = false, anyone = false;
     int told = 0, i;
-    while ((i = next_to_ask(m, q->object, tried)) >= 0) {
+    for (;;) {
+        i = next_to_ask(m, q->object, tried, anyone);
+        if (i < 0 && another_round(m, lasting, began_ns, round_ns)) {
+            round_ns = ps_now_ns();
+            tried = 0;
+            lasting = false;
+            anyone = true;
+            continue;
+        }
+        if (i < 0)
+            break;
         struct ps_err why = {0};
         struct ps_source *s = mirror_open(m, (unsigned)i, &why);
         int rc = s ? ask(s, q, &why) : PS_ENET;
         tried |= 1u << i;
+        lasting |= rc == PS_ENET && s;
         if (rc == 0) {
             note_answer(m, (unsigned)i, q);
             return 0;
@@ -384,6 +412,11 @@ static int settle(struct mirror_store *m, const char *address, const struct ps_s
             ps_err_set(err, rc, ORIGIN, "out of memory");
         else if (rc != 0)
             rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--mirror: more than %u", PS_MIRRORS_MAX - 1);
+    }
+    if (m->n > 1) { /* a small file must not wait for one that has died while another has it */
+        const unsigned all_s = m->opt.net_deadline_s ? m->opt.net_deadline_s : 120;
+        const unsigned share_s = all_s / m->n > 0 ? all_s / m->n : 1;
+        m->opt.question_deadline_s = share_s < QUESTION_S ? share_s : QUESTION_S;
     }
     return rc;
 }

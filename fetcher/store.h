@@ -45,6 +45,7 @@ struct ps_store_options {
     size_t n_mirrors;
     bool sole; /* no mirrors, none that the model lists either: what is read lies at this address */
     /* What follows is for a source that is one of several (mirror_store.c). */
+    unsigned question_deadline_s; /* http: longest time that a get or head may go without success; 0 = net_deadline_s */
     const atomic_int *stop; /* nullable; must outlive the source: as interrupt */
     bool anonymous;         /* no credentials from the environment, no folder of this machine */
     enum ps_net_space least_space; /* http(s): connect to nothing closer than that */

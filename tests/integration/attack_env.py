@@ -259,7 +259,7 @@ def newer_version(t):
     with open(path, "rb") as f:
         data = bytearray(f.read())
     patched = 0
-    for m in re.finditer(rb"meta" + re.escape(format_record(2)), bytes(data)):
+    for m in re.finditer(rb"meta" + re.escape(format_record(3)), bytes(data)):
         data[m.start() + 4:m.start() + 12] = format_record(9)
         patched += 1
     t.check(patched > 0, "the counters of the index are not where they were")
