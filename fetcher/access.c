@@ -209,7 +209,7 @@ static int add_bearer(struct ps_access *a, const struct ps_access_options *o, st
 {
     struct bytes b = {0};
     if (o->bearer && o->bearer_file)
-        return ps_err_set(err, PS_EUSAGE, ORIGIN, "--bearer and --bearer-file: give one of them");
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "give one of --bearer-file and --bearer, not both");
     if (o->bearer)
         return add_token(a, o->bearer, strlen(o->bearer), "--bearer", err);
     if (!o->bearer_file)
@@ -283,6 +283,41 @@ static int add_netrc(struct ps_access *a, const struct ps_access_options *o,
 bool ps_access_has_secrets(const struct ps_access_options *o)
 {
     return o->bearer || o->bearer_file || o->n_headers > 0 || o->cert_file || o->key_file;
+}
+
+static const char *secret_option(const struct ps_access_options *o)
+{
+    return o->bearer          ? "--bearer"
+           : o->bearer_file   ? "--bearer-file"
+           : o->n_headers > 0 ? "--header"
+           : o->cert_file     ? "--cert"
+                              : "--key";
+}
+
+int ps_access_one_server(const struct ps_access_options *o, const char *const *addresses, size_t n,
+                         struct ps_err *err)
+{
+    struct ps_uri first = {0}, next = {0};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && ps_access_has_secrets(o) && i < n; i++) {
+        if (ps_uri_kind(addresses[i]) != PS_URI_HTTP || ps_uri_parse(&next, addresses[i], NULL) != 0)
+            continue;
+        if (first.host && !ps_uri_same_origin(&first, &next))
+            rc = ps_err_set(
+                err, PS_EUSAGE, ORIGIN,
+                "%s: it is for one server, and the addresses are of several (%s://%s:%u, "
+                "%s://%s:%u): call once for each",
+                secret_option(o), first.scheme, first.host, first.port, next.scheme, next.host,
+                next.port);
+        if (!first.host) {
+            first = next;
+            next = (struct ps_uri){0};
+        }
+        ps_uri_deinit(&next);
+        next = (struct ps_uri){0};
+    }
+    ps_uri_deinit(&first);
+    return rc;
 }
 
 static int load(struct ps_access *a, const struct ps_access_options *o, const struct ps_uri *uri,

@@ -44,6 +44,11 @@ void ps_access_free(struct ps_access *a); /* nullable; wipes what was secret */
 /* Does it hold something that only http(s) addresses make use of? */
 bool ps_access_has_secrets(const struct ps_access_options *o);
 
+/* May all of these addresses be opened with it? PS_EUSAGE, naming the option, where it holds something secret and the
+ * http(s) addresses are of more than one scheme, host and port. Addresses that can't be read are no matter here. */
+int ps_access_one_server(const struct ps_access_options *o, const char *const *addresses, size_t n,
+                         struct ps_err *err);
+
 /* Pure: why this header line can't be sent, or NULL. */
 const char *ps_access_header_fault(const char *line, size_t len);
 #endif

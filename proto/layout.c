@@ -225,6 +225,14 @@ static int check_signature(struct roots *r, const struct ps_trust *trust, struct
     return rc;
 }
 
+static int fail_unsigned(const struct roots *r, struct ps_err *err)
+{
+    return ps_err_set(err, PS_EDATA, ORIGIN,
+                      "%s: not a split model, so nobody signed it: split it with --sign, or "
+                      "leave --verify-key out",
+                      r->src->label);
+}
+
 static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
                      struct ps_err *err)
 {
@@ -234,10 +242,7 @@ static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_
     if (r->manifest.rc == 0)
         return open_presplit(f, r, err);
     if (trust && r->config.rc == 0)
-        return ps_err_set(err, PS_EDATA, ORIGIN,
-                          "%s: not a split model, so nobody signed it: split it with --sign, or "
-                          "leave --verify-key out",
-                          r->src->label);
+        return fail_unsigned(r, err);
     /* Stores that hide what does not exist say 403: believable only where something else may be read. */
     if (r->manifest.rc == PS_ENOTFOUND || (r->manifest.rc == PS_EREFUSED && r->config.rc == 0))
         return open_folder(f, r, err);
@@ -257,6 +262,42 @@ int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *sr
     int rc = ps_parallel(2, fetch_root, &r, err);
     if (rc == 0)
         rc = open_kind(&f, &r, trust, err);
+    ps_fetched_deinit(&r.manifest);
+    ps_fetched_deinit(&r.config);
+    if (rc != 0) {
+        ps_model_files_close(&f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+static int open_small(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+                      struct ps_err *err)
+{
+    (void)fetch_root(r, 0, err);
+    if (trust && r->manifest.rc == PS_ENOTFOUND)
+        return fail_unsigned(r, err);
+    if (!trust && ps_fetched_is_missing(&r->manifest))
+        return 0;
+    if (r->manifest.rc != 0)
+        return fail_as(&r->manifest, err);
+    int rc = trust ? check_signature(r, trust, err) : 0;
+    if (rc == 0)
+        rc = ps_manifest_decode(&f->manifest, r->manifest.bytes, r->manifest.len, err);
+    if (rc == 0) {
+        (void)fetch_root(r, 1, err);
+        rc = take_config(f, r, err);
+    }
+    return rc;
+}
+
+int ps_model_files_open_small(struct ps_model_files *out, struct ps_source *src,
+                              const struct ps_trust *trust, struct ps_err *err)
+{
+    struct ps_model_files f = {0};
+    struct roots r = {.src = src};
+    int rc = open_small(&f, &r, trust, err);
     ps_fetched_deinit(&r.manifest);
     ps_fetched_deinit(&r.config);
     if (rc != 0) {

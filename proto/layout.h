@@ -32,6 +32,10 @@ int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struc
 struct ps_trust;
 int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *src,
                                 const struct ps_trust *trust, struct ps_err *err);
+/* Only what the small files are checked against: manifest and config.json, no map. Without a manifest *out is empty and
+ * that is no error, unless a signature is asked for. */
+int ps_model_files_open_small(struct ps_model_files *out, struct ps_source *src,
+                              const struct ps_trust *trust, struct ps_err *err);
 void ps_model_files_close(struct ps_model_files *f);
 /* A small file of the model, checked against the manifest's SHA-256 where there is one.
  * PS_ENOTFOUND if the model has no such file. */

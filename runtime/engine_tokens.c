@@ -148,13 +148,13 @@ int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_key
     return ps_tokenize_from(&o, text, len, flags, ids, n, error);
 }
 
-/* The tokenizer alone; with keys, of a model that its owner signed. */
+/* The tokenizer alone, checked against the manifest where there is one; with keys, of a model that its owner signed. */
 static int open_tokenizer(struct ps_tokenizer **out, struct ps_source *src,
                           const struct ps_trust *trust, struct ps_err *err)
 {
     struct ps_model_files files = {0};
-    int rc = trust ? ps_model_files_open_trusted(&files, src, trust, err) : 0;
-    const struct ps_kept k = {.source = src, .files = trust ? &files : NULL};
+    int rc = ps_model_files_open_small(&files, src, trust, err);
+    const struct ps_kept k = {.source = src, .files = files.manifest ? &files : NULL};
     if (rc == 0)
         rc = ps_tokenizer_from_source(out, &k, err);
     ps_model_files_close(&files);
@@ -167,6 +167,7 @@ int ps_tokenize_from(const struct ps_engine_options *options, const char *text, 
     struct ps_err err = {0};
     struct ps_engine_options o = {0};
     struct ps_trust *trust = NULL;
+    struct ps_rate_limit *limit = NULL;
     struct ps_source *src = NULL;
     struct ps_tokenizer *t = NULL;
     uint32_t *list = NULL;
@@ -179,13 +180,16 @@ int ps_tokenize_from(const struct ps_engine_options *options, const char *text, 
     if (rc == 0)
         rc = ps_trust_from_files(&trust, o.verify_keys, o.n_verify_keys, &err);
     if (rc == 0)
-        rc = ps_engine_source_open(&src, &o, false, NULL, NULL, NULL, &err);
+        rc = ps_rate_limit_parse(&limit, o.net_limit, &err);
+    if (rc == 0)
+        rc = ps_engine_source_open(&src, &o, false, limit, NULL, NULL, &err);
     if (rc == 0)
         rc = open_tokenizer(&t, src, trust, &err);
     if (rc == 0)
         rc = ps_tokenize(t, text, len, flags, &list, &count, &err);
     ps_tokenizer_close(t);
     ps_source_close(src);
+    ps_rate_limit_free(limit);
     ps_trust_free(trust);
     if (rc < 0) {
         ps_free(list);

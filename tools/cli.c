@@ -68,11 +68,21 @@ static const char *device_of(const struct ps_opts *o, const struct ps_size *vram
     return !none || o->gpu_layers > 0 ? "cuda" : "cpu";
 }
 
+/* The token, or its file: an option beats the variable of the other one. */
+static const char *token_of(const struct ps_opts *o, bool file)
+{
+    const enum ps_opt_origin t = ps_opts_origin(o, "bearer"), f = ps_opts_origin(o, "bearer-file");
+
+    if (file)
+        return t > f ? NULL : o->bearer_file;
+    return f > t ? NULL : o->bearer;
+}
+
 static void fill_access(struct ps_access_options *a, const struct ps_opts *o)
 {
     *a = (struct ps_access_options){
-        .bearer = o->bearer,
-        .bearer_file = o->bearer_file,
+        .bearer = token_of(o, false),
+        .bearer_file = token_of(o, true),
         .headers = o->header.items,
         .n_headers = o->header.n,
         .netrc = o->netrc,
@@ -88,8 +98,8 @@ static void fill_source(struct ps_source_options *s, const struct ps_opts *o)
     *s = (struct ps_source_options){
         .struct_size = sizeof *s,
         .netrc = o->netrc,
-        .bearer = o->bearer,
-        .bearer_file = o->bearer_file,
+        .bearer = token_of(o, false),
+        .bearer_file = token_of(o, true),
         .headers = o->header.items,
         .n_headers = (uint32_t)o->header.n,
         .netrc_file = o->netrc_file,
@@ -218,6 +228,15 @@ int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, st
               : strcmp(o->http, "h2") == 0 ? PS_HTTP_2
                                            : PS_HTTP_AUTO;
     return ps_rate_limit_parse(&s->limit, o->net_limit, err);
+}
+
+int ps_cli_one_server(const struct ps_opts *o, const char *const *addresses, size_t n,
+                      struct ps_err *err)
+{
+    struct ps_access_options access;
+
+    fill_access(&access, o);
+    return ps_access_one_server(&access, addresses, n, err);
 }
 
 int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const struct ps_opts *o,

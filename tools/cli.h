@@ -40,6 +40,9 @@ int ps_cli_engine_open(struct ps_engine **out, const struct ps_engine_options *e
 void ps_cli_engine_close(struct ps_engine *engine);
 /* s->limit is the caller's: ps_rate_limit_free once its sources are closed. */
 int ps_cli_store_options(struct ps_store_options *s, const struct ps_opts *o, struct ps_err *err);
+/* PS_EUSAGE for addresses of several http(s) servers with a token, header or certificate that is for one. */
+int ps_cli_one_server(const struct ps_opts *o, const char *const *addresses, size_t n,
+                      struct ps_err *err);
 /* Opens the files of a model, whose signature must be by one of --verify-key where there are any. */
 struct ps_model_files;
 int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const struct ps_opts *o,

@@ -152,6 +152,7 @@ static int inspect_model(const struct ps_opts *o, struct ps_err *err)
 
 struct side {
     struct ps_source *src;
+    char *label;
     struct ps_model_files files;
 };
 
@@ -161,6 +162,8 @@ static int open_side(struct side *s, const char *address, const struct ps_opts *
     int rc = ps_cli_store_options(&so, o, err);
 
     if (rc == 0)
+        rc = ps_store_label(&s->label, address, err);
+    if (rc == 0)
         rc = ps_store_open(&s->src, address, &so, err);
     if (rc == 0)
         rc = ps_cli_model_files(&s->files, s->src, o, err);
@@ -169,15 +172,15 @@ static int open_side(struct side *s, const char *address, const struct ps_opts *
     return rc;
 }
 
-static void write_side(struct ps_json_writer *w, const char *key, const char *address,
-                       const struct side *s)
+/* The label and never the address, which may hold a password or a signature. */
+static void write_side(struct ps_json_writer *w, const char *key, const struct side *s)
 {
     char hex[2 * PS_SHA256_BYTES + 1];
 
     ps_hex_encode(s->files.map->model_id, PS_SHA256_BYTES, hex);
     ps_jw_key(w, key);
     ps_jw_object(w);
-    ps_jw_kstring(w, "model", address);
+    ps_jw_kstring(w, "model", s->label);
     ps_jw_kstring(w, "model_id", hex);
     ps_jw_kstring(w, "codec", s->files.manifest ? s->files.manifest->codec : "raw");
     ps_jw_kuint(w, "stored_bytes", s->files.map->stored_bytes);
@@ -190,22 +193,26 @@ static int inspect_two(const struct ps_opts *o, struct ps_err *err)
     struct side a = {0}, b = {0};
     struct ps_json_writer w;
     struct ps_strbuf text;
-    int rc = open_side(&a, o->args[0], o, err);
+    int rc = ps_cli_one_server(o, o->args, 2, err);
 
+    if (rc == 0)
+        rc = open_side(&a, o->args[0], o, err);
     if (rc == 0)
         rc = open_side(&b, o->args[1], o, err);
     ps_strbuf_init(&text, (size_t)1 << 30);
     if (rc == 0) {
         ps_jw_init(&w, &text);
         ps_jw_object(&w);
-        write_side(&w, "a", o->args[0], &a);
-        write_side(&w, "b", o->args[1], &b);
+        write_side(&w, "a", &a);
+        write_side(&w, "b", &b);
         rc = ps_inspect_diff(&w, a.files.map, b.files.map, o->extents, err);
         ps_jw_object_end(&w);
     }
     if (rc == 0)
         rc = ps_cli_print_json(o, ps_strbuf_ok(&text) ? text.data : NULL, err);
     ps_strbuf_deinit(&text);
+    ps_free(a.label);
+    ps_free(b.label);
     ps_model_files_close(&a.files);
     ps_model_files_close(&b.files);
     return rc;

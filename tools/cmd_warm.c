@@ -132,6 +132,8 @@ static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
 
     if (rc == 0)
         rc = ps_warm_list_parse(&b.models, &b.n, text, len, o->from_file, err);
+    if (rc == 0)
+        rc = ps_cli_one_server(o, b.models, b.n, err);
     if (rc == 0) {
         ps_strbuf_init(&b.facts, FACTS_MAX);
         ps_jw_init(&b.w, &b.facts);

@@ -164,7 +164,8 @@ static int check_applicable(const struct reader *r)
     return 0;
 }
 
-/* An empty variable counts as unset. Only the options of the command that runs are read. */
+/* An empty variable counts as unset, but for the key: an empty one must not pass for a check that was made. Only
+ * the options of the command that runs are read. */
 static int read_environment(struct ps_opts *o, const char *(*get_env)(const char *),
                             struct ps_err *err)
 {
@@ -178,7 +179,7 @@ static int read_environment(struct ps_opts *o, const char *(*get_env)(const char
             strcmp(s->name, "help") == 0)
             continue;
         text = get_env(ps_option_env_name(name, sizeof name, s));
-        if (!text || !*text)
+        if (!text || (!*text && strcmp(s->name, "verify-key") != 0))
             continue;
         rc = ps_option_set(o, s, text, name, err);
         if (rc < 0)

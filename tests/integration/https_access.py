@@ -93,10 +93,36 @@ def tokens(t):
         failed(t, run(t, web.url, "--bearer-file", write(t, "bad", text)), 2, ("--bearer-file",), f"a token that is {what}")
         t.equal(len(web.log), before, f"a token that is {what}: nothing is asked")
     failed(t, run(t, web.url, "--bearer-file", t.path("none")), 2, ("--bearer-file", "none"), "no such file")
-    failed(t, run(t, web.url, "--bearer-file", token, "--bearer", TOKEN), 2, ("give one",), "two tokens")
+    failed(t, run(t, web.url, "--bearer-file", token, "--bearer", TOKEN), 2, ("give one of --bearer-file and --bearer, not both",),
+           "two tokens")
+    fine(t, run(t, web.url, "--bearer", TOKEN, env={"PENSTOCK_BEARER_FILE": t.path("none")}), "--bearer beats PENSTOCK_BEARER_FILE")
+    fine(t, run(t, web.url, "--bearer-file", token, env={"PENSTOCK_BEARER": "another"}), "--bearer-file beats PENSTOCK_BEARER")
+    several(t, web, token)
     r = subprocess.run([t.program, "tokenize", web.url, "x", "--bearer-file", "/dev/stdin"], input=TOKEN.encode(), capture_output=True,
                        env={"HOME": t.path("home")})
     t.equal(r.returncode, 0, f"a token from a pipe: {r.stderr[-200:]}")
+
+
+def several(t, web, token):
+    """What is for one server is refused before any is asked where the addresses are of several."""
+    other = badhttp.Server(peer.KJV)
+    t.servers.append(other)
+    asked = len(web.log)
+    listed = write(t, "list", f"{web.url}\nhttp://\n{peer.KJV}\n{other.url}\n")
+    for option, value in (("--bearer", TOKEN), ("--bearer-file", token), ("-H", "X-A: hdrS3cret"), ("--cert", token)):
+        name = "--header" if option == "-H" else option
+        for args in (("warm", "--from-file", listed), ("inspect", "--diff", web.url, other.url)):
+            r = t.run(*args, option, value, cache=t.path("cache"))
+            t.check(r.rc == 2 and f"{name}: it is for one server" in r.err, f"{option}, two servers: {r}")
+            silent(t, r, f"{option}, two servers")
+    t.equal((len(web.log), len(other.log)), (asked, 0), "nothing is asked")
+    secret = web.url.replace("//", "//me:hunter2pass@") + "?sig=queryS3cret"
+    r = t.run("inspect", "--diff", secret, web.url, "--json", "--bearer", TOKEN)
+    t.equal((r.rc, r.json["a"]["model"], r.json["same"]), (0, web.url, True), f"one server: {r}")
+    silent(t, r, "inspect --diff")
+    r = t.run("warm", "--from-file", write(t, "list", f"{web.url}\n{secret}\n"), "--bearer", TOKEN, "--disk", "32M", cache=t.path("cache"),
+              env={"PENSTOCK_MIN_FREE": "0"})
+    t.equal(r.rc, 0, f"a list of one server: {r}")
 
 
 def headers(t):

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import peer  # noqa: E402
@@ -111,6 +112,28 @@ def wrong(t, m, run, key):
     os.rename(manifest + ".kept", manifest)
 
 
+def tokenizers(t):
+    """`tokenize` without a key: what the manifest says of the tokenizer holds; a folder of a tokenizer alone needs none."""
+    m, alone = t.path("damaged"), t.path("alone")
+    shutil.copytree(t.path("unsigned"), m)
+    want = call(t, "tokenize", m, "In the beginning")
+    t.equal(want.returncode, 0, f"tokenize: {want.stderr}")
+    path = os.path.join(m, "tokenizer.json")
+    text = open(path).read()
+    with open(path, "w") as f:
+        f.write(text + " ")
+    expect(t, 4, "tokenizer.json", "tokenize", m, "In the beginning")
+    os.mkdir(alone)
+    shutil.copy(path, alone)
+    t.equal(call(t, "tokenize", alone, "In the beginning").stdout, want.stdout, "a tokenizer alone")
+    expect(t, 4, "not a split model", "tokenize", alone, "x", "--verify-key", t.path("a.pem.pub"))
+    web = t.nginx(alone)
+    began = time.monotonic()
+    r = call(t, "tokenize", web.url, "In the beginning", "--net-limit", "100K")
+    t.equal(r.stdout, want.stdout, f"over the network: {r.stderr}")
+    t.check(time.monotonic() - began > 1, f"--net-limit: {time.monotonic() - began:.2f} s for {len(text)} bytes")
+
+
 def revision(t):
     """A model of ten layers, and one in which layer 5 is another: they share the rest, in their description and in the cache."""
     peer.random_llama(t.path("v1"), layers=10, hidden=256, vocab=512)
@@ -188,6 +211,7 @@ def deleted(t):
 def main():
     with peer.Test() as t:
         signatures(t)
+        tokenizers(t)
         revision(t)
         rounded(t)
         deleted(t)
