@@ -256,13 +256,24 @@ static void put_revision(struct ps_strbuf *b, const char *revision)
     put_readable(b, revision, "%?#@/");
 }
 
+/* Would this repository's first part be read as a kind? Nobody can own one of these names on the Hub, but a mirror's
+ * may be anything. */
+static bool looks_like_a_kind(const char *repo)
+{
+    static const char *const kinds[] = {"models/", "datasets/", "spaces/", "kernels/", "buckets/"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strncmp(repo, kinds[i], strlen(kinds[i])) == 0)
+            return true;
+    return false;
+}
+
 char *ps_hf_label(const struct ps_hf_ref *r)
 {
     struct ps_strbuf b;
     /* hf://gpt2/x would be the repository x of gpt2. */
     const bool ambiguous = r->folder[0] && !strchr(r->repo, '/');
     ps_strbuf_init(&b, 4 * PS_URI_MAX_BYTES);
-    ps_strbuf_printf(&b, "hf://%s", r->repo);
+    ps_strbuf_printf(&b, "hf://%s%s", looks_like_a_kind(r->repo) ? "models/" : "", r->repo);
     if (ambiguous || strcmp(r->revision, "main") != 0)
         put_revision(&b, r->revision);
     if (r->folder[0]) {
