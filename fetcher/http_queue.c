@@ -266,6 +266,14 @@ static struct ps_span missing_of(const struct http_transfer *t, const struct htt
     return m;
 }
 
+/* Two requests write into one buffer: only where a hash will tell, or both are held to one version. */
+static bool may_be_doubled_locked(const struct http_job *j)
+{
+    const char *etag = j->r->etag ? j->r->etag : j->obj->etag;
+    const bool weak = j->r->etag ? strncmp(etag, "W/", 2) == 0 : j->obj->etag_weak;
+    return j->r->sha256 || (etag[0] && !weak);
+}
+
 bool http_take_hedge(struct http_store *s, struct http_transfer *h, struct http_transfer *t,
                      struct http_job *j, uint64_t now_ns)
 {
@@ -274,8 +282,9 @@ bool http_take_hedge(struct http_store *s, struct http_transfer *h, struct http_
     bool never, taken = false;
     pthread_mutex_lock(&s->lock);
     uint64_t spent = ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight;
-    if (bytes > 0 && !s->closing && !j->cancelled && now_ns >= s->hold_until_ns &&
-        http_host_open_locked(s, j->obj) && http_ready_locked(s, j->obj, now_ns) &&
+    if (bytes > 0 && may_be_doubled_locked(j) && !s->closing && !j->cancelled &&
+        now_ns >= s->hold_until_ns && http_host_open_locked(s, j->obj) &&
+        http_ready_locked(s, j->obj, now_ns) &&
         ps_hedge_affordable(ps_stat_get(&s->stats->bytes_net), spent, bytes, s->opt.hedge_pct) &&
         egress_room_locked(s, bytes, false, &never) == bytes) {
         h->stand_in_range = (struct ps_range){.object = j->r->object,

@@ -986,6 +986,8 @@ static bool end_badly(struct http_transfer *t, const struct http_failure *f,
     if (!cut && !t->hedge_of && front_door(t))
         return true;
     keep_progress(t, f);
+    if (t->hedge_of) /* its bytes were for nothing: counted before they are settled */
+        fail_jobs(t, f);
     http_settle_egress(t->net->store, t);
     fail_jobs(t, f);
     return false;

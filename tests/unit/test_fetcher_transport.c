@@ -257,6 +257,20 @@ static void test_hedge_is_refused(void **state)
     end(b);
 }
 
+/* The second request breaks off half way: its bytes were for nothing, and count. */
+static void test_a_broken_hedge_counts(void **state)
+{
+    (void)state;
+    static const struct bad_rule rules[] = {{.after = STUCK, .times = 1, .kind = BAD_STALL},
+                                            {.after = STUCK + 1, .times = 1, .kind = BAD_TRUNCATE}};
+    struct bench *b = one_stuck(rules, 2, 5, 3);
+    wait_for(b, PIECES);
+    assert_memory_equal(b->buf, content, CONTENT_BYTES);
+    assert_in_range(ps_stat_get(&b->stats.hedges), 1, 2);
+    assert_in_range(ps_stat_get(&b->stats.bytes_hedged), PIECE / 8, PIECE);
+    end(b);
+}
+
 static void test_cancel_and_close_with_hedges(void **state)
 {
     (void)state;
@@ -483,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_hedge_keeps_to_its_budget),
         cmocka_unit_test(test_both_are_stuck),
         cmocka_unit_test(test_hedge_is_refused),
+        cmocka_unit_test(test_a_broken_hedge_counts),
         cmocka_unit_test(test_cancel_and_close_with_hedges),
         cmocka_unit_test(test_all_at_once),
         cmocka_unit_test(test_a_server_with_a_limit),
