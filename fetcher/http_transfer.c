@@ -212,12 +212,32 @@ static bool note_object(struct http_transfer *t)
     return same;
 }
 
+static bool is_set(const char *name)
+{
+    const char *v = getenv(name);
+    return v && *v;
+}
+
+/* Is anything sent through a proxy? Then the address connected to says nothing of the server. */
+static bool uses_proxy(void)
+{
+    return is_set("http_proxy") || is_set("https_proxy") || is_set("HTTPS_PROXY") ||
+           is_set("all_proxy") || is_set("ALL_PROXY");
+}
+
+/* Is every address of http and https, once NO_PROXY is left out of it? */
+static bool only_through_proxy(void)
+{
+    return is_set("all_proxy") || is_set("ALL_PROXY") ||
+           (is_set("http_proxy") && (is_set("https_proxy") || is_set("HTTPS_PROXY")));
+}
+
 /* How far away the model's own server is: what it names must not be closer. */
 static void note_peer(struct http_transfer *t)
 {
     _Atomic unsigned *closest = t->net->store->opt.peer_space;
     char *ip = NULL;
-    if (!closest || !t->trusted ||
+    if (!closest || !t->trusted || uses_proxy() ||
         curl_easy_getinfo(t->easy, CURLINFO_PRIMARY_IP, &ip) != CURLE_OK || !ip || !*ip)
         return;
     unsigned space = ps_net_space_of_host(ip), was = atomic_load(closest);
@@ -374,27 +394,15 @@ static const struct http_failure no_address = {.cls = PS_RETRY_FATAL,
                                                .what = "no address for this object",
                                                .hint = "its name is too long"};
 
-/* A proxy's address says nothing of where the request ends; who asks through one leaves that to the proxy. */
-static bool uses_proxy(void)
-{
-    static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
-                                        "ALL_PROXY"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const char *v = getenv(names[i]);
-        if (v && *v)
-            return true;
-    }
-    return false;
-}
-
-/* What a name resolves to is known only here: the address that was checked is the one that is connected to. */
+/* What a name resolves to is known only here: the address that was checked is the one that is connected to. Who asks
+ * through a proxy leaves that to the proxy; fixed_options() then lets nothing go past it. */
 static curl_socket_t open_allowed(void *user, curlsocktype purpose, struct curl_sockaddr *a)
 {
     const struct http_store *s = user;
     (void)purpose;
     enum ps_net_space least = s->opt.least_space;
-    if (least > PS_SPACE_LOOPBACK && uses_proxy())
-        least = PS_SPACE_LOOPBACK;
+    if (least > PS_SPACE_LOOPBACK && only_through_proxy())
+        least = PS_SPACE_LOOPBACK; /* the proxy's own address */
     if (!ps_net_space_allowed(ps_net_space_of(&a->addr), least)) {
         ps_log(PS_LOG_WARN, "fetcher", "%s: its address is not one that a list of mirrors may name",
                s->base.label);
@@ -457,6 +465,8 @@ static void fixed_options(struct http_transfer *t)
     if (s->opt.least_space != PS_SPACE_ANY) {
         curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_allowed);
         curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, (void *)s);
+        if (s->opt.least_space > PS_SPACE_LOOPBACK && only_through_proxy())
+            curl_easy_setopt(e, CURLOPT_NOPROXY, "");
     }
 }
 
