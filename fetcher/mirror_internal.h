@@ -30,7 +30,7 @@ struct mirror_source {
     uint64_t bytes, failed;
 };
 
-/* A piece of an object as the reference delivered it, to hold others against. */
+/* A piece of an object as the reference has it, to hold others against. */
 struct mirror_sample {
     uint64_t offset;
     uint32_t bytes;
@@ -53,14 +53,7 @@ struct mirror_object {
     bool sampled; /* the helper has asked for them, or is about to */
 };
 
-enum mirror_state {
-    MIRROR_FREE,
-    MIRROR_MOVING,
-    MIRROR_ASKED,
-    MIRROR_PARKED,
-    MIRROR_HELD,
-    MIRROR_CANCELLED
-};
+enum mirror_state { MIRROR_FREE, MIRROR_MOVING, MIRROR_ASKED, MIRROR_PARKED, MIRROR_HELD };
 
 /* A range on its way. Owned by the store; recycled, never freed before it closes. */
 struct mirror_job {
@@ -113,6 +106,7 @@ struct mirror_store {
 };
 
 /* mirror_store.c. _locked: with the store's lock. */
+uint64_t mirror_deadline_ns(const struct mirror_store *m); /* of what names none itself */
 struct mirror_object *mirror_object_locked(struct mirror_store *m, const char *name);
 /* The open store of a source, or NULL: it can't be opened. */
 struct ps_source *mirror_open(struct mirror_store *m, unsigned i, struct ps_err *err);

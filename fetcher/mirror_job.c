@@ -101,9 +101,7 @@ static uint32_t wary_locked(const struct mirror_store *m, const struct mirror_jo
 
 static uint64_t deadline_ns(const struct mirror_store *m, const struct mirror_job *j)
 {
-    return j->outer->deadline_ns
-               ? j->outer->deadline_ns
-               : (m->opt.net_deadline_s ? m->opt.net_deadline_s : 120) * PS_NS_PER_S;
+    return j->outer->deadline_ns ? j->outer->deadline_ns : mirror_deadline_ns(m);
 }
 
 /* Who may be asked at all: not one that was shown to hold something else. */

@@ -21,9 +21,13 @@
 
 #define ORIGIN      "fetcher"
 #define CONFIG_NAME "config.json" /* every model has one */
-#define QUESTION_S  5u            /* patience with one of several, as of ranges (mirror_pick.c) */
 
 /* ---- sources and objects ---- */
+
+uint64_t mirror_deadline_ns(const struct mirror_store *m)
+{
+    return (m->opt.net_deadline_s ? m->opt.net_deadline_s : 120) * PS_NS_PER_S;
+}
 
 struct mirror_object *mirror_object_locked(struct mirror_store *m, const char *name)
 {
@@ -212,12 +216,11 @@ static bool ends_all(int rc)
 static bool another_round(struct mirror_store *m, bool lasting, uint64_t began_ns, uint64_t round_ns)
 {
     const uint64_t now_ns = ps_now_ns();
-    const uint64_t deadline_s = m->opt.net_deadline_s ? m->opt.net_deadline_s : 120;
     pthread_mutex_lock(&m->lock);
     const bool known = m->reference >= 0;
     pthread_mutex_unlock(&m->lock);
     return lasting && known && m->n > 1 && now_ns - round_ns >= PS_NS_PER_S &&
-           now_ns - began_ns < deadline_s * PS_NS_PER_S;
+           now_ns - began_ns < mirror_deadline_ns(m);
 }
 
 static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
@@ -418,9 +421,8 @@ static int settle(struct mirror_store *m, const char *address, const struct ps_s
             rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "--mirror: more than %u", PS_MIRRORS_MAX - 1);
     }
     if (m->n > 1) { /* a small file must not wait for one that has died while another has it */
-        const unsigned all_s = m->opt.net_deadline_s ? m->opt.net_deadline_s : 120;
-        const unsigned share_s = all_s / m->n > 0 ? all_s / m->n : 1;
-        m->opt.question_deadline_s = share_s < QUESTION_S ? share_s : QUESTION_S;
+        const uint64_t ns = ps_mirror_patience_ns(mirror_deadline_ns(m), m->n - 1, false);
+        m->opt.question_deadline_s = (unsigned)(ns / PS_NS_PER_S);
     }
     return rc;
 }

@@ -71,7 +71,7 @@ def wants(name, value):
 
 def tokens(t):
     web = badhttp.Server(peer.KJV, wants("authorization", "Bearer " + TOKEN))
-    t.servers = [web]
+    t.servers += [web]
     fine(t, run(t, web.url, "--bearer", TOKEN), "--bearer")
     fine(t, run(t, web.url, env={"PENSTOCK_BEARER": TOKEN}), "PENSTOCK_BEARER")
     token = write(t, "token", f"  {TOKEN}\r\n")
@@ -127,7 +127,7 @@ def several(t, web, token):
 
 def headers(t):
     web = badhttp.Server(peer.KJV, wants("x-api-key", "hdrS3cret: with, commas"))
-    t.servers = [web]
+    t.servers += [web]
     file = write(t, "headers", "# a comment\r\nX-Api-Key: hdrS3cret: with, commas\r\n\r\nAccept: application/octet-stream\nX-Empty;\n")
     fine(t, run(t, web.url, "--header", "@" + file), "--header @FILE")
     q = web.log[-1]
@@ -149,7 +149,7 @@ def headers(t):
 def logins(t):
     auth = "Basic " + base64.b64encode(b"me:hunter2pass").decode()
     web = badhttp.Server(peer.KJV, wants("authorization", auth))
-    t.servers = [web]
+    t.servers += [web]
     fine(t, run(t, web.url.replace("//", "//me:hunter2pass@")), "userinfo")
     netrc = write(t, "netrc", '# who\nmachine other.example login you password no\nmacdef init\nmachine 127.0.0.1\n\n'
                               'machine 127.0.0.1 login me password "hunter2pass"\ndefault login x password y\n')
@@ -169,7 +169,7 @@ def queries(t):
     """A SAS or presigned prefix: its query goes with every object, and nowhere else."""
     query = "sv=2024-01-01&sig=queryS3cret%2Babc%3D"
     web = badhttp.Server(peer.KJV, lambda q, r: r.error(403) if q.query != query else None)
-    t.servers = [web]
+    t.servers += [web]
     fine(t, run(t, web.url + "/?" + query), "a query string")
     t.check(len(web.log) > 4 and all(q.query == query for q in web.log), "with every object")
     failed(t, run(t, web.url + "/?sig=queryS3cretX"), 3, ("403",), "a wrong signature", 10)
@@ -179,7 +179,7 @@ def redirects(t):
     """Everything at once, to a server that sends all requests on: nothing goes along."""
     other = badhttp.Server(peer.KJV)
     web = badhttp.Server(peer.KJV, lambda q, r: r.redirect(f"{other.url}/{q.name}"))
-    t.servers = [web, other]
+    t.servers += [web, other]
     file = write(t, "headers", "X-Api-Key: hdrS3cret\nCookie: a=hdrS3cret\n")
     given = ("--bearer", TOKEN, "-H", "@" + file)
     fine(t, run(t, web.url + "/?sig=queryS3cret", *given), "redirected to another port")
@@ -223,7 +223,7 @@ def certificates(t):
     both = write(t, "both.pem", open(me, "rb").read() + open(key, "rb").read())
     web = badhttp.Server(peer.KJV, tls=certs.context(server))
     strict = badhttp.Server(peer.KJV, tls=certs.context(server, ca))
-    t.servers = [web, strict]
+    t.servers += [web, strict]
     fine(t, run(t, web.url, "--cacert", ca), "--cacert")
     fine(t, run(t, web.url, env={"SSL_CERT_FILE": ca}), "SSL_CERT_FILE")
     fine(t, run(t, web.url, env={"CURL_CA_BUNDLE": ca}), "CURL_CA_BUNDLE")
@@ -277,22 +277,12 @@ def nginx(t):
     failed(t, run(t, web.url + "/basic", "--bearer", TOKEN, cache="c2"), 3, ("401",), "http: a token where a login is wanted", 10)
 
 
-def stopped(part):
-    def run_it(t):
-        try:
-            part(t)
-        finally:
-            for s in getattr(t, "servers", []):
-                s.stop()
-    return run_it
-
-
 def main():
     with peer.Test() as t:
         Setting.text = t.run("run", peer.KJV, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         parts = (tokens, headers, logins, queries, redirects, certificates, nginx)
-        badhttp.side_by_side(t, [(p.__name__, stopped(p)) for p in parts])
+        badhttp.side_by_side(t, [(p.__name__, p) for p in parts])
 
 
 main()

@@ -39,7 +39,7 @@ def fine(t, r, what, seconds=None):
 
 def serve(t, root, scenario=None, **kw):
     s = badhttp.Server(root, scenario, **kw)
-    t.servers = getattr(t, "servers", []) + [s]
+    t.servers.append(s)
     return s
 
 
@@ -204,7 +204,7 @@ def other_schemes(t):
     gone = f"http://127.0.0.1:{peer.free_port()}"
     r = fine(t, run(t, gone, "--mirror", Setting.split), "a folder as the mirror", 15)
     s3 = fakes3.S3(os.path.dirname(Setting.plain))
-    t.servers = getattr(t, "servers", []) + [s3]
+    t.servers.append(s3)
     r = fine(t, run(t, gone, "--mirror", "s3://models/plain", env=s3.env(), cache="c2"), "s3 as the mirror", 15)
     t.check(all("authorization" in q.headers for q in s3.log), "signed with the user's keys: he named it himself")
     badhttp.check_failed(t, run(t, gone, "--mirror", "ftp://x/y", cache="c3"), 2, ("--mirror",), what="an unknown scheme", stats=False)
@@ -310,16 +310,6 @@ def egress(t):
             fine(t, r, "a limit above it")
 
 
-def stopped(part):
-    def run_it(t):
-        try:
-            part(t)
-        finally:
-            for s in getattr(t, "servers", []):
-                s.stop()
-    return run_it
-
-
 def main():
     with peer.Test() as t:
         Setting.plain, Setting.split = t.path("plain"), t.path("split")
@@ -330,7 +320,7 @@ def main():
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
         parts = (unreachable, lost, wrong, dies, storm, hangs, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
              egress)
-        badhttp.side_by_side(t, [(p.__name__, stopped(p)) for p in parts if not only or p.__name__ in only])
+        badhttp.side_by_side(t, [(p.__name__, p) for p in parts if not only or p.__name__ in only])
 
 
 main()

@@ -309,13 +309,14 @@ class Server:
 
 
 class Part(peer.Test):
-    """A part of a test that may run beside others, with a temporary folder of its own; checks count in the whole."""
+    """A part of a test that may run beside others, with a temporary folder of its own; checks count in the whole. What it
+    puts into its list of servers is stopped when it ends."""
 
     counting = threading.Lock()
     numbers = itertools.count()  # names that differ in punctuation alone must not meet in one folder
 
     def __init__(self, whole, name):
-        self.whole, self.name, self.program = whole, name, whole.program
+        self.whole, self.name, self.program, self.servers = whole, name, whole.program, []
         self.temp = whole.path(f"part-{next(self.numbers)}-" + re.sub(r"[^A-Za-z0-9]+", "-", name))
         os.makedirs(self.temp)
 
@@ -341,6 +342,9 @@ def side_by_side(test, parts, workers=3):
                 function(part)
             except Exception as e:  # one part that breaks must not hide the others
                 part.check(False, f"broke: {type(e).__name__}: {e}")
+            finally:
+                for s in reversed(part.servers):
+                    s.stop()
             if os.environ.get("PENSTOCK_TEST_VERBOSE"):
                 print(f"{time.monotonic() - began:6.2f} s  {name}", flush=True)
 
