@@ -58,6 +58,7 @@ struct http_host {
     struct ps_pace_host pace;
     unsigned active;        /* requests in flight */
     _Atomic uint64_t bytes; /* of bodies */
+    atomic_bool answered;   /* some reply has come from it */
 };
 
 /* One object of the source. Made at its first use, lives until close. */
@@ -158,8 +159,9 @@ struct http_transfer {
     struct http_job *hedged;        /* its job */
     struct http_job stand_in;
     struct ps_range stand_in_range;
-    bool rescue; /* its first job was taken off a slow connection */
-    bool lost;   /* what it brings is there already: it ends at once and writes nothing any more */
+    bool asked_certificate; /* in a handshake of this attempt the server wanted one of ours */
+    bool rescue;            /* its first job was taken off a slow connection */
+    bool lost; /* what it brings is there already: it ends at once and writes nothing any more */
     uint64_t started_ns, last_ns; /* begin of the request; last sign of life */
     char curl_text[CURL_ERROR_SIZE];
 };
@@ -331,6 +333,13 @@ uint64_t http_random(struct http_net *n);
 void http_requeue_jobs(struct http_transfer *t, bool slow);
 extern const struct http_failure http_superseded,
     http_escaped; /* reasons to cut that are no failures */
+
+/* http_failure.c: what libcurl says of a failed request, when the reply itself did not decide. Net thread. */
+extern const struct http_failure http_out_of_memory, http_cut_short;
+struct http_failure http_failure_of(struct http_transfer *t, CURLcode rc);
+
+/* http_handshake.c */
+void http_watch_handshakes(struct http_transfer *t); /* once per transfer: notes what servers ask for */
 
 /* http_transfer.c: one request from start to end. */
 int http_transfer_init(struct http_transfer *t, struct http_net *n, struct ps_err *err);

@@ -4,7 +4,6 @@
  * is taken only to read and note what is known of the object. */
 #include "fetcher/http_internal.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -374,6 +373,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *user)
     if (t->lost)
         return 0;
     http_conn_answered(t, t->last_ns);
+    atomic_store_explicit(&t->host->answered, true, memory_order_relaxed);
     if (!t->judged)
         see_header(t, line, n);
     ps_reply_line(&t->reply, line, n, ps_wall_s());
@@ -383,11 +383,6 @@ static size_t on_header(char *line, size_t size, size_t count, void *user)
 }
 
 /* ---- begin ---- */
-
-static const struct http_failure out_of_memory = {.cls = PS_RETRY_FATAL,
-                                                  .code = PS_ENOMEM,
-                                                  .what = "out of memory",
-                                                  .hint = "give the machine more memory"};
 
 static const struct http_failure no_address = {.cls = PS_RETRY_FATAL,
                                                .code = PS_EDATA,
@@ -460,6 +455,7 @@ static void fixed_options(struct http_transfer *t)
         curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file);
     /* else OpenSSL would ask for it on the terminal */
     curl_easy_setopt(e, CURLOPT_KEYPASSWD, "");
+    http_watch_handshakes(t);
     if (s->ca_dir)
         curl_easy_setopt(e, CURLOPT_CAPATH, s->ca_dir);
     if (s->opt.least_space != PS_SPACE_ANY) {
@@ -604,7 +600,8 @@ bool http_transfer_begin(struct http_transfer *t)
 {
     struct http_store *s = t->net->store;
     t->started_ns = t->last_ns = ps_now_ns();
-    t->judged = t->receiving = t->overflow = t->over_budget = t->no_room = false;
+    t->asked_certificate = t->judged = t->receiving = t->overflow = t->over_budget = t->no_room =
+        false;
     t->drained = t->page_bytes = 0;
     t->curl_text[0] = '\0';
     memset(t->seen, 0, sizeof t->seen);
@@ -617,7 +614,7 @@ bool http_transfer_begin(struct http_transfer *t)
     curl_easy_setopt(t->easy, CURLOPT_FRESH_CONNECT, (long)t->rescue);
     bool ok = !t->no_memory && !t->no_address && set_headers(t) && set_address(t) &&
               curl_multi_add_handle(t->net->multi, t->easy) == CURLM_OK;
-    const struct http_failure *why = t->no_address ? &no_address : &out_of_memory;
+    const struct http_failure *why = t->no_address ? &no_address : &http_out_of_memory;
     t->no_memory = t->no_address = false;
     t->live = ok;
     if (ok) {
@@ -632,10 +629,6 @@ bool http_transfer_begin(struct http_transfer *t)
 
 /* ---- end ---- */
 
-static const struct http_failure cut_short = {.cls = PS_RETRY_TRANSPORT,
-                                              .code = PS_ENET,
-                                              .what = "reply cut short",
-                                              .hint = "check the server and the network"};
 static const struct http_failure too_long = {.cls = PS_RETRY_REPLY,
                                              .code = PS_EDATA,
                                              .what = "server sent more bytes than asked for",
@@ -654,113 +647,6 @@ static const struct http_failure sink_full = {.cls = PS_RETRY_FATAL,
                                               .code = PS_EDATA,
                                               .what = "object is larger than allowed",
                                               .hint = "it is not the file that was expected"};
-
-static struct http_failure connect_failure(struct http_transfer *t, CURLcode rc)
-{
-    struct http_failure f = {.cls = PS_RETRY_CONNECT,
-                             .code = PS_ENET,
-                             .what = "can't connect",
-                             .hint = "check the address and the network"};
-    long os = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
-    if (rc == CURLE_COULDNT_RESOLVE_HOST)
-        f.what = "host not found", f.hint = "check the name and the network";
-    else if (rc == CURLE_COULDNT_RESOLVE_PROXY)
-        f.what = "proxy not found", f.hint = "check http_proxy and https_proxy";
-    else if (rc == CURLE_OPERATION_TIMEDOUT)
-        f.what = "connection timed out", f.hint = "check the address, the network and firewalls";
-    else if (os == ECONNREFUSED)
-        f.what = "connection refused", f.hint = "is the server running?";
-    else if (os == EHOSTUNREACH || os == ENETUNREACH)
-        f.what = "no route to host", f.hint = "check the network";
-    return f;
-}
-
-static const struct http_failure certificate_refused = {
-    .cls = PS_RETRY_FATAL,
-    .code = PS_EREFUSED,
-    .what = "server does not take our client certificate, or wants one",
-    .hint = "check --cert and --key"};
-
-/* With TLS 1.3 the server's word on our certificate comes after the handshake, as an alert where the reply should
- * be. */
-static bool client_certificate_refused(const struct http_transfer *t, CURLcode rc)
-{
-    static const char *const alerts[] = {
-        "certificate required",   "bad certificate",     "unknown ca",
-        "certificate revoked",    "certificate expired", "certificate unknown",
-        "unsupported certificate"};
-    if ((rc != CURLE_RECV_ERROR && rc != CURLE_SEND_ERROR && rc != CURLE_SSL_CONNECT_ERROR) ||
-        !strstr(t->curl_text, "alert"))
-        return false;
-    for (size_t i = 0; i < sizeof alerts / sizeof *alerts; i++)
-        if (strstr(t->curl_text, alerts[i]))
-            return true;
-    return false;
-}
-
-/* What libcurl says when the reply itself did not decide. */
-static struct http_failure transport_failure(struct http_transfer *t, CURLcode rc)
-{
-    struct http_failure f = cut_short;
-    curl_off_t connected = 0;
-    if (client_certificate_refused(t, rc))
-        return certificate_refused;
-    switch (rc) {
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_CONNECT: return connect_failure(t, rc);
-    case CURLE_OPERATION_TIMEDOUT:
-        curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected);
-        if (connected == 0)
-            return connect_failure(t, rc);
-        f.what = "connection timed out";
-        return f;
-    case CURLE_PEER_FAILED_VERIFICATION:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_ENET,
-                                  .what = "server's certificate is not trusted",
-                                  .hint =
-                                      "give the CA that signed it by --cacert or SSL_CERT_FILE"};
-        return f;
-    case CURLE_SSL_CACERT_BADFILE:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_ENET,
-                                  .what = "can't read the CA file",
-                                  .hint = "check --cacert, SSL_CERT_FILE and CURL_CA_BUNDLE"};
-        return f;
-    case CURLE_SSL_CERTPROBLEM:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_EUSAGE,
-                                  .what = "can't use the client certificate",
-                                  .hint = "check --cert and --key: PEM, belonging together, the "
-                                          "key without a passphrase"};
-        return f;
-    case CURLE_OUT_OF_MEMORY:
-        /* libcurl says the same of a header beyond its own bound: bytes had come then, and memory had not run out */
-        curl_easy_getinfo(t->easy, CURLINFO_STARTTRANSFER_TIME_T, &connected);
-        if (connected == 0)
-            return out_of_memory;
-        f = (struct http_failure){.cls = PS_RETRY_REPLY,
-                                  .code = PS_EDATA,
-                                  .what = "a reply whose headers are too long",
-                                  .hint = "is this a web server?"};
-        return f;
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
-        f = (struct http_failure){.cls = PS_RETRY_TRANSPORT,
-                                  .code = PS_ENET,
-                                  .what = "unusable address or reply",
-                                  .hint = "check the address and the server"};
-        return f;
-    case CURLE_SSL_CONNECT_ERROR: f.what = "TLS handshake failed"; return f;
-    case CURLE_GOT_NOTHING: f.what = "server closed the connection without a reply"; return f;
-    case CURLE_RECV_ERROR:
-    case CURLE_SEND_ERROR: f.what = "connection broken"; return f;
-    case CURLE_WEIRD_SERVER_REPLY: f.what = "server does not speak HTTP"; return f;
-    default: return f;
-    }
-}
 
 static struct http_failure judged_failure(const struct http_transfer *t)
 {
@@ -787,7 +673,7 @@ static bool failure_of(struct http_transfer *t, CURLcode rc, struct http_failure
     if (t->over_budget)
         *f = no_budget;
     else if (t->no_memory)
-        *f = out_of_memory;
+        *f = http_out_of_memory;
     else if (t->no_room)
         *f = t->reply.status == 200 && !t->jobs->sink->growable ? ignores_range : sink_full;
     else if (t->judged && t->judge.verdict == PS_REPLY_REFUSE)
@@ -797,9 +683,9 @@ static bool failure_of(struct http_transfer *t, CURLcode rc, struct http_failure
     else if (t->judged && t->judge.verdict == PS_REPLY_EMPTY)
         return false;
     else if (rc != CURLE_OK)
-        *f = transport_failure(t, rc);
+        *f = http_failure_of(t, rc);
     else if (!accepted || !body_complete(t))
-        *f = cut_short;
+        *f = http_cut_short;
     else
         return false;
     return true;

@@ -247,6 +247,16 @@ def certificates(t):
     locked = t.path("locked.key")
     certs.openssl("rsa", "-aes128", "-passout", "pass:hunter2pass", "-in", key, "-out", locked)
     failed(t, run(t, strict.url, "--cacert", ca, "--cert", me, "--key", locked), 2, ("passphrase",), "a key with a passphrase", 10)
+    # the server's word on it gets lost: known by what always happens
+    mute = badhttp.Server(peer.KJV, greet=lambda n, plain: certs.refuse_silently(certs.context(server, ca), plain) or True)
+    t.servers.append(mute)
+    failed(t, run(t, mute.url.replace("http:", "https:"), "--cacert", ca), 3, ("client certificate", "--cert"), "a refusal that is lost", 10)
+    t.check(mute.connections <= 8, f"two objects, three tries each: {mute.connections}")
+    # one that has answered before is taken to be in trouble instead
+    moody = badhttp.Server(peer.KJV, tls=certs.context(server, ca, required=False))
+    t.servers.append(moody)
+    moody.set(lambda q, r: setattr(r, "raw", b"") if q.name == "model.safetensors" and q.n < 6 else None)
+    fine(t, run(t, moody.url, "--cacert", ca, "--connections", "1", cache="moody"), "breaks six times, after answers")
     # a redirect to another server that wants one: ours is not shown
     web.set(lambda q, r: r.redirect(f"{strict.url}/{q.name}"))
     failed(t, run(t, web.url, "--cacert", ca, "--cert", me, "--key", key, cache="c2"), 3, ("client certificate",), "not shown elsewhere", 10)

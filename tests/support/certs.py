@@ -1,6 +1,8 @@
 """Certificates for integration scripts, made with the openssl program."""
 import os
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 
@@ -38,11 +40,32 @@ def _expired(t, name, ca):
             "-extfile", t.path(name + ".ext"), "-notext", "-md", "sha256", "-create_serial")
 
 
-def context(cert, client_ca=None):
-    """For a server with this (certificate, key); client_ca: a file of CAs, one of which must have signed the client's."""
+def context(cert, client_ca=None, required=True):
+    """For a server with this (certificate, key); client_ca: a file of CAs, one of which must have signed the client's;
+    not required: it is asked for and may be missing."""
     c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     c.load_cert_chain(*cert)
     if client_ca:
-        c.verify_mode = ssl.CERT_REQUIRED
+        c.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
         c.load_verify_locations(client_ca)
     return c
+
+
+def refuse_silently(context, plain):
+    """A handshake whose end is a refusal that does not get through: what the server says last is not sent, the
+    connection is reset. So it goes when the client is still sending while the server closes."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    while True:
+        try:
+            tls.do_handshake()
+            raise AssertionError("the handshake was to fail")
+        except ssl.SSLWantReadError:
+            plain.sendall(outgoing.read())
+            data = plain.recv(65536)
+            if not data:
+                return
+            incoming.write(data)
+        except ssl.SSLError:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
