@@ -36,9 +36,12 @@ struct item {
     size_t stored_cap;
     struct ps_cache_ticket *ticket;
     uint64_t priority;
-    unsigned n_ranges;
+    /* What is with the source, or was last: written by the loader, under the mutex. The pieces stand first, the whole
+     * that is asked for when they were wrong behind them: the source may still be told of a piece meanwhile, so none is
+     * ever overwritten while the item lives. */
+    unsigned first_range, n_ranges;
     unsigned ranges_left; /* mutex: not done yet */
-    struct ps_range ranges[PS_SWEEP_PIECES];
+    struct ps_range ranges[PS_SWEEP_PIECES + 1];
     int rc; /* while ranges are with the source: mutex */
     struct ps_err err;
     struct item *next_free; /* mutex: of the free ones, or of those that wait for another process */

@@ -138,24 +138,35 @@ static void on_range_done(struct ps_range *r, int rc, const struct ps_err *err)
     PS_ASSERT(ps_queue_push(s->io_queue, it) == 0); /* capacity covers every item */
 }
 
+/* Says something to the source of all that was asked for. What is asked for meanwhile hears of it in submit(). */
+static void tell(struct item *it, void (*word)(struct ps_source *s, struct ps_range *r))
+{
+    struct ps_sweep *s = it->sweep;
+    pthread_mutex_lock(&s->mutex);
+    struct ps_range *r = &it->ranges[it->first_range];
+    const unsigned n = it->n_ranges;
+    pthread_mutex_unlock(&s->mutex);
+    for (unsigned i = 0; i < n; i++)
+        word(s->o.source, &r[i]);
+}
+
 void ps_sweep_withdraw(struct item *it)
 {
-    for (unsigned i = 0; i < it->n_ranges; i++)
-        ps_source_cancel(it->sweep->o.source, &it->ranges[i]);
+    tell(it, ps_source_cancel);
 }
 
 void ps_sweep_hurry(struct item *it)
 {
-    for (unsigned i = 0; i < it->n_ranges; i++)
-        ps_source_await(it->sweep->o.source, &it->ranges[i]);
+    tell(it, ps_source_await);
 }
 
 /* Hands ranges to the source; how many it took. */
 static unsigned submit_ranges(struct item *it, struct ps_err *err, int *rc)
 {
     unsigned n = 0;
+    struct ps_range *r = &it->ranges[it->first_range];
     for (*rc = 0; n < it->n_ranges; n++)
-        if ((*rc = ps_source_submit(it->sweep->o.source, &it->ranges[n], err)) < 0)
+        if ((*rc = ps_source_submit(it->sweep->o.source, &r[n], err)) < 0)
             break;
     return n;
 }
@@ -200,30 +211,33 @@ static int submit(struct item *it)
 }
 
 /* Whole, or cut into pieces of at least PIECE_BYTES. */
-static void fill_ranges(struct item *it, bool in_pieces)
+static void fill_ranges(struct item *it, unsigned first, bool in_pieces)
 {
     const struct ps_map *m = it->sweep->o.map;
     const struct ps_extent *e = &m->extents[it->extent];
     const struct ps_object *o = &m->objects[e->object];
     struct ps_span spans[PS_SWEEP_PIECES] = {{e->offset, e->offset + e->stored_bytes}};
-    it->n_ranges = 1;
+    unsigned n = 1;
     if (in_pieces)
-        it->n_ranges =
-            (unsigned)ps_plan_split(spans[0], PS_SWEEP_PIECES, PIECE_BYTES, spans, PS_SWEEP_PIECES);
-    for (unsigned i = 0; i < it->n_ranges; i++)
-        it->ranges[i] = (struct ps_range){
+        n = (unsigned)ps_plan_split(spans[0], PS_SWEEP_PIECES, PIECE_BYTES, spans, PS_SWEEP_PIECES);
+    for (unsigned i = 0; i < n; i++)
+        it->ranges[first + i] = (struct ps_range){
             .object = o->name,
             .offset = spans[i].from,
             .bytes = spans[i].to - spans[i].from,
             .buf = it->stored + (spans[i].from - e->offset),
-            .sha256 = e->hashed && it->n_ranges == 1 ? e->key : NULL,
+            .sha256 = e->hashed && n == 1 ? e->key : NULL,
             .etag = o->etag,
             .object_bytes = o->bytes,
             .priority = it->priority,
-            .alone = it->n_ranges > 1,
+            .alone = n > 1,
             .done = on_range_done,
             .user = it,
         };
+    pthread_mutex_lock(&it->sweep->mutex);
+    it->first_range = first;
+    it->n_ranges = n;
+    pthread_mutex_unlock(&it->sweep->mutex);
 }
 
 /* What a gather waits for, and what an idle link begins with if the consumer will soon need it. Asked for whole, eight
@@ -244,9 +258,9 @@ static bool wants_pieces(struct item *it)
     return cold || it->slot_kind == SLOT_GATHER;
 }
 
-static void ask(struct item *it, bool in_pieces)
+static void ask(struct item *it, unsigned first, bool in_pieces)
 {
-    fill_ranges(it, in_pieces);
+    fill_ranges(it, first, in_pieces);
     int rc = submit(it);
     if (rc < 0)
         fail(it, rc);
@@ -264,7 +278,7 @@ static bool ask_again_if_wrong(struct item *it)
     if (memcmp(hash, e->key, sizeof hash) == 0)
         return false;
     it->net_done = false;
-    ask(it, false);
+    ask(it, PS_SWEEP_PIECES, false);
     return true;
 }
 
@@ -385,7 +399,7 @@ static void ask_source(struct item *it)
         }
     }
     uint64_t zero = 0, now_ns = ps_now_ns();
-    ask(it, wants_pieces(it));
+    ask(it, 0, wants_pieces(it));
     atomic_compare_exchange_strong(&s->o.stats->first_weight_request_ns, &zero, now_ns);
 }
 

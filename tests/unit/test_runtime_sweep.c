@@ -8,7 +8,8 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-
+#include "base/clock.h"
+#include "base/hash.h"
 #include "runtime/plan.h"
 #include "runtime/row_stash.h"
 #include "runtime/sweep.h"
@@ -397,6 +398,126 @@ static void test_fetch_past_the_consumer(void **state)
     end_world(&w);
 }
 
+/* A source that sends wrong bytes for pieces, and does so while it is told of the first of them; the whole it sends
+ * right. All bytes are zero. */
+struct wrong_pieces {
+    struct ps_source base;
+    pthread_mutex_t lock;
+    struct ps_range *held[16]; /* lock */
+    unsigned n;                /* lock */
+    pthread_t threads[2];
+    unsigned n_threads; /* lock */
+    /* Relaxed, so that only the scheduler's own locks put its threads in order for the thread sanitizer. */
+    atomic_uint whole, changed;
+};
+
+static void *send_pieces(void *arg)
+{
+    struct wrong_pieces *s = arg;
+    for (unsigned i = 0; i < s->n; i++) {
+        memset(s->held[i]->buf, 0xff, s->held[i]->bytes);
+        s->held[i]->done(s->held[i], 0, NULL);
+    }
+    return NULL;
+}
+
+static void *send_whole(void *arg)
+{
+    struct ps_range *r = arg;
+    memset(r->buf, 0, r->bytes);
+    r->done(r, 0, NULL);
+    return NULL;
+}
+
+static int wrong_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
+{
+    struct wrong_pieces *s = (struct wrong_pieces *)base;
+    (void)err;
+    if (r->alone) {
+        pthread_mutex_lock(&s->lock);
+        s->held[s->n++] = r;
+        pthread_mutex_unlock(&s->lock);
+        return 0;
+    }
+    pthread_create(&s->threads[1], NULL, send_whole, r);
+    atomic_store_explicit(&s->whole, 1, memory_order_relaxed);
+    return 0;
+}
+
+static void wrong_await(struct ps_source *base, struct ps_range *r)
+{
+    struct wrong_pieces *s = (struct wrong_pieces *)base;
+    const uint64_t bytes = r->bytes, until_ns = ps_now_ns() + 20 * PS_NS_PER_S;
+    pthread_mutex_lock(&s->lock);
+    const bool first = s->n_threads == 0;
+    s->n_threads += first;
+    pthread_mutex_unlock(&s->lock);
+    if (!first)
+        return;
+    pthread_create(&s->threads[0], NULL, send_pieces, s);
+    while (!atomic_load_explicit(&s->whole, memory_order_relaxed) && ps_now_ns() < until_ns)
+        continue;
+    atomic_store_explicit(&s->changed, r->bytes != bytes || !r->alone, memory_order_relaxed);
+}
+
+static void wrong_cancel(struct ps_source *base, struct ps_range *r)
+{
+    (void)base;
+    (void)r;
+}
+
+/* What a source is told of stays what it was while it is told, also if it came wrong and is asked for again. */
+static void test_wrong_pieces_while_the_source_is_told(void **state)
+{
+    (void)state;
+    enum { EXTENTS = 65, BYTES = 512 << 10 };
+    static const struct ps_source_ops ops = {.scheme = "wrong",
+                                             .submit = wrong_submit,
+                                             .cancel = wrong_cancel,
+                                             .await = wrong_await};
+    struct wrong_pieces wrong = {.base = {.ops = &ops}, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct ps_map_builder *b = NULL;
+    struct ps_map *map = NULL;
+    struct ps_sweep *s = NULL;
+    struct ps_stats stats = {0};
+    struct ps_err err = {0};
+    struct ps_panel p;
+    uint32_t object;
+    const uint8_t id[32] = {2}, tier[EXTENTS] = {0};
+    const uint64_t shape[] = {EXTENTS * 128, COLS};
+    assert_ok(ps_map_builder_new(&b), NULL);
+    assert_ok(ps_map_add_object(b, "m", (uint64_t)EXTENTS * BYTES, NULL, "m1", &object, &err), &err);
+    assert_ok(ps_map_add_tensor(b, "t", PS_F32, shape, 2, object, 0, false, &err), &err);
+    assert_ok(ps_map_builder_finish(&map, b, id, &err), &err);
+    assert_int_equal(map->n_extents, EXTENTS);
+    assert_int_equal(map->extents[0].stored_bytes, BYTES);
+    uint8_t *zeros = calloc(1, BYTES);
+    ps_sha256_once(zeros, BYTES, map->extents[0].key);
+    map->extents[0].hashed = true;
+    free(zeros);
+    const struct ps_sweep_options o = {.map = map,
+                                       .source = &wrong.base,
+                                       .order = (uint32_t[]){0},
+                                       .n_order = 1,
+                                       .tier = tier,
+                                       .ring_slots = 1,
+                                       .gather_tensor = 0,
+                                       .gather_slots = 1,
+                                       .stats = &stats};
+    assert_ok(ps_sweep_open(&s, &o, &err), &err);
+    ps_sweep_allow(s, 1);
+    ps_sweep_begin(s, false);
+    assert_ok(ps_sweep_next(s, 0, &p, &err), &err);
+    assert_int_equal(p.data[BYTES - 1], 0);
+    ps_sweep_release(s, &p);
+    assert_int_equal(wrong.n, 2);
+    assert_int_equal(wrong.changed, 0);
+    for (int i = 0; i < 2; i++)
+        pthread_join(wrong.threads[i], NULL);
+    ps_sweep_close(s);
+    ps_map_free(map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -411,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_interrupt_and_close_under_way),
         cmocka_unit_test(test_close_while_a_range_is_submitted),
         cmocka_unit_test(test_fetch_past_the_consumer),
+        cmocka_unit_test(test_wrong_pieces_while_the_source_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
