@@ -6,9 +6,11 @@
  *                 └── failed: that source is left alone for a while, the next one is picked;
  *                     what else waits there moves as well
  *
- * The helper is one thread for what blocks: the list of mirrors beside a manifest, proofs, and done() of
- * ranges that were cancelled while parked. Lock order: a store's own lock is taken inside ours (cancel),
- * never the other way round; submit and done() of the stores run without ours. */
+ * What blocks on a source has a thread of its own, a worker, from when it is first wanted: proofs that this
+ * source holds the same, samples of the reference, its list of mirrors. So a slow mirror holds up nobody
+ * else's proof. The helper starts workers and goes on with what they, or the egress limit, held up; it never
+ * blocks. Lock order: a store's own lock is taken inside ours (cancel), never the other way round; submit and
+ * done() of the stores run without ours. */
 #ifndef PS_FETCHER_MIRROR_INTERNAL_H
 #define PS_FETCHER_MIRROR_INTERNAL_H
 #include <pthread.h>
@@ -25,6 +27,9 @@ struct mirror_source {
     bool listed;         /* by mirrors.json */
     struct ps_source *s; /* open_lock; NULL until it is first needed */
     bool broken;         /* open_lock: can't be opened */
+    struct mirror_store *m;
+    pthread_t worker; /* the helper's, and close's after it */
+    bool works;       /* the same: its worker has been started */
     /* lock */
     char *label; /* set when it is opened */
     uint64_t bytes, failed;
@@ -50,7 +55,7 @@ struct mirror_object {
     char identity[256];
     struct mirror_sample *samples; /* heap, PS_MIRROR_SAMPLES of them */
     unsigned n_samples;
-    bool sampled; /* the helper has asked for them, or is about to */
+    bool sampled; /* all that can be had of them is there */
 };
 
 enum mirror_state { MIRROR_FREE, MIRROR_MOVING, MIRROR_ASKED, MIRROR_PARKED, MIRROR_HELD };
@@ -99,8 +104,9 @@ struct mirror_store {
     bool presplit;    /* hashes prove everything */
     bool spare_first; /* a hub for everybody, and somebody else can give the weights */
     bool list_wanted, list_asked, closing;
-    bool look; /* for the helper: a range that was held may go on */
-    pthread_cond_t helper_cond;
+    bool look;           /* for the helper: a range that was parked or held may go on */
+    unsigned submitting; /* threads that are about to use the store of a source: close waits for them */
+    pthread_cond_t wanted; /* something of the above has changed for the helper, a worker, or close */
     pthread_t helper;
     bool helper_runs;
 };
@@ -124,8 +130,10 @@ void mirror_await(struct ps_source *base, struct ps_range *r);
  * range has ended. */
 void mirror_go_on(struct mirror_store *m);
 
-/* mirror_prove.c: the helper. */
+/* mirror_prove.c: the helper and the workers. */
 int mirror_helper_start(struct mirror_store *m, struct ps_err *err);
+/* Waits until they have ended, which they do once the store is closing. */
+void mirror_helper_join(struct mirror_store *m);
 void mirror_note_head_locked(struct mirror_object *o, const void *head, size_t bytes,
                              const struct ps_object_info *info);
 #endif

@@ -168,6 +168,14 @@ static void fill_locked(struct mirror_store *m, struct mirror_job *j, unsigned i
     j->turn++;
     m->health[i].in_flight++;
     m->in_flight_bytes += j->outer->bytes;
+    m->submitting++;
+}
+
+static void submitted_locked(struct mirror_store *m)
+{
+    m->submitting--;
+    if (m->closing)
+        pthread_cond_broadcast(&m->wanted);
 }
 
 /* Where a job goes next. */
@@ -188,7 +196,7 @@ static enum step step_locked(struct mirror_store *m, struct mirror_job *j, unsig
     if (!proven_locked(m, j, (unsigned)i)) {
         j->at = (unsigned)i;
         j->state = MIRROR_PARKED;
-        pthread_cond_signal(&m->helper_cond);
+        pthread_cond_broadcast(&m->wanted);
         return STEP_WAIT;
     }
     if (over_egress_locked(m, j, &never)) {
@@ -225,6 +233,7 @@ static void catch_up(struct mirror_store *m, struct mirror_job *j, uint64_t turn
         ps_source_cancel(s, &j->inner);
     else if (there && j->awaited)
         ps_source_await(s, &j->inner);
+    submitted_locked(m);
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -258,11 +267,12 @@ static int dispatch(struct mirror_store *m, struct mirror_job *j, struct ps_err 
             return 0;
         }
         pthread_mutex_lock(&m->lock);
+        submitted_locked(m);
         leave_locked(m, j);
         keep_failure_locked(j, rc, &why);
         j->o->wary |= 1u << at;
         m->look = true; /* there is room below --max-egress again */
-        pthread_cond_signal(&m->helper_cond);
+        pthread_cond_broadcast(&m->wanted);
         pthread_mutex_unlock(&m->lock);
         mirror_count_failure(m, at, rc, &why);
     }
@@ -414,6 +424,12 @@ static struct mirror_job *job_of_locked(struct mirror_store *m, const struct ps_
     return j;
 }
 
+/* A source that may be spoken to: while the store closes, each may be gone already, and ends by itself. */
+static bool open_locked(const struct mirror_store *m, unsigned i)
+{
+    return m->sources[i].s && !m->closing;
+}
+
 void mirror_await(struct ps_source *base, struct ps_range *r)
 {
     struct mirror_store *m = (struct mirror_store *)base;
@@ -421,9 +437,9 @@ void mirror_await(struct ps_source *base, struct ps_range *r)
     struct mirror_job *j = job_of_locked(m, r);
     if (j) {
         j->awaited = true;
-        if (j->state == MIRROR_ASKED && m->sources[j->at].s)
+        if (j->state == MIRROR_ASKED && open_locked(m, j->at))
             ps_source_await(m->sources[j->at].s, &j->inner);
-    } else { /* see mirror_cancel */
+    } else if (open_locked(m, 0)) { /* see mirror_cancel */
         ps_source_await(m->sources[0].s, r);
     }
     pthread_mutex_unlock(&m->lock);
@@ -436,11 +452,11 @@ void mirror_cancel(struct ps_source *base, struct ps_range *r)
     struct mirror_job *j = job_of_locked(m, r);
     if (j) {
         j->cancelled = true;
-        if (j->state == MIRROR_ASKED && m->sources[j->at].s)
+        if (j->state == MIRROR_ASKED && open_locked(m, j->at))
             ps_source_cancel(m->sources[j->at].s, &j->inner);
         else if (j->state == MIRROR_PARKED || j->state == MIRROR_HELD)
-            pthread_cond_signal(&m->helper_cond);
-    } else {
+            pthread_cond_broadcast(&m->wanted);
+    } else if (open_locked(m, 0)) {
         /* Went there without a detour, or has ended, or comes later. Under the lock: a submit that comes in between
          * would have its own mark in the range, which that store would take for one of its own. */
         ps_source_cancel(m->sources[0].s, r);

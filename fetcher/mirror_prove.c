@@ -1,5 +1,5 @@
-/* The mirror store's helper. Comes in: objects of a plain folder that another source is to deliver; the list of
- * mirrors beside a manifest. Goes out: whether that source holds the same version; more sources.
+/* The mirror store's helper and workers. Comes in: objects of a plain folder that another source is to deliver;
+ * the list of mirrors beside a manifest. Goes out: whether that source holds the same version; more sources.
  *
  * What is proved of an object without a known hash: the same size; the same content hash where both name one (the
  * Hub's SHA-256 of LFS files), else the same header (names, types, shapes and places of all tensors) and the same
@@ -81,11 +81,11 @@ static void on_sample(struct ps_range *r, int rc, const struct ps_err *err)
     pthread_mutex_lock(&m->lock);
     a->rc = rc;
     a->done = true;
-    pthread_cond_signal(&m->helper_cond);
+    pthread_cond_broadcast(&m->wanted);
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Reads a range on the helper's thread, which has to end soon when the store closes. */
+/* Reads a range on a worker's thread, which has to end soon when the store closes. */
 static int read_sample(struct mirror_store *m, struct ps_source *s, struct ps_range *r)
 {
     struct asked a = {.m = m};
@@ -100,7 +100,7 @@ static int read_sample(struct mirror_store *m, struct ps_source *s, struct ps_ra
         if (m->closing && !withdrawn)
             ps_source_cancel(s, r);
         withdrawn = m->closing;
-        pthread_cond_wait(&m->helper_cond, &m->lock);
+        pthread_cond_wait(&m->wanted, &m->lock);
     }
     rc = a.rc;
     pthread_mutex_unlock(&m->lock);
@@ -132,12 +132,11 @@ static void sample_reference(struct mirror_store *m, struct mirror_object *o)
     struct ps_source *s = m->sources[m->reference].s;
     const uint64_t bytes = o->bytes, head = o->head_bytes;
     const uint64_t room = bytes > head ? bytes - head : 0;
-    o->sampled = true;
     if (!o->samples)
         o->samples = ps_calloc(PS_MIRROR_SAMPLES, sizeof *o->samples);
-    bool ready = s && o->samples && room > sizeof got;
+    bool going = s && o->samples && room > sizeof got;
     pthread_mutex_unlock(&m->lock);
-    for (unsigned i = 0; ready && i < PS_MIRROR_SAMPLES; i++) {
+    for (unsigned i = 0; going && i < PS_MIRROR_SAMPLES; i++) {
         struct ps_range r = {.object = o->name,
                              .offset = head + room / (PS_MIRROR_SAMPLES + 1) * (i + 1),
                              .bytes = sizeof got,
@@ -146,8 +145,9 @@ static void sample_reference(struct mirror_store *m, struct mirror_object *o)
                              .deadline_ns = 3 * PS_NS_PER_S};
         if (r.offset + r.bytes > bytes)
             r.offset = bytes - r.bytes;
-        if (read_sample(m, s, &r) != 0)
-            return;
+        going = read_sample(m, s, &r) == 0;
+        if (!going)
+            break;
         pthread_mutex_lock(&m->lock);
         struct mirror_sample *to = &o->samples[o->n_samples++];
         to->offset = r.offset;
@@ -155,6 +155,10 @@ static void sample_reference(struct mirror_store *m, struct mirror_object *o)
         memcpy(to->data, got, sizeof got);
         pthread_mutex_unlock(&m->lock);
     }
+    pthread_mutex_lock(&m->lock);
+    o->sampled = true; /* whoever has waited for them goes on */
+    pthread_cond_broadcast(&m->wanted);
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* A copy of what is known of the object: the lock is not held while others are asked. */
@@ -212,6 +216,8 @@ static void prove_for(struct mirror_store *m, struct mirror_object *o, unsigned 
             j->unproved = true;
             j->lasting |= rc == PS_ENET;
         }
+    m->look = true;
+    pthread_cond_broadcast(&m->wanted);
     pthread_mutex_unlock(&m->lock);
     ps_free(copy.samples);
     if (rc != 0 && !atomic_load(&m->stop))
@@ -252,25 +258,84 @@ static void read_list(struct mirror_store *m)
     ps_mirror_list_deinit(&l);
 }
 
-/* ---- the thread ---- */
+/* ---- the workers ---- */
 
-static struct mirror_job *parked_locked(struct mirror_store *m)
-{
-    for (struct mirror_job *j = m->live; j; j = j->next)
-        if (j->state == MIRROR_PARKED && !j->cancelled && !j->unproved && !(j->o->proven >> j->at & 1))
-            return j;
-    return NULL;
-}
+enum errand_kind { ERRAND_NONE, ERRAND_LIST, ERRAND_SAMPLE, ERRAND_PROOF };
+
+struct errand {
+    enum errand_kind kind;
+    struct mirror_object *o;
+};
 
 static struct mirror_object *unsampled_locked(struct mirror_store *m)
 {
-    if (m->presplit || m->reference < 0 || m->n == 1)
-        return NULL;
-    for (struct mirror_object *o = m->objects; o; o = o->next)
+    for (struct mirror_object *o = m->presplit || m->n == 1 ? NULL : m->objects; o; o = o->next)
         if (o->head_known && !o->sampled)
             return o;
     return NULL;
 }
+
+/* A proof needs the reference's samples, and waits for them. */
+static struct mirror_object *unproven_locked(struct mirror_store *m, unsigned i)
+{
+    for (struct mirror_job *j = m->live; j; j = j->next)
+        if (j->state == MIRROR_PARKED && j->at == i && !j->cancelled && !j->unproved &&
+            !(j->o->proven >> i & 1) && (j->o->sampled || !j->o->head_known))
+            return j->o;
+    return NULL;
+}
+
+/* What is wanted of a source that may take time. */
+static struct errand errand_locked(struct mirror_store *m, unsigned i)
+{
+    struct errand e = {.kind = ERRAND_NONE};
+    const bool reference = m->reference == (int)i;
+    if (reference && m->list_wanted && !m->list_asked)
+        e.kind = ERRAND_LIST;
+    else if (reference && (e.o = unsampled_locked(m)) != NULL)
+        e.kind = ERRAND_SAMPLE;
+    else if ((e.o = unproven_locked(m, i)) != NULL)
+        e.kind = ERRAND_PROOF;
+    return e;
+}
+
+static void *worker_main(void *arg)
+{
+    const struct mirror_source *s = arg;
+    struct mirror_store *m = s->m;
+    const unsigned i = (unsigned)(s - m->sources);
+    pthread_mutex_lock(&m->lock);
+    while (!m->closing) {
+        const struct errand e = errand_locked(m, i);
+        if (e.kind == ERRAND_NONE) {
+            pthread_cond_wait(&m->wanted, &m->lock);
+            continue;
+        }
+        m->list_asked |= e.kind == ERRAND_LIST;
+        pthread_mutex_unlock(&m->lock);
+        switch (e.kind) {
+        case ERRAND_LIST: read_list(m); break;
+        case ERRAND_SAMPLE: sample_reference(m, e.o); break;
+        default: prove_for(m, e.o, i); break;
+        }
+        pthread_mutex_lock(&m->lock);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}
+
+/* Signals belong to the main thread. */
+static bool start_thread(pthread_t *t, void *(*main)(void *), void *arg)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const bool runs = pthread_create(t, NULL, main, arg) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return runs;
+}
+
+/* ---- the helper ---- */
 
 static bool ended_locked(const struct mirror_store *m)
 {
@@ -280,29 +345,43 @@ static bool ended_locked(const struct mirror_store *m)
     return false;
 }
 
+/* Where the system gives no thread: lists and samples can be done without; what waits for a proof is asked for
+ * elsewhere. */
+static void forgo_locked(struct mirror_store *m, unsigned i, const struct errand *e)
+{
+    m->list_asked |= e->kind == ERRAND_LIST;
+    if (e->kind == ERRAND_SAMPLE)
+        e->o->sampled = true;
+    for (struct mirror_job *j = m->live; j && e->kind == ERRAND_PROOF; j = j->next)
+        j->unproved |= j->state == MIRROR_PARKED && j->at == i;
+    m->look = true;
+}
+
+/* Every source of which something is wanted gets its worker, once. */
+static void start_workers_locked(struct mirror_store *m)
+{
+    for (unsigned i = 0; i < m->n; i++) {
+        struct mirror_source *s = &m->sources[i];
+        for (struct errand e; !s->works && (e = errand_locked(m, i)).kind != ERRAND_NONE;) {
+            s->works = start_thread(&s->worker, worker_main, s);
+            if (!s->works)
+                forgo_locked(m, i, &e);
+        }
+    }
+}
+
 static void *helper_main(void *arg)
 {
     struct mirror_store *m = arg;
     pthread_mutex_lock(&m->lock);
     while (!m->closing) {
-        struct mirror_object *fresh = unsampled_locked(m);
-        struct mirror_job *j = parked_locked(m);
-        bool list = m->list_wanted && !m->list_asked;
-        if (!fresh && !j && !list && !m->look && !ended_locked(m)) {
-            pthread_cond_wait(&m->helper_cond, &m->lock);
+        start_workers_locked(m);
+        if (!m->look && !ended_locked(m)) {
+            pthread_cond_wait(&m->wanted, &m->lock);
             continue;
         }
-        struct mirror_object *o = j ? j->o : NULL;
-        unsigned at = j ? j->at : 0;
-        m->list_asked |= list;
         m->look = false;
         pthread_mutex_unlock(&m->lock);
-        if (list)
-            read_list(m);
-        else if (fresh) /* before proofs: they need it */
-            sample_reference(m, fresh);
-        else if (o)
-            prove_for(m, o, at);
         mirror_go_on(m);
         pthread_mutex_lock(&m->lock);
     }
@@ -313,12 +392,17 @@ static void *helper_main(void *arg)
 
 int mirror_helper_start(struct mirror_store *m, struct ps_err *err)
 {
-    sigset_t all, before;
-    sigfillset(&all); /* signals belong to the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    m->helper_runs = pthread_create(&m->helper, NULL, helper_main, m) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    m->helper_runs = start_thread(&m->helper, helper_main, m);
     return m->helper_runs ? 0
                           : ps_err_set(err, PS_EFAIL, ORIGIN,
                                        "can't start a thread: raise the limit of threads");
+}
+
+void mirror_helper_join(struct mirror_store *m)
+{
+    if (m->helper_runs)
+        pthread_join(m->helper, NULL); /* first: it starts workers */
+    for (unsigned i = 0; i < m->n; i++)
+        if (m->sources[i].works)
+            pthread_join(m->sources[i].worker, NULL);
 }

@@ -59,6 +59,7 @@ int mirror_add_locked(struct mirror_store *m, const char *address, bool listed)
     if (!s->address)
         return PS_ENOMEM;
     s->listed = listed;
+    s->m = m;
     m->n++;
     return 0;
 }
@@ -180,7 +181,7 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
         m->presplit = true;
         m->list_wanted = !m->sources[i].listed;
     }
-    pthread_cond_signal(&m->helper_cond); /* the list, or samples */
+    pthread_cond_broadcast(&m->wanted); /* the list, or samples */
     mirror_note_local_locked(m);
     pthread_mutex_unlock(&m->lock);
 }
@@ -366,7 +367,7 @@ static void free_everything(struct mirror_store *m)
     ps_free(m->ca_file);
     ps_free(m->netrc_file);
     ps_free(m->base.label);
-    pthread_cond_destroy(&m->helper_cond);
+    pthread_cond_destroy(&m->wanted);
     pthread_mutex_destroy(&m->open_lock);
     pthread_mutex_destroy(&m->lock);
     ps_free(m);
@@ -378,13 +379,17 @@ static void mirror_close(struct ps_source *base)
     pthread_mutex_lock(&m->lock);
     m->closing = true;
     atomic_store(&m->stop, 1);
-    pthread_cond_signal(&m->helper_cond);
+    pthread_cond_broadcast(&m->wanted);
     pthread_mutex_unlock(&m->lock);
-    if (m->helper_runs)
-        pthread_join(m->helper, NULL); /* what was parked has ended */
+    mirror_helper_join(m); /* what was parked has ended */
+    /* From here on nobody chooses a source any more. Who has chosen one, on the thread of another, must be through
+     * with it before the first is closed. */
+    pthread_mutex_lock(&m->lock);
+    while (m->submitting > 0)
+        pthread_cond_wait(&m->wanted, &m->lock);
+    pthread_mutex_unlock(&m->lock);
     for (unsigned i = 0; i < m->n; i++)
-        ps_source_close(
-            m->sources[i].s); /* waits for what is with it; on_done() starts nothing any more */
+        ps_source_close(m->sources[i].s); /* waits for what is with it */
     mirror_go_on(m);
     PS_ASSERT(m->live == NULL);
     free_everything(m);
@@ -478,7 +483,7 @@ int ps_mirror_store_open(struct ps_source **out, const char *address,
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->open_lock, NULL);
-    pthread_cond_init(&m->helper_cond, NULL);
+    pthread_cond_init(&m->wanted, NULL);
     m->reference = -1;
     m->ops = (struct ps_source_ops){.submit = mirror_submit,
                                     .cancel = mirror_cancel,
