@@ -7,7 +7,7 @@
 struct scan {
     const char *p, *end;
     char word[PS_NETRC_WORD_MAX];
-    bool too_long;
+    bool useless; /* it is longer than that, or holds a NUL */
 };
 
 static bool is_space(char c)
@@ -31,10 +31,10 @@ static void skip_macro(struct scan *s)
 
 static void put(struct scan *s, size_t *n, char c)
 {
-    if (*n + 1 < sizeof s->word)
+    if (c != '\0' && *n + 1 < sizeof s->word)
         s->word[(*n)++] = c;
     else
-        s->too_long = true;
+        s->useless = true;
 }
 
 static char escaped(char c)
@@ -56,7 +56,7 @@ static bool next(struct scan *s)
     }
     if (s->p >= s->end)
         return false;
-    s->too_long = false;
+    s->useless = false;
     if (*s->p == '"') {
         for (s->p++; s->p < s->end && *s->p != '"'; s->p++) {
             bool escape = *s->p == '\\' && s->p + 1 < s->end;
@@ -75,7 +75,7 @@ static bool next(struct scan *s)
 /* The word that follows, into out. A NUL, or one that does not fit, makes the entry useless. */
 static bool take(struct scan *s, char out[PS_NETRC_WORD_MAX])
 {
-    if (!next(s) || s->too_long)
+    if (!next(s) || s->useless)
         return false;
     memcpy(out, s->word, sizeof s->word);
     return true;

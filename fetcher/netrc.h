@@ -17,7 +17,7 @@ struct ps_netrc_login {
 };
 
 /* The first entry for `host` (IPv6 without brackets) that has a password and, where `login` is given
- * (nullable), that login. False: none, or a word that is too long. */
+ * (nullable), that login. False: none, or a word that is too long or holds a NUL: it is never cut. */
 bool ps_netrc_find(struct ps_netrc_login *out, const char *text, size_t bytes, const char *host,
                    const char *login);
 #endif

@@ -89,6 +89,9 @@ static void test_netrc(void **state)
     check_netrc("machine", "a", NULL, "-");
     check_netrc("machine a login u password", "a", NULL, "-");
     check_netrc("machine a login u password \"p", "a", NULL, "u p");
+    static const char nul[] = "machine a login u password p\0q\n";
+    struct ps_netrc_login l;
+    assert_false(ps_netrc_find(&l, nul, sizeof nul - 1, "a", NULL)); /* not cut to "p" */
     check_netrc("machine a login u password \"p\\", "a", NULL, "u p\\");
     check_netrc("macdef x", "a", NULL, "-");
     check_netrc("", "a", NULL, "-");
