@@ -85,6 +85,16 @@ struct ps_cache *crash_open(const char *dir, uint64_t budget_bytes)
     return c;
 }
 
+uint32_t crash_model(struct ps_cache *c, uint64_t number)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    uint32_t model = 0;
+    struct ps_err err = {.code = 0};
+    crash_model_id(number, id);
+    assert_ok(ps_cache_model_open(c, id, "label", 1, &model, &err), &err);
+    return model;
+}
+
 int crash_store_err(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
                     size_t bytes, struct ps_err *err)
 {

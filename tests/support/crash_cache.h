@@ -21,6 +21,8 @@ uint64_t crash_folder_bytes(const char *dir);
 
 /* Opens with a budget; asserts success. */
 struct ps_cache *crash_open(const char *dir, uint64_t budget_bytes);
+/* Opens model `number`, of one layer; asserts success. */
+uint32_t crash_model(struct ps_cache *c, uint64_t number);
 /* Reserves and puts; the code of whichever failed. buf holds at least `bytes`. */
 int crash_store(struct ps_cache *c, uint32_t model, uint64_t number, int32_t layer, void *buf,
                 size_t bytes);

@@ -63,6 +63,22 @@ void test_remove_tree(const char *path)
     assert_int_equal(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+char test_dir[256];
+
+int test_dir_setup(void **state)
+{
+    (void)state;
+    test_temp_dir(test_dir, sizeof test_dir);
+    return 0;
+}
+
+int test_dir_teardown(void **state)
+{
+    (void)state;
+    test_remove_tree(test_dir);
+    return 0;
+}
+
 void test_write_file(const char *path, const void *bytes, size_t len)
 {
     char dir[PATH_MAX];

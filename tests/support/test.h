@@ -32,6 +32,10 @@ unsigned test_every_alloc_failure(int (*fn)(void *user), void *user);
 /* A fresh directory under $TMPDIR or /tmp; test_remove_tree deletes it with all that is in it. */
 void test_temp_dir(char *path, size_t cap);
 void test_remove_tree(const char *path);
+/* One for each test, as cmocka's setup and teardown: its path is in test_dir meanwhile. */
+extern char test_dir[256];
+int test_dir_setup(void **state);
+int test_dir_teardown(void **state);
 /* Writes a file, with its parent directories. */
 void test_write_file(const char *path, const void *bytes, size_t len);
 /* $PENSTOCK_TEST_DATA/name into path, or false (with a printed line) where that is absent: then call skip(). */

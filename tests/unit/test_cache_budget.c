@@ -16,24 +16,7 @@
 
 #define CAP (1u << 20)
 
-static char dir[256];
-static uint8_t *buf;
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    buf = ps_alloc_pages(CAP, 4096);
-    return buf ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    ps_free_pages(buf, CAP);
-    test_remove_tree(dir);
-    return 0;
-}
+static _Alignas(4096) uint8_t buf[CAP];
 
 static uint64_t random_u64(uint64_t *s)
 {
@@ -41,15 +24,6 @@ static uint64_t random_u64(uint64_t *s)
     *s ^= *s >> 7;
     *s ^= *s << 17;
     return *s;
-}
-
-static uint32_t open_model(struct ps_cache *c, uint64_t number)
-{
-    uint8_t id[PS_SHA256_BYTES];
-    uint32_t model;
-    crash_model_id(number, id);
-    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
-    return model;
 }
 
 static void test_classes(void **state)
@@ -118,12 +92,12 @@ static void hold_all(uint64_t n, size_t min_bytes, size_t max_bytes)
 {
     uint64_t stored = 0;
     char sub[300];
-    snprintf(sub, sizeof sub, "%s/%llu", dir, (unsigned long long)n);
+    snprintf(sub, sizeof sub, "%s/%llu", test_dir, (unsigned long long)n);
     for (uint64_t i = 0; i < n; i++)
         stored += crash_extent_size(i, min_bytes, max_bytes);
     const uint64_t budget = ps_cache_budget_for(stored, n);
     struct ps_cache *c = crash_open(sub, budget);
-    const uint32_t m = open_model(c, 1);
+    const uint32_t m = crash_model(c, 1);
     struct crash_watch *w = crash_watch_start(sub);
     assert_true(ps_cache_usable_bytes(c, n) >= stored);
     for (uint64_t i = 0; i < n; i++)
@@ -157,9 +131,9 @@ static void test_never_exceeded(void **state)
 {
     (void)state;
     const uint64_t budget = 8u << 20;
-    struct ps_cache *c = crash_open(dir, budget);
-    const uint32_t m = open_model(c, 1);
-    struct crash_watch *w = crash_watch_start(dir);
+    struct ps_cache *c = crash_open(test_dir, budget);
+    const uint32_t m = crash_model(c, 1);
+    struct crash_watch *w = crash_watch_start(test_dir);
     uint64_t refused = 0, stored = 0;
     for (uint64_t i = 0; i < 400; i++) {
         const size_t n = crash_extent_size(i, 1, 100000);
@@ -181,9 +155,8 @@ static void test_never_exceeded(void **state)
 
 static int child_writes(const char *folder, uint64_t seed, uint64_t budget)
 {
-    buf = ps_alloc_pages(CAP, 4096);
     struct ps_cache *c = crash_open(folder, budget);
-    const uint32_t m = open_model(c, seed);
+    const uint32_t m = crash_model(c, seed);
     for (uint64_t i = 0; i < 300; i++)
         (void)crash_store(c, m, seed * 1000 + i, 0, buf, crash_extent_size(i, 1, 100000));
     ps_cache_close(c);
@@ -197,10 +170,10 @@ static void test_two_processes(void **state)
     int pids[2];
     const uint64_t small = 6u << 20;
     struct ps_cache *c =
-        crash_open(dir, small); /* a live process's budget governs from before they begin */
+        crash_open(test_dir, small); /* a live process's budget governs from before they begin */
     for (uint64_t i = 0; i < 2; i++)
-        pids[i] = crash_spawn("write", dir, i + 1, i == 0 ? small : 64u << 20);
-    struct crash_watch *w = crash_watch_start(dir);
+        pids[i] = crash_spawn("write", test_dir, i + 1, i == 0 ? small : 64u << 20);
+    struct crash_watch *w = crash_watch_start(test_dir);
     assert_true(crash_wait(pids[0]));
     assert_true(crash_wait(pids[1]));
     const uint64_t most = crash_watch_stop(w);
@@ -237,17 +210,17 @@ static void test_reader_that_never_ends(void **state)
     (void)state;
     const uint64_t budget = 3u << 20;
     char ready[300];
-    struct ps_cache *c = crash_open(dir, budget);
-    const uint32_t m = open_model(c, 1), n = open_model(c, 2);
+    struct ps_cache *c = crash_open(test_dir, budget);
+    const uint32_t m = crash_model(c, 1), n = crash_model(c, 2);
     for (uint64_t i = 0; i < 20; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, 4096), 0);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
-    const int pid = crash_spawn("read", dir, 0, 0);
-    snprintf(ready, sizeof ready, "%s.ready", dir);
+    const int pid = crash_spawn("read", test_dir, 0, 0);
+    snprintf(ready, sizeof ready, "%s.ready", test_dir);
     while (access(ready, F_OK) != 0)
         usleep(2000);
     unlink(ready);
-    struct crash_watch *w = crash_watch_start(dir);
+    struct crash_watch *w = crash_watch_start(test_dir);
     unsigned refused = 0, turns = 0;
     for (uint64_t i = 100; i < 800; i++) { /* a commit for each */
         const int rc = crash_store(c, m, i, 0, buf, 4096);
@@ -265,9 +238,10 @@ static void test_reader_that_never_ends(void **state)
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     ps_cache_close(c);
-    c = crash_open(dir, budget); /* clears the dead reader, and compacts the index if that is what it takes */
+    c = crash_open(test_dir,
+                   budget); /* clears the dead reader, and compacts the index if that is what it takes */
     (void)n;
-    const uint32_t again = open_model(c, 1);
+    const uint32_t again = crash_model(c, 1);
     uint64_t freed;
     uint8_t id[PS_SHA256_BYTES];
     crash_model_id(1, id);
@@ -276,7 +250,7 @@ static void test_reader_that_never_ends(void **state)
         assert_int_equal(crash_store(c, again, i, 0, buf, 4096), 0);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     ps_cache_close(c);
-    assert_true(crash_folder_bytes(dir) <= budget);
+    assert_true(crash_folder_bytes(test_dir) <= budget);
 }
 
 static uint64_t count_held(struct ps_cache *c, uint64_t n)
@@ -290,20 +264,20 @@ static uint64_t count_held(struct ps_cache *c, uint64_t n)
 static void test_shrinks_when_reopened(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, 64u << 20);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
+    const uint32_t m = crash_model(c, 1);
     for (uint64_t i = 0; i < 1000; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, crash_extent_size(i, 1, 30000)), 0);
     ps_cache_close(c);
     const uint64_t budgets[] = {9u << 20, 5u << 20, 2u << 20, 1u << 20, ps_budget_least()};
     uint64_t before = 1000;
     for (size_t i = 0; i < TEST_COUNT(budgets); i++) {
-        c = crash_open(dir, budgets[i]);
+        c = crash_open(test_dir, budgets[i]);
         const uint64_t held = count_held(c, 1000);
         printf("    budget %llu: %llu extents kept, %llu bytes allocated\n",
                (unsigned long long)budgets[i], (unsigned long long)held,
-               (unsigned long long)crash_folder_bytes(dir));
-        assert_true(crash_folder_bytes(dir) <= budgets[i]);
+               (unsigned long long)crash_folder_bytes(test_dir));
+        assert_true(crash_folder_bytes(test_dir) <= budgets[i]);
         assert_true(held < before);
         assert_true(i >= 3 || held > 0);
         uint64_t checked, bad;
@@ -312,10 +286,10 @@ static void test_shrinks_when_reopened(void **state)
         assert_int_equal(checked, held);
         before = held;
         ps_cache_close(c);
-        assert_true(crash_folder_bytes(dir) <= budgets[i]);
+        assert_true(crash_folder_bytes(test_dir) <= budgets[i]);
     }
-    c = crash_open(dir, 64u << 20); /* and it can be used again */
-    open_model(c, 1);
+    c = crash_open(test_dir, 64u << 20); /* and it can be used again */
+    crash_model(c, 1);
     for (uint64_t i = 0; i < 1000; i++) {
         const int rc = crash_store(c, m, i, 0, buf, crash_extent_size(i, 1, 30000));
         assert_true(rc == 0 || rc == PS_EAGAIN);
@@ -329,7 +303,7 @@ static void test_too_small(void **state)
 {
     (void)state;
     char path[300];
-    snprintf(path, sizeof path, "%s/none", dir);
+    snprintf(path, sizeof path, "%s/none", test_dir);
     const struct ps_cache_options o = {.budget_bytes = ps_budget_least() - 1};
     struct ps_cache *c = NULL;
     struct ps_err err;
@@ -339,7 +313,7 @@ static void test_too_small(void **state)
     assert_null(c);
     assert_int_not_equal(access(path, F_OK), 0); /* nothing was made */
     c = crash_open(path, least);
-    const uint32_t m = open_model(c, 1);
+    const uint32_t m = crash_model(c, 1);
     assert_int_equal(crash_store(c, m, 1, 0, buf, 4096), 0);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     assert_true(crash_holds(c, 1));
@@ -352,8 +326,8 @@ static void test_min_free(void **state)
     (void)state;
     const struct ps_cache_options o = {.budget_bytes = 8u << 20, .min_free_bytes = UINT64_MAX / 4};
     struct ps_cache *c = NULL;
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, NULL), 0);
-    const uint32_t m = open_model(c, 1);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, NULL), 0);
+    const uint32_t m = crash_model(c, 1);
     assert_int_equal(crash_store(c, m, 1, 0, buf, 4096), PS_EBUDGET);
     ps_cache_close(c);
 }
@@ -363,17 +337,17 @@ static void test_foreign_files_count(void **state)
 {
     (void)state;
     char path[300];
-    snprintf(path, sizeof path, "%s/meta/probe", dir);
+    snprintf(path, sizeof path, "%s/meta/probe", test_dir);
     memset(buf, 1, CAP);
-    ps_cache_close(crash_open(dir, 3u << 20)); /* a folder of others is not taken: ours first */
+    ps_cache_close(crash_open(test_dir, 3u << 20)); /* a folder of others is not taken: ours first */
     test_write_file(path, buf, CAP);
-    struct ps_cache *c = crash_open(dir, 3u << 20);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, 3u << 20);
+    const uint32_t m = crash_model(c, 1);
     for (uint64_t i = 0; i < 100; i++)
         (void)crash_store(c, m, i, 0, buf, 65536);
     ps_cache_close(c);
-    assert_true(crash_folder_bytes(dir) <= 3u << 20);
-    assert_true(crash_folder_bytes(dir) > 2u << 20);
+    assert_true(crash_folder_bytes(test_dir) <= 3u << 20);
+    assert_true(crash_folder_bytes(test_dir) > 2u << 20);
 }
 
 /* A file that comes while the cache is full puts the folder over its limit: what is under way is published all the
@@ -385,8 +359,8 @@ static void test_foreign_file_comes(void **state)
     const uint64_t budget = 3u << 20;
     uint8_t key[1][PS_SHA256_BYTES];
     struct ps_err err = {.code = 0};
-    struct ps_cache *c = crash_open(dir, budget);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, budget);
+    const uint32_t m = crash_model(c, 1);
     crash_extent_key(0, key[0]);
     for (uint64_t i = 0; i < 100; i++)
         (void)crash_store(c, m, i, 0, buf, 65536);
@@ -394,7 +368,7 @@ static void test_foreign_file_comes(void **state)
     /* The plan names one of them: the others may be evicted. */
     assert_int_equal(ps_cache_set_plan(c, m, (const uint8_t(*)[PS_SHA256_BYTES])key, 1, NULL), 0);
     assert_int_equal(crash_store(c, m, 100, 0, buf, 65536), 0);
-    snprintf(path, sizeof path, "%s/meta/probe", dir);
+    snprintf(path, sizeof path, "%s/meta/probe", test_dir);
     memset(buf, 1, CAP);
     test_write_file(path, buf, CAP / 2);
     assert_true(ps_cache_allocated_bytes(c) > budget);
@@ -403,7 +377,7 @@ static void test_foreign_file_comes(void **state)
     assert_int_equal(crash_store(c, m, 101, 0, buf, 65536), 0);
     assert_ok(ps_cache_flush(c, &err), &err);
     assert_true(crash_holds(c, 101));
-    assert_true(crash_folder_bytes(dir) <= budget);
+    assert_true(crash_folder_bytes(test_dir) <= budget);
     ps_cache_close(c);
 }
 
@@ -417,15 +391,16 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_budget_for_holds_all),
         cmocka_unit_test(test_bounds_grow),
-        cmocka_unit_test_setup_teardown(test_real_folder_holds_all, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_never_exceeded, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_two_processes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_reader_that_never_ends, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_shrinks_when_reopened, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_too_small, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_min_free, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_foreign_files_count, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_foreign_file_comes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_real_folder_holds_all, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_never_exceeded, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_two_processes, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_reader_that_never_ends, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_shrinks_when_reopened, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_too_small, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_min_free, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_foreign_files_count, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_foreign_file_comes, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,15 +40,6 @@ static size_t size_of(uint64_t number)
     return crash_extent_size(number, 1, 60000);
 }
 
-static uint32_t open_model(struct ps_cache *c, uint64_t number)
-{
-    uint8_t id[PS_SHA256_BYTES];
-    uint32_t model;
-    crash_model_id(number, id);
-    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
-    return model;
-}
-
 /* A child can't tell its parent more than a status: the reason goes to stderr. */
 static int child_failed(int status, const char *what, uint64_t number, int rc,
                         const struct ps_err *err)
@@ -156,37 +147,32 @@ static uint64_t inspect(const char *dir)
 static void test_kill_one(void **state)
 {
     (void)state;
-    char dir[256];
     uint64_t held = 0, most = 0;
-    test_temp_dir(dir, sizeof dir);
     for (uint64_t round = 0; round < ROUNDS; round++) {
-        const int pid = crash_spawn("write", dir, round, BUDGET);
+        const int pid = crash_spawn("write", test_dir, round, BUDGET);
         pause_us(2000 + crash_extent_size(round, 0, 250000));
-        const uint64_t now = crash_folder_bytes(dir);
+        const uint64_t now = crash_folder_bytes(test_dir);
         most = now > most ? now : most;
         kill_and_wait(pid);
-        assert_true(crash_folder_bytes(dir) <= BUDGET);
-        held += inspect(dir);
+        assert_true(crash_folder_bytes(test_dir) <= BUDGET);
+        held += inspect(test_dir);
     }
     printf("    %d kills: %.0f extents held on average, at most %llu of %llu bytes\n", ROUNDS,
            (double)held / ROUNDS, (unsigned long long)most, (unsigned long long)BUDGET);
     assert_true(held > 0);
-    test_remove_tree(dir);
 }
 
 /* One of three is killed again and again; the others find their way, and the slots of the dead. */
 static void test_kill_among_others(void **state)
 {
     (void)state;
-    char dir[256];
     int others[2];
-    test_temp_dir(dir, sizeof dir);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     for (uint64_t i = 0; i < 2; i++)
-        others[i] = crash_spawn("write", dir, 1000 * i, BUDGET);
-    struct crash_watch *w = crash_watch_start(dir);
+        others[i] = crash_spawn("write", test_dir, 1000 * i, BUDGET);
+    struct crash_watch *w = crash_watch_start(test_dir);
     for (uint64_t round = 0; round < 25; round++) {
-        const int pid = crash_spawn("write", dir, round, BUDGET);
+        const int pid = crash_spawn("write", test_dir, round, BUDGET);
         pause_us(2000 + crash_extent_size(round, 0, 200000));
         kill_and_wait(pid);
         uint64_t checked, bad;
@@ -200,8 +186,7 @@ static void test_kill_among_others(void **state)
     printf("    three processes: at most %llu of %llu bytes\n", (unsigned long long)most,
            (unsigned long long)BUDGET);
     assert_true(most <= BUDGET);
-    assert_true(inspect(dir) > 0);
-    test_remove_tree(dir);
+    assert_true(inspect(test_dir) > 0);
 }
 
 #define ONE_BYTES 200000u /* more than the blocks that empty slabs may keep */
@@ -214,7 +199,7 @@ static int die_child(const char *dir, uint64_t what)
     struct ps_err err = {.code = 0};
     uint64_t freed;
     struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 0);
+    const uint32_t m = crash_model(c, 0);
     atomic_store(&die_in_commit, true);
     int rc = what == 0 ? crash_store_err(c, m, 0, 0, buf, ONE_BYTES, &err)
                        : ps_cache_evict(c, NULL, &freed, &err);
@@ -245,23 +230,22 @@ static int look_child(const char *dir, uint64_t want)
 static void test_kill_in_commit(void **state)
 {
     (void)state;
-    char dir[256], slabs[300];
+    char slabs[300];
     uint64_t checked, bad;
-    test_temp_dir(dir, sizeof dir);
-    snprintf(slabs, sizeof slabs, "%s/slabs", dir);
-    struct ps_cache *c = crash_open(dir, BUDGET); /* alone, opening would begin with the last commit */
+    snprintf(slabs, sizeof slabs, "%s/slabs", test_dir);
+    struct ps_cache *c =
+        crash_open(test_dir, BUDGET); /* alone, opening would begin with the last commit */
     for (uint64_t what = 0; what < 2; what++) {
         const uint64_t left = what == 0 ? 1 : 0;
-        wait_killed(crash_spawn("die", dir, what, 0));
-        assert_true(crash_wait(crash_spawn("look", dir, left, 0)));
-        (void)open_model(c, 1); /* a commit: from here on all see the last one */
+        wait_killed(crash_spawn("die", test_dir, what, 0));
+        assert_true(crash_wait(crash_spawn("look", test_dir, left, 0)));
+        (void)crash_model(c, 1); /* a commit: from here on all see the last one */
         assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
         assert_int_equal(bad, 0);
         assert_int_equal(checked, left);
     }
     assert_true(crash_folder_bytes(slabs) < ONE_BYTES);
     ps_cache_close(c);
-    test_remove_tree(dir);
 }
 
 int main(int argc, char **argv)
@@ -273,9 +257,9 @@ int main(int argc, char **argv)
     if (argc == 5)
         return child(argv[2], strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kill_in_commit),
-        cmocka_unit_test(test_kill_one),
-        cmocka_unit_test(test_kill_among_others),
+        cmocka_unit_test_setup_teardown(test_kill_in_commit, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_kill_one, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_kill_among_others, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

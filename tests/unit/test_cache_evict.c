@@ -12,24 +12,7 @@
 #define EACH   32768u
 #define CAP    65536u
 
-static char dir[256];
-static uint8_t *buf;
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    buf = ps_alloc_pages(CAP, 4096);
-    return buf ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    ps_free_pages(buf, CAP);
-    test_remove_tree(dir);
-    return 0;
-}
+static _Alignas(4096) uint8_t buf[CAP];
 
 /* ---- the order, pure ---- */
 
@@ -87,15 +70,6 @@ static void test_lowest_of_many(void **state)
 
 /* ---- on a folder ---- */
 
-static uint32_t open_model(struct ps_cache *c, uint64_t number)
-{
-    uint8_t id[PS_SHA256_BYTES];
-    uint32_t model;
-    crash_model_id(number, id);
-    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
-    return model;
-}
-
 static void pin(struct ps_cache *c, uint64_t number, bool pinned)
 {
     uint8_t id[PS_SHA256_BYTES];
@@ -106,8 +80,8 @@ static void pin(struct ps_cache *c, uint64_t number, bool pinned)
 /* Stores extents [from, from + n) of a model in an opening of its own; how many were admitted. */
 static unsigned fill(uint64_t model, uint64_t from, unsigned n)
 {
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, model);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, model);
     unsigned ok = 0;
     for (unsigned i = 0; i < n; i++) {
         const int rc = crash_store(c, m, from + i, 0, buf, EACH);
@@ -133,7 +107,7 @@ static void test_least_recently_used_model_first(void **state)
     assert_int_equal(fill(2, 2000, 30), 30);
     assert_int_equal(fill(1, 1030, 1), 1); /* model 1 is now the younger */
     assert_int_equal(fill(3, 3000, 65), 65);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const unsigned one = held(c, 1000, 31), two = held(c, 2000, 30);
     printf("    kept: %u of the younger model, %u of the older\n", one, two);
     assert_int_equal(held(c, 3000, 65), 65);
@@ -148,20 +122,20 @@ static void test_pinned_stays(void **state)
     (void)state;
     assert_int_equal(fill(1, 1000, 40), 40);
     assert_int_equal(fill(2, 2000, 40), 40);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     pin(c, 1, true);
     uint8_t id[PS_SHA256_BYTES];
     crash_model_id(99, id);
     assert_int_equal(ps_cache_pin(c, id, true, NULL), PS_ENOTFOUND);
     ps_cache_close(c);
     const unsigned ok = fill(3, 3000, 120);
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     assert_int_equal(held(c, 1000, 40), 40);
     assert_int_equal(held(c, 2000, 40), 0);
     assert_true(ok < 120 && ok > 40);
     assert_int_equal(held(c, 3000, 120), ok);
     /* The usable share knows of the pin. */
-    open_model(c, 3);
+    crash_model(c, 3);
     assert_true(ps_cache_usable_bytes(c, 80) < BUDGET - 40 * EACH);
     pin(c, 1, false);
     assert_true(ps_cache_usable_bytes(c, 80) > BUDGET - 40 * EACH - (900u << 10));
@@ -181,8 +155,8 @@ static void set_plan(struct ps_cache *c, uint32_t m, uint64_t from, size_t n)
 static void test_plan_is_kept(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 1);
     unsigned ok = 0;
     for (unsigned i = 0; i < 200; i++)
         ok += crash_store(c, m, i, 0, buf, EACH) == 0;
@@ -210,8 +184,8 @@ static void test_shared_extent_is_kept(void **state)
 {
     (void)state;
     assert_int_equal(fill(1, 1000, 60), 60);
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 2);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 2);
     set_plan(c, m, 1050, 100); /* 1050..1059 are model 1's */
     for (unsigned i = 1060; i < 1140; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
@@ -225,13 +199,13 @@ static void test_shared_extent_is_kept(void **state)
 static void test_shrink_keeps_front_of_plan(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 1);
     set_plan(c, m, 0, 90);
     for (unsigned i = 0; i < 90; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
     ps_cache_close(c);
-    c = crash_open(dir, BUDGET / 2);
+    c = crash_open(test_dir, BUDGET / 2);
     const unsigned left = held(c, 0, 90);
     assert_true(left > 20 && left < 60);
     assert_int_equal(held(c, 0, left), left);
@@ -255,9 +229,8 @@ static uint32_t open_model_as(struct ps_cache *c, uint64_t number, int priority)
 /* Fills as far as it is let, as a model of some priority (the number behind the role). 0: something was taken. */
 static int child_works(const char *role, const char *folder, uint64_t model, uint64_t from)
 {
-    snprintf(dir, sizeof dir, "%s", folder);
-    buf = ps_alloc_pages(CAP, 4096);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    snprintf(test_dir, sizeof test_dir, "%s", folder);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model_as(c, model, atoi(role + strlen("work")));
     unsigned ok = 0;
     for (unsigned i = 0; i < 120; i++)
@@ -271,18 +244,18 @@ static int child_works(const char *role, const char *folder, uint64_t model, uin
 static void test_priorities(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 1);
     for (unsigned i = 0; i < 120; i++)
         (void)crash_store(c, m, 1000 + i, 0, buf, EACH);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     const unsigned before = held(c, 1000, 120);
     const uint64_t usable = ps_cache_usable_bytes(c, 120);
-    assert_false(crash_wait(crash_spawn("work-5", dir, 2, 2000)));
+    assert_false(crash_wait(crash_spawn("work-5", test_dir, 2, 2000)));
     assert_int_equal(held(c, 1000, 120), before);
     assert_int_equal(held(c, 2000, 120), 0);
     assert_int_equal(ps_cache_usable_bytes(c, 120), usable);
-    assert_true(crash_wait(crash_spawn("work7", dir, 3, 3000)));
+    assert_true(crash_wait(crash_spawn("work7", test_dir, 3, 3000)));
     const unsigned left = held(c, 1000, 120), taken = held(c, 3000, 120);
     printf("    alone %u; beside a higher one %u, that one %u\n", before, left, taken);
     assert_true(taken >= before - 2 && left <= 2);
@@ -300,7 +273,7 @@ static void test_priorities(void **state)
     assert_int_equal(ps_cache_model_open_as(c, &wrong, &model, NULL), PS_EUSAGE);
     assert_int_equal(model, 77);
     ps_cache_close(c);
-    c = crash_open(dir, 2u << 20); /* a smaller limit: the lowest go first, the highest last */
+    c = crash_open(test_dir, 2u << 20); /* a smaller limit: the lowest go first, the highest last */
     assert_int_equal(held(c, 1000, 120), left);
     ps_cache_close(c);
 }
@@ -358,15 +331,15 @@ static void test_used_model_stays(void **state)
 {
     (void)state;
     assert_int_equal(fill(1, 1000, 30), 30);
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    (void)open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    (void)crash_model(c, 1);
     for (unsigned k = 0; k < 20; k++)
         for (unsigned i = 0; i < 30; i++)
             assert_int_equal(crash_load(c, 1000 + i, buf, EACH, CAP), 0);
     ps_cache_close(c);
     assert_int_equal(fill(2, 2000, 30), 30);
     assert_true(fill(3, 3000, 80) >= 60);
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     const unsigned one = held(c, 1000, 30), two = held(c, 2000, 30);
     printf("    of 30: %u of the model that is used, %u of the other\n", one, two);
     assert_true(one > two && one >= 20);
@@ -377,13 +350,13 @@ static void test_used_model_stays(void **state)
 static void test_live_model_keeps_its_share(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 1);
     for (unsigned i = 0; i < 120; i++)
         (void)crash_store(c, m, 1000 + i, 0, buf, EACH);
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     const unsigned before = held(c, 1000, 120);
-    assert_true(crash_wait(crash_spawn("work0", dir, 2, 2000)));
+    assert_true(crash_wait(crash_spawn("work0", test_dir, 2, 2000)));
     const unsigned ours = held(c, 1000, 120), theirs = held(c, 2000, 120);
     printf("    alone %u, then %u and %u\n", before, ours, theirs);
     assert_true(ours * EACH > BUDGET / 2 - (512u << 10));
@@ -399,7 +372,7 @@ static void test_evict_by_hand(void **state)
     uint64_t freed = 0;
     fill(1, 1000, 30);
     fill(2, 2000, 20);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     crash_model_id(1, id);
     ps_hex_encode(id, PS_SHA256_BYTES, hex);
     hex[9] = 0;
@@ -432,15 +405,18 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_lowest_of_many),
         cmocka_unit_test(test_fading),
         cmocka_unit_test(test_worth),
-        cmocka_unit_test_setup_teardown(test_least_recently_used_model_first, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_pinned_stays, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_plan_is_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_shared_extent_is_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_shrink_keeps_front_of_plan, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_live_model_keeps_its_share, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_priorities, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_used_model_stays, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_evict_by_hand, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_least_recently_used_model_first, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_pinned_stays, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_plan_is_kept, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_shared_extent_is_kept, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_shrink_keeps_front_of_plan, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_live_model_keeps_its_share, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_priorities, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_used_model_stays, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_evict_by_hand, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

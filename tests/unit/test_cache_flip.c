@@ -17,24 +17,20 @@
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 
-static char dir[256];
 static struct image img;
 
 static int setup(void **state)
 {
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    image_make_cache(dir);
-    image_load(&img, dir);
+    test_dir_setup(state);
+    image_make_cache(test_dir);
+    image_load(&img, test_dir);
     return 0;
 }
 
 static int teardown(void **state)
 {
-    (void)state;
     image_free(&img);
-    test_remove_tree(dir);
-    return 0;
+    return test_dir_teardown(state);
 }
 
 /* In a process of its own, because some of this used to end in a signal: puts the image back, flips, looks. */
@@ -48,8 +44,8 @@ static int trial_child(const char *folder, uint64_t at, uint64_t mask_and_allowe
 
 static void trial(uint64_t at, uint8_t mask, unsigned allowed)
 {
-    image_restore(&img, dir);
-    if (!crash_wait(crash_spawn("trial", dir, at, (uint64_t)mask << 8 | allowed)))
+    image_restore(&img, test_dir);
+    if (!crash_wait(crash_spawn("trial", test_dir, at, (uint64_t)mask << 8 | allowed)))
         fail_msg("byte %llu of data.mdb, bits %02x", (unsigned long long)at, mask);
 }
 
@@ -120,15 +116,15 @@ static void test_counters_are_counted(void **state)
 {
     (void)state;
     char path[300];
-    snprintf(path, sizeof path, "%s/index", dir);
+    snprintf(path, sizeof path, "%s/index", test_dir);
     for (int lie = 0; lie < 5; lie++) {
         const struct ps_index_options o = {.map_bytes = 64u << 20};
         struct ps_index *ix = NULL;
-        image_restore(&img, dir);
+        image_restore(&img, test_dir);
         assert_int_equal(ps_index_open(&ix, path, &o, NULL), 0);
         assert_int_equal(ps_index_update(ix, lie_body, &lie, NULL), 0);
         ps_index_close(ix);
-        if (!crash_wait(crash_spawn("trial", dir, 0, IMAGE_REFUSED)))
+        if (!crash_wait(crash_spawn("trial", test_dir, 0, IMAGE_REFUSED)))
             fail_msg("lie %d", lie);
     }
 }
@@ -141,7 +137,7 @@ static void test_flipped_counters(void **state)
     const struct ps_index_options o = {.map_bytes = 64u << 20};
     struct ps_index *ix = NULL;
     char path[300];
-    snprintf(path, sizeof path, "%s/index", dir);
+    snprintf(path, sizeof path, "%s/index", test_dir);
     assert_int_equal(ps_index_open(&ix, path, &o, NULL), 0);
     assert_int_equal(ps_index_get_meta(ix, &meta, NULL), 0);
     ps_index_close(ix);
@@ -187,14 +183,14 @@ static void test_version(void **state)
     newer.format ^= 0x10000;
 
     rewrite_format(newer.format, newer.format_check, true);
-    image_restore(&img, dir);
+    image_restore(&img, test_dir);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(ps_cache_open(&c, dir, i == 0 ? &ro : &o, NULL, &err), PS_EUNSUPPORTED);
+        assert_int_equal(ps_cache_open(&c, test_dir, i == 0 ? &ro : &o, NULL, &err), PS_EUNSUPPORTED);
         assert_non_null(strstr(err.text, "newer"));
         assert_int_equal(ps_err_exit_status(err.code), 1);
     }
     image_free(&img);
-    image_load(&img, dir); /* nothing was thrown away: it opens again once its number is ours */
+    image_load(&img, test_dir); /* nothing was thrown away: it opens again once its number is ours */
     struct ps_index_meta ours = {.format = PS_INDEX_FORMAT};
     ps_rows_seal_meta(&ours);
     struct image_file *f = image_find(&img, "index/data.mdb");
@@ -225,7 +221,7 @@ static void test_one_repair(void **state)
     struct ps_keyed_record recs[IMAGE_EXTENTS];
     size_t n = 0;
     char path[300];
-    snprintf(path, sizeof path, "%s/index", dir);
+    snprintf(path, sizeof path, "%s/index", test_dir);
     assert_int_equal(ps_index_open(&ix, path, &o, NULL), 0);
     assert_int_equal(ps_index_scan(ix, NULL, recs, IMAGE_EXTENTS, &n, NULL), 0);
     ps_index_close(ix);
@@ -239,14 +235,14 @@ static void test_one_repair(void **state)
 static void write_index(const void *bytes, size_t n)
 {
     char path[300];
-    image_restore(&img, dir);
-    snprintf(path, sizeof path, "%s/index/data.mdb", dir);
+    image_restore(&img, test_dir);
+    snprintf(path, sizeof path, "%s/index/data.mdb", test_dir);
     test_write_file(path, bytes, n);
 }
 
 static void spawn_trial(const char *what, unsigned allowed)
 {
-    if (!crash_wait(crash_spawn("trial", dir, 0, allowed)))
+    if (!crash_wait(crash_spawn("trial", test_dir, 0, allowed)))
         fail_msg("index %s", what);
 }
 
@@ -308,7 +304,7 @@ static void test_other_files(void **state)
     (void)state;
     static const uint64_t strides[] = {7, 7, 1499, 599};
     for (uint64_t file = 0; file < TEST_COUNT(strides); file++)
-        assert_true(crash_wait(crash_spawn("other", dir, file, strides[file])));
+        assert_true(crash_wait(crash_spawn("other", test_dir, file, strides[file])));
 }
 
 /* ---- (d) whose folder ---- */
@@ -367,15 +363,15 @@ static void test_folders_that_serve(void **state)
         test_remove_tree(folder);
     }
     /* Ours without a tag, or with half of one. */
-    snprintf(path, sizeof path, "%s/CACHEDIR.TAG", dir);
+    snprintf(path, sizeof path, "%s/CACHEDIR.TAG", test_dir);
     assert_int_equal(unlink(path), 0);
     spawn_trial("of a folder without tag", IMAGE_KEPT | IMAGE_WHOLE);
     assert_int_equal(access(path, F_OK), 0);
-    image_restore(&img, dir);
+    image_restore(&img, test_dir);
     assert_int_equal(truncate(path, 5), 0);
     spawn_trial("of a folder with half a tag", IMAGE_KEPT | IMAGE_WHOLE);
     struct image now;
-    image_load(&now, dir);
+    image_load(&now, test_dir);
     assert_true(image_find(&now, "CACHEDIR.TAG")->n > 50);
     image_free(&now);
 }
@@ -387,14 +383,14 @@ static void test_files_of_others_stay(void **state)
     static const char *const kept[] = {"note", "index/note", "slabs/note"};
     char path[400];
     for (size_t i = 0; i < TEST_COUNT(kept); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, kept[i]);
+        snprintf(path, sizeof path, "%s/%s", test_dir, kept[i]);
         test_write_file(path, "mine", 4);
     }
-    image_flip(dir, "index/data.mdb", meta_at() + 16, 0xff);
-    assert_int_equal(open_rc(dir, NULL), 0);
-    assert_int_equal(ps_cache_clear(dir, NULL), 0);
+    image_flip(test_dir, "index/data.mdb", meta_at() + 16, 0xff);
+    assert_int_equal(open_rc(test_dir, NULL), 0);
+    assert_int_equal(ps_cache_clear(test_dir, NULL), 0);
     for (size_t i = 0; i < TEST_COUNT(kept); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, kept[i]);
+        snprintf(path, sizeof path, "%s/%s", test_dir, kept[i]);
         assert_int_equal(access(path, F_OK), 0);
     }
 }

@@ -114,19 +114,16 @@ static int page_child(const char *folder, uint64_t page)
 static void test_every_bit(void **state)
 {
     (void)state;
-    char dir[256];
     struct image img;
-    test_temp_dir(dir, sizeof dir);
-    image_make_cache(dir);
-    image_load(&img, dir);
+    image_make_cache(test_dir);
+    image_load(&img, test_dir);
     const uint64_t pages = image_find(&img, "index/data.mdb")->size / PAGE;
     for (uint64_t page = 0; page < pages; page++) {
-        image_restore(&img, dir);
-        if (!crash_wait(crash_spawn("page", dir, page, 0)))
+        image_restore(&img, test_dir);
+        if (!crash_wait(crash_spawn("page", test_dir, page, 0)))
             fail_msg("page %llu", (unsigned long long)page);
     }
     image_free(&img);
-    test_remove_tree(dir);
 }
 
 /* ---- a larger index: branch pages, many bitmaps, a long free list ---- */
@@ -229,11 +226,8 @@ static int sample_child(const char *dir, uint64_t seed)
 static void test_larger_index(void **state)
 {
     (void)state;
-    char dir[256];
-    test_temp_dir(dir, sizeof dir);
-    make_index(dir);
-    assert_true(crash_wait(crash_spawn("sample", dir, 88172645463325252ull, 0)));
-    test_remove_tree(dir);
+    make_index(test_dir);
+    assert_true(crash_wait(crash_spawn("sample", test_dir, 88172645463325252ull, 0)));
 }
 
 int main(int argc, char **argv)
@@ -244,8 +238,8 @@ int main(int argc, char **argv)
         return sample_child(argv[2], strtoull(argv[3], NULL, 10));
     image_use_memory();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_bit),
-        cmocka_unit_test(test_larger_index),
+        cmocka_unit_test_setup_teardown(test_every_bit, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_larger_index, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,31 +23,6 @@
 #define OTHERS 48999
 #define EACH   20000u
 
-static char dir[256];
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    test_remove_tree(dir);
-    return 0;
-}
-
-static uint32_t open_model(struct ps_cache *c, uint64_t number)
-{
-    uint8_t id[PS_SHA256_BYTES];
-    uint32_t model;
-    crash_model_id(number, id);
-    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
-    return model;
-}
-
 /* ---- a group ---- */
 
 static bool become(uid_t uid, gid_t gid)
@@ -70,7 +45,7 @@ static int member(const char *folder, uid_t uid, uint64_t from)
         fprintf(stderr, "%s\n", err.text);
         return 21;
     }
-    const uint32_t m = open_model(c, uid);
+    const uint32_t m = crash_model(c, uid);
     uint64_t others =
         0; /* bit i - from: another member was just storing it, and may not be done when we look */
     for (uint64_t i = from; i < from + 40; i++) {
@@ -136,19 +111,20 @@ static void test_group(void **state)
     (void)state;
     if (!is_root())
         skip();
-    assert_int_equal(chown(dir, 0, GROUP), 0);
-    assert_int_equal(chmod(dir, 02770), 0);
-    assert_int_equal(outcome(crash_spawn("member", dir, 48001, 0)), 0);
-    assert_int_equal(nftw(dir, check_mode, 16, FTW_PHYS), 0);
-    assert_int_equal(outcome(crash_spawn("member", dir, 48002, 20)), 0);
+    assert_int_equal(chown(test_dir, 0, GROUP), 0);
+    assert_int_equal(chmod(test_dir, 02770), 0);
+    assert_int_equal(outcome(crash_spawn("member", test_dir, 48001, 0)), 0);
+    assert_int_equal(nftw(test_dir, check_mode, 16, FTW_PHYS), 0);
+    assert_int_equal(outcome(crash_spawn("member", test_dir, 48002, 20)), 0);
     /* Three at once, two of them the same user's. */
-    const int pids[3] = {crash_spawn("member", dir, 48001, 30), crash_spawn("member", dir, 48002, 50),
-                         crash_spawn("member", dir, 48002, 60)};
+    const int pids[3] = {crash_spawn("member", test_dir, 48001, 30),
+                         crash_spawn("member", test_dir, 48002, 50),
+                         crash_spawn("member", test_dir, 48002, 60)};
     for (int i = 0; i < 3; i++)
         assert_int_equal(outcome(pids[i]), 0);
-    assert_int_equal(outcome(crash_spawn("stranger", dir, 0, 0)), 0);
-    assert_int_equal(nftw(dir, check_mode, 16, FTW_PHYS), 0);
-    assert_true(crash_folder_bytes(dir) <= BUDGET);
+    assert_int_equal(outcome(crash_spawn("stranger", test_dir, 0, 0)), 0);
+    assert_int_equal(nftw(test_dir, check_mode, 16, FTW_PHYS), 0);
+    assert_true(crash_folder_bytes(test_dir) <= BUDGET);
 }
 
 /* Without the group's bits nothing changes: all is the user's alone. */
@@ -159,14 +135,14 @@ static void test_private(void **state)
     char path[300];
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
     const mode_t before = umask(0);
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    assert_int_equal(crash_store(c, open_model(c, 1), 1, 0, buf, EACH), 0);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    assert_int_equal(crash_store(c, crash_model(c, 1), 1, 0, buf, EACH), 0);
     ps_cache_close(c);
     umask(before);
     const char *names[] = {"lock",  "claims",         "CACHEDIR.TAG",   "index",
                            "slabs", "index/data.mdb", "index/lock.mdb", "slabs/3.slab"};
     for (size_t i = 0; i < TEST_COUNT(names); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        snprintf(path, sizeof path, "%s/%s", test_dir, names[i]);
         assert_int_equal(stat(path, &st), 0);
         assert_int_equal(st.st_mode & 077, 0);
     }
@@ -178,8 +154,8 @@ static void test_private(void **state)
 static void fill(unsigned n)
 {
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
-    struct ps_cache *c = crash_open(dir, BUDGET);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    const uint32_t m = crash_model(c, 1);
     for (uint64_t i = 0; i < n; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, EACH), 0);
     ps_cache_close(c);
@@ -240,11 +216,11 @@ static void test_image_without_rights(void **state)
     if (!is_root())
         skip();
     fill(20);
-    assert_int_equal(nftw(dir, take_rights, 16, FTW_PHYS), 0); /* chmod -R a-w,a+rX */
-    const uint64_t before = crash_folder_bytes(dir);
+    assert_int_equal(nftw(test_dir, take_rights, 16, FTW_PHYS), 0); /* chmod -R a-w,a+rX */
+    const uint64_t before = crash_folder_bytes(test_dir);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(outcome(crash_spawn("rights", dir, 20, 0)), 0);
-    assert_int_equal(crash_folder_bytes(dir), before);
+        assert_int_equal(outcome(crash_spawn("rights", test_dir, 20, 0)), 0);
+    assert_int_equal(crash_folder_bytes(test_dir), before);
 }
 
 static void test_image_mounted_read_only(void **state)
@@ -253,7 +229,7 @@ static void test_image_mounted_read_only(void **state)
     if (!is_root())
         skip();
     fill(20);
-    const int rc = outcome(crash_spawn("mounted", dir, 20, 0));
+    const int rc = outcome(crash_spawn("mounted", test_dir, 20, 0));
     if (rc == 77) {
         printf("    skipped: no mount namespaces here\n");
         skip();
@@ -278,10 +254,11 @@ int main(int argc, char **argv)
     if (argc == 5)
         return child_main(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_group, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_private, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_image_without_rights, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_image_mounted_read_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_group, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_private, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_image_without_rights, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_image_mounted_read_only, test_dir_setup,
+                                        test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

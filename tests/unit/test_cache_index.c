@@ -16,28 +16,12 @@
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 
-static char dir[256];
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    test_remove_tree(dir);
-    return 0;
-}
-
 static struct ps_index *open_index(uint64_t map_bytes)
 {
     const struct ps_index_options o = {.map_bytes = map_bytes};
     struct ps_index *ix = NULL;
     struct ps_err err = {.code = 0};
-    assert_ok(ps_index_open(&ix, dir, &o, &err), &err);
+    assert_ok(ps_index_open(&ix, test_dir, &o, &err), &err);
     return ix;
 }
 
@@ -193,7 +177,7 @@ static void test_full_map_grows(void **state)
 
 static int child_grows(const char *folder)
 {
-    snprintf(dir, sizeof dir, "%s", folder);
+    snprintf(test_dir, sizeof test_dir, "%s", folder);
     struct ps_index *ix = open_index(64u << 20);
     int rc = 0;
     for (uint64_t i = 1000; i < 9000 && rc == 0; i += 500)
@@ -211,7 +195,7 @@ static void test_map_of_another_process(void **state)
     uint8_t key[PS_SHA256_BYTES];
     struct ps_record rec;
     assert_int_equal(change(ix, 0, 100, false), 0);
-    assert_true(crash_wait(crash_spawn("grow", dir, 0, 0)));
+    assert_true(crash_wait(crash_spawn("grow", test_dir, 0, 0)));
     crash_extent_key(8000, key);
     assert_int_equal(ps_index_get(ix, key, &rec, NULL), 0);
     assert_int_equal(rec.slot, 8000);
@@ -264,7 +248,7 @@ static void make_index_file(char path[300])
     for (uint64_t i = 200; i < 600; i += 100)
         assert_int_equal(change(ix, i, i + 100, true), 0);
     ps_index_close(ix);
-    snprintf(path, 300, "%s/data.mdb", dir);
+    snprintf(path, 300, "%s/data.mdb", test_dir);
 }
 
 static void test_check_accepts_good(void **state)
@@ -305,7 +289,7 @@ static void test_random_damage(void **state)
         test_write_file(path, bad, len);
         const struct ps_index_options o = {.map_bytes = 64u << 20};
         struct ps_index *ix = NULL;
-        if (ps_index_open(&ix, dir, &o, NULL) != 0)
+        if (ps_index_open(&ix, test_dir, &o, NULL) != 0)
             continue;
         opened++;
         struct ps_keyed_record recs[64];
@@ -340,7 +324,7 @@ static void test_truncated(void **state)
     assert_int_equal(truncate(path, (off_t)(len / 2)), 0);
     const struct ps_index_options o = {.map_bytes = 64u << 20};
     struct ps_index *ix = NULL;
-    assert_int_equal(ps_index_open(&ix, dir, &o, NULL), PS_EDATA);
+    assert_int_equal(ps_index_open(&ix, test_dir, &o, NULL), PS_EDATA);
     ps_free(good);
 }
 
@@ -371,7 +355,7 @@ static void test_speed(void **state)
         assert_int_equal(ps_index_get(ix, keys[i], &rec, NULL), 0);
     const double get = ps_seconds_since(start);
     char path[300];
-    snprintf(path, sizeof path, "%s/data.mdb", dir);
+    snprintf(path, sizeof path, "%s/data.mdb", test_dir);
     start = ps_now_ns();
     assert_int_equal(ps_index_check_file(path, NULL), 0);
     const double check = ps_seconds_since(start);
@@ -387,16 +371,19 @@ int main(int argc, char **argv)
     if (argc == 5)
         return child_grows(argv[2]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_records_and_slots, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_scan, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_failed_update_leaves_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_full_map_grows, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_map_of_another_process, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_file_stays_within_bound, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_check_accepts_good, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_random_damage, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_truncated, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_speed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_records_and_slots, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_scan, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_failed_update_leaves_nothing, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_full_map_grows, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_map_of_another_process, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_file_stays_within_bound, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_check_accepts_good, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_random_damage, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_truncated, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_speed, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,34 +20,9 @@
 #define CAP  (64u << 10)
 #define KEYS 300
 
-static char dir[256];
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    test_remove_tree(dir);
-    return 0;
-}
-
 static size_t size_of(uint64_t number)
 {
     return crash_extent_size(number, 1, 60000);
-}
-
-static uint32_t open_model(struct ps_cache *c, uint64_t number)
-{
-    uint8_t id[PS_SHA256_BYTES];
-    uint32_t model;
-    crash_model_id(number, id);
-    assert_int_equal(ps_cache_model_open(c, id, "label", 1, &model, NULL), 0);
-    return model;
 }
 
 static void pause_ms(long ms)
@@ -64,7 +39,7 @@ static int child_fetches(const char *folder, uint64_t budget)
 {
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
     struct ps_cache *c = crash_open(folder, budget);
-    const uint32_t m = open_model(c, 1);
+    const uint32_t m = crash_model(c, 1);
     char path[300], text[32];
     unsigned fetched = 0;
     for (uint64_t i = 0; i < KEYS; i++) {
@@ -95,15 +70,15 @@ static void test_one_fetch_for_all(void **state)
     (void)state;
     int pids[4];
     unsigned total = 0;
-    struct ps_cache *c = crash_open(dir, 64u << 20);
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
     for (int i = 0; i < 4; i++)
-        pids[i] = crash_spawn("fetch", dir, 64u << 20, 0);
+        pids[i] = crash_spawn("fetch", test_dir, 64u << 20, 0);
     for (int i = 0; i < 4; i++)
         assert_true(crash_wait(pids[i]));
     for (int i = 0; i < 4; i++) {
         char path[300];
         unsigned n = 0;
-        snprintf(path, sizeof path, "%s.%d", dir, pids[i]);
+        snprintf(path, sizeof path, "%s.%d", test_dir, pids[i]);
         FILE *f = fopen(path, "r");
         assert_non_null(f);
         assert_int_equal(fscanf(f, "%u", &n), 1);
@@ -127,7 +102,7 @@ static int child_claims(const char *folder, uint64_t budget)
     uint8_t key[PS_SHA256_BYTES];
     struct ps_cache_ticket *t;
     struct ps_cache *c = crash_open(folder, budget);
-    const uint32_t m = open_model(c, 1);
+    const uint32_t m = crash_model(c, 1);
     for (uint64_t i = 0; i < 40; i++) {
         crash_extent_key(i, key);
         if (ps_cache_reserve(&t, c, m, key, 0, 60000, NULL) != 0)
@@ -146,10 +121,10 @@ static void test_claims_of_the_dead(void **state)
     const uint64_t budget = 4u << 20;
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
     char path[300];
-    struct ps_cache *c = crash_open(dir, budget);
-    const uint32_t m = open_model(c, 1);
-    const int pid = crash_spawn("claim", dir, budget, 0);
-    snprintf(path, sizeof path, "%s.ready", dir);
+    struct ps_cache *c = crash_open(test_dir, budget);
+    const uint32_t m = crash_model(c, 1);
+    const int pid = crash_spawn("claim", test_dir, budget, 0);
+    snprintf(path, sizeof path, "%s.ready", test_dir);
     while (access(path, F_OK) != 0)
         pause_ms(2);
     unlink(path);
@@ -166,7 +141,7 @@ static void test_claims_of_the_dead(void **state)
     assert_int_equal(ps_cache_flush(c, NULL), 0);
     assert_int_equal(crash_load(c, 3, buf, 60000, CAP), 0);
     ps_cache_close(c);
-    assert_true(crash_folder_bytes(dir) <= budget);
+    assert_true(crash_folder_bytes(test_dir) <= budget);
     ps_free_pages(buf, CAP);
 }
 
@@ -178,7 +153,7 @@ static int child_delivers(const char *folder, uint64_t budget, uint64_t ms)
     uint8_t key[PS_SHA256_BYTES], *buf = ps_alloc_pages(CAP, 4096);
     struct ps_cache_ticket *t;
     struct ps_cache *c = crash_open(folder, budget);
-    const uint32_t m = open_model(c, 1);
+    const uint32_t m = crash_model(c, 1);
     char path[300];
     crash_extent_key(1, key);
     if (ps_cache_reserve(&t, c, m, key, 0, 60000, NULL) != 0)
@@ -196,8 +171,8 @@ static int child_delivers(const char *folder, uint64_t budget, uint64_t ms)
 static int start_deliverer(uint64_t ms)
 {
     char path[300];
-    const int pid = crash_spawn("deliver", dir, 8u << 20, ms);
-    snprintf(path, sizeof path, "%s.ready", dir);
+    const int pid = crash_spawn("deliver", test_dir, 8u << 20, ms);
+    snprintf(path, sizeof path, "%s.ready", test_dir);
     while (access(path, F_OK) != 0)
         pause_ms(2);
     unlink(path);
@@ -223,8 +198,8 @@ static void test_waiting(void **state)
 {
     (void)state;
     uint8_t key[PS_SHA256_BYTES], *buf = ps_alloc_pages(CAP, 4096);
-    struct ps_cache *c = crash_open(dir, 8u << 20);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, 8u << 20);
+    const uint32_t m = crash_model(c, 1);
     crash_extent_key(1, key);
     assert_int_equal(ps_cache_look(c, key), PS_ENOTFOUND);
     int pid = start_deliverer(300);
@@ -266,7 +241,7 @@ static int child_churns(const char *folder, uint64_t seed, uint64_t budget)
     const uint64_t start = ps_now_ns();
     unsigned wrong = 0;
     while (ps_seconds_since(start) < 6) {
-        const uint32_t m = open_model(c, seed);
+        const uint32_t m = crash_model(c, seed);
         uint64_t freed;
         uint8_t id[PS_SHA256_BYTES];
         for (uint64_t i = 0; i < KEYS; i++) {
@@ -290,10 +265,10 @@ static void test_reads_while_others_evict(void **state)
     memset(&stats, 0, sizeof stats);
     const struct ps_cache_options o = {.budget_bytes = budget, .stats = &stats};
     struct ps_cache *c = NULL;
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, NULL), 0);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, NULL), 0);
     for (uint64_t i = 0; i < 3; i++)
-        pids[i] = crash_spawn("churn", dir, i, budget);
-    struct crash_watch *w = crash_watch_start(dir);
+        pids[i] = crash_spawn("churn", test_dir, i, budget);
+    struct crash_watch *w = crash_watch_start(test_dir);
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
     uint64_t hits = 0, misses = 0, dropped = 0;
     const uint64_t start = ps_now_ns();
@@ -352,9 +327,9 @@ static void test_threads(void **state)
 {
     (void)state;
     struct worker w[6];
-    struct ps_cache *c = crash_open(dir, 5u << 20), *again = crash_open(dir, 4u << 20);
+    struct ps_cache *c = crash_open(test_dir, 5u << 20), *again = crash_open(test_dir, 4u << 20);
     assert_ptr_equal(c, again); /* one environment per process */
-    const uint32_t models[2] = {open_model(c, 1), open_model(c, 2)};
+    const uint32_t models[2] = {crash_model(c, 1), crash_model(c, 2)};
     uint8_t keys[40][PS_SHA256_BYTES];
     for (int i = 0; i < 40; i++)
         crash_extent_key((uint64_t)i, keys[i]);
@@ -378,7 +353,7 @@ static void test_threads(void **state)
     assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
     assert_int_equal(bad, 0);
     ps_cache_close(c);
-    assert_true(crash_folder_bytes(dir) <= 4u << 20); /* the second opening's budget */
+    assert_true(crash_folder_bytes(test_dir) <= 4u << 20); /* the second opening's budget */
 }
 
 /* ---- containers ---- */
@@ -402,9 +377,9 @@ static int child_in_namespace(const char *folder)
 static void test_pid_namespaces(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, 64u << 20);
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
     int status;
-    const int pid = crash_spawn("namespace", dir, 0, 0);
+    const int pid = crash_spawn("namespace", test_dir, 0, 0);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
     ps_cache_close(c);
@@ -427,8 +402,8 @@ static void test_speed(void **state)
     enum { N = 20000, SIZE = 4000 };
     uint8_t *buf = ps_alloc_pages(CAP, 4096);
     uint64_t start = ps_now_ns(), *reserve_ns = ps_malloc(N * sizeof *reserve_ns);
-    struct ps_cache *c = crash_open(dir, 4ull << 30);
-    const uint32_t m = open_model(c, 1);
+    struct ps_cache *c = crash_open(test_dir, 4ull << 30);
+    const uint32_t m = crash_model(c, 1);
     for (uint64_t i = 0; i < N; i++) {
         uint8_t key[PS_SHA256_BYTES];
         struct ps_cache_ticket *t;
@@ -445,7 +420,7 @@ static void test_speed(void **state)
     ps_cache_close(c);
     qsort(reserve_ns, N, sizeof *reserve_ns, by_value);
     start = ps_now_ns();
-    c = crash_open(dir, 4ull << 30);
+    c = crash_open(test_dir, 4ull << 30);
     const double open_s = ps_seconds_since(start);
     uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)N * PS_SHA256_BYTES),
     *present = ps_calloc(1, N / 8 + 1);
@@ -491,13 +466,14 @@ int main(int argc, char **argv)
     if (argc == 5)
         return child_main(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_one_fetch_for_all, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_claims_of_the_dead, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_waiting, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_reads_while_others_evict, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_pid_namespaces, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_speed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_fetch_for_all, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_claims_of_the_dead, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_waiting, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_reads_while_others_evict, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_threads, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_pid_namespaces, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_speed, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,8 +155,8 @@ int shim_unlinkat(int fd, const char *name, int flags)
 
 /* ---- what is done ---- */
 
-static char dir[256], again[300];
-static uint8_t *buf;
+static char again[300];
+static _Alignas(4096) uint8_t buf[CAP];
 
 static bool tiny; /* the extents of the second scenario */
 
@@ -195,10 +195,10 @@ static void scenario(void)
 {
     uint8_t id[PS_SHA256_BYTES];
     uint64_t freed, checked, bad;
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     store(c, open_model(c, 1), 0, 30);
     ps_cache_close(c);
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     store(c, open_model(c, 2), 30, 30);
     crash_model_id(2, id);
     assert_int_equal(ps_cache_pin(c, id, true, NULL), 0);
@@ -207,9 +207,9 @@ static void scenario(void)
     assert_int_equal(ps_cache_verify(c, true, true, NULL, NULL, &checked, &bad, NULL), 0);
     assert_int_equal(bad, 0);
     ps_cache_close(c);
-    c = crash_open(dir, BUDGET / 2);
+    c = crash_open(test_dir, BUDGET / 2);
     ps_cache_close(c);
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     store(c, open_model(c, 2), 25, 20);
     ps_cache_close(c);
 }
@@ -217,13 +217,13 @@ static void scenario(void)
 /* An index that has grown, and then so little room that it is written anew. Returns the call where that begins. */
 static size_t scenario_compact(void)
 {
-    struct ps_cache *c = crash_open(dir, 4 * LARGE);
+    struct ps_cache *c = crash_open(test_dir, 4 * LARGE);
     const uint32_t m = open_model(c, 1);
     for (uint64_t i = 0; i < 1500; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, size_of(i)), 0);
     ps_cache_close(c);
     const size_t from = power_n_ops();
-    c = crash_open(dir, ps_budget_least() + 8192);
+    c = crash_open(test_dir, ps_budget_least() + 8192);
     ps_cache_close(c);
     return from;
 }
@@ -280,7 +280,7 @@ static unsigned replay_all(size_t from, size_t step, unsigned seeds)
     ps_log_set_level(PS_LOG_ERROR); /* an index that was cut off before it was made is told each time */
     for (size_t at = from; at <= power_n_ops(); at += step)
         for (uint64_t seed = 0; seed < seeds; seed++) {
-            snprintf(again, sizeof again, "%s.again", dir);
+            snprintf(again, sizeof again, "%s.again", test_dir);
             power_replay(again, at, seed);
             failed += !look_at(at, seed, &held, &rebuilt);
             states++;
@@ -296,7 +296,7 @@ static unsigned replay_all(size_t from, size_t step, unsigned seeds)
 static void test_power_loss(void **state)
 {
     (void)state;
-    power_start(dir, "claims");
+    power_start(test_dir, "claims");
     scenario();
     assert_true(power_n_ops() > 200);
     assert_true(replay_all(0, 11, 3) > 1000);
@@ -306,7 +306,7 @@ static void test_power_loss_as_the_index_is_written_anew(void **state)
 {
     (void)state;
     tiny = true;
-    power_start(dir, "claims");
+    power_start(test_dir, "claims");
     const size_t from = scenario_compact();
     assert_true(power_was_renamed("index/data.mdb"));
     (void)replay_all(from, 47, 2);
@@ -314,29 +314,19 @@ static void test_power_loss_as_the_index_is_written_anew(void **state)
     tiny = false;
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    buf = ps_alloc_pages(CAP, 4096);
-    return buf ? 0 : -1;
-}
-
 static int teardown(void **state)
 {
-    (void)state;
     power_free();
-    ps_free_pages(buf, CAP);
-    test_remove_tree(dir);
-    return 0;
+    return test_dir_teardown(state);
 }
 
 int main(void)
 {
     image_use_memory();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_power_loss, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_power_loss_as_the_index_is_written_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_power_loss, test_dir_setup, teardown),
+        cmocka_unit_test_setup_teardown(test_power_loss_as_the_index_is_written_anew,
+                                        test_dir_setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

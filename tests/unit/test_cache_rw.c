@@ -16,24 +16,7 @@
 #define BUDGET (64ull << 20)
 #define CAP    (1u << 20)
 
-static char dir[256];
-static uint8_t *buf; /* CAP bytes, page-aligned */
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    buf = ps_alloc_pages(CAP, 4096);
-    return buf ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    ps_free_pages(buf, CAP);
-    test_remove_tree(dir);
-    return 0;
-}
+static _Alignas(4096) uint8_t buf[CAP];
 
 static uint32_t open_model(struct ps_cache *c, uint64_t number)
 {
@@ -49,7 +32,7 @@ static void test_round_trip(void **state)
 {
     (void)state;
     struct ps_err err = {.code = 0};
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     uint64_t total = 0;
     for (uint64_t i = 0; i < 150; i++) {
@@ -69,7 +52,7 @@ static void test_round_trip(void **state)
         assert_false(crash_holds(c, 150));
         assert_int_equal(crash_load(c, 150, buf, 10, CAP), PS_ENOTFOUND);
         ps_cache_close(c);
-        c = crash_open(dir, BUDGET);
+        c = crash_open(test_dir, BUDGET);
     }
     ps_cache_close(c);
 }
@@ -79,7 +62,7 @@ static void test_round_trip(void **state)
 static void test_readable_before_it_is_published(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     for (uint64_t i = 0; i < 500; i++) {
         const size_t n = crash_extent_size(i, 1, 30000);
@@ -93,7 +76,7 @@ static void test_readable_before_it_is_published(void **state)
 static void test_published_without_flush(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     assert_int_equal(crash_store(c, m, 7, 0, buf, 5000), 0);
     const uint64_t start = ps_now_ns();
@@ -103,7 +86,7 @@ static void test_published_without_flush(void **state)
     for (uint64_t i = 100; i < 110; i++)
         assert_int_equal(crash_store(c, m, i, 0, buf, 5000), 0);
     ps_cache_close(c); /* publishes */
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     for (uint64_t i = 100; i < 110; i++)
         assert_int_equal(crash_load(c, i, buf, 5000, CAP), 0);
     ps_cache_close(c);
@@ -112,7 +95,7 @@ static void test_published_without_flush(void **state)
 static void test_claims_and_repeats(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     struct ps_cache_ticket *t, *u = (void *)1;
     uint8_t key[PS_SHA256_BYTES];
@@ -137,7 +120,7 @@ static void test_claims_and_repeats(void **state)
 
 static void store_some(unsigned n)
 {
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     for (unsigned i = 0; i < n; i++) {
         const int rc = crash_store(c, m, i, (int32_t)i, buf, 20000);
@@ -151,7 +134,7 @@ static void slab_path(char path[300], size_t bytes)
     int cls = 0;
     while ((4096u << cls) < bytes)
         cls++;
-    snprintf(path, 300, "%s/slabs/%d.slab", dir, cls);
+    snprintf(path, 300, "%s/slabs/%d.slab", test_dir, cls);
 }
 
 static void flip_byte(const char *path, off_t at)
@@ -178,7 +161,7 @@ static void test_flipped_byte(void **state)
     const struct ps_cache_options o = {.budget_bytes = BUDGET, .stats = &stats};
     struct ps_cache *c = NULL;
     uint64_t checked, bad;
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, NULL), 0);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, NULL), 0);
     assert_int_equal(ps_cache_verify(c, false, false, NULL, NULL, &checked, &bad, NULL), 0);
     assert_int_equal(checked, 10);
     assert_int_equal(bad, 1);
@@ -206,7 +189,7 @@ static void test_verify_repairs(void **state)
     slab_path(path, 20000);
     for (int i = 0; i < 80; i += 3)
         flip_byte(path, i * 32768 + i * 200);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     uint64_t checked, bad;
     assert_int_equal(ps_cache_verify(c, true, true, NULL, NULL, &checked, &bad, NULL), 0);
     assert_int_equal(checked, 80);
@@ -222,7 +205,7 @@ static void test_verify_repairs(void **state)
 static void test_deep_verify(void **state)
 {
     (void)state;
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     const uint32_t m = open_model(c, 1);
     struct ps_cache_ticket *t;
     uint8_t key[PS_SHA256_BYTES];
@@ -251,7 +234,7 @@ static void test_truncated_slab(void **state)
     store_some(10);
     slab_path(path, 20000);
     assert_int_equal(truncate(path, 5 * 32768 + 1000), 0);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     for (uint64_t i = 0; i < 10; i++)
         assert_int_equal(crash_load(c, i, buf, 20000, CAP), i >= 5 ? PS_EDATA : 0);
     const uint32_t m = open_model(c, 1);
@@ -262,7 +245,7 @@ static void test_truncated_slab(void **state)
         assert_int_equal(crash_load(c, i, buf, 20000, CAP), 0);
     ps_cache_close(c);
     assert_int_equal(unlink(path), 0);
-    c = crash_open(dir, BUDGET);
+    c = crash_open(test_dir, BUDGET);
     assert_int_equal(crash_load(c, 0, buf, 20000, CAP), PS_EDATA);
     ps_cache_close(c);
 }
@@ -274,7 +257,7 @@ static void test_garbage_index(void **state)
     struct stat st;
     for (int kind = 0; kind < 6; kind++) {
         store_some(50);
-        snprintf(path, sizeof path, "%s/index/data.mdb", dir);
+        snprintf(path, sizeof path, "%s/index/data.mdb", test_dir);
         assert_int_equal(stat(path, &st), 0);
         crash_extent_fill(999, buf, CAP);
         if (kind == 0)
@@ -289,8 +272,8 @@ static void test_garbage_index(void **state)
             for (off_t at = 2 * 4096; at < st.st_size; at += 4096)
                 flip_byte(path, at + 12);
         else
-            flip_byte(path, 4096 + 16);               /* magic of the second meta page */
-        struct ps_cache *c = crash_open(dir, BUDGET); /* never a crash, at most an empty cache */
+            flip_byte(path, 4096 + 16);                    /* magic of the second meta page */
+        struct ps_cache *c = crash_open(test_dir, BUDGET); /* never a crash, at most an empty cache */
         const uint32_t m = open_model(c, 1);
         for (uint64_t i = 0; i < 50; i++) {
             const int rc = crash_load(c, i, buf, 20000, CAP);
@@ -300,7 +283,7 @@ static void test_garbage_index(void **state)
         assert_int_equal(ps_cache_flush(c, NULL), 0);
         for (uint64_t i = 0; i < 50; i++)
             assert_int_equal(crash_load(c, i, buf, 20000, CAP), 0);
-        assert_true(crash_folder_bytes(dir) < 3u << 20); /* nothing of the old slabs is left */
+        assert_true(crash_folder_bytes(test_dir) < 3u << 20); /* nothing of the old slabs is left */
         ps_cache_close(c);
     }
 }
@@ -321,33 +304,32 @@ static void test_newer_version(void **state)
     struct ps_index *ix = NULL;
     const struct ps_index_options io = {.map_bytes = 64u << 20};
     store_some(5);
-    snprintf(path, sizeof path, "%s/index", dir);
+    snprintf(path, sizeof path, "%s/index", test_dir);
     assert_int_equal(ps_index_open(&ix, path, &io, NULL), 0);
     assert_int_equal(ps_index_update(ix, newer_body, NULL, NULL), 0);
     ps_index_close(ix);
-    const uint64_t before = crash_folder_bytes(dir);
+    const uint64_t before = crash_folder_bytes(test_dir);
     struct ps_cache *c = NULL;
     const struct ps_cache_options o = {.budget_bytes = BUDGET};
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, &err), PS_EUNSUPPORTED);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, &err), PS_EUNSUPPORTED);
     snprintf(text, sizeof text, "format %u", PS_INDEX_FORMAT + 41);
     assert_non_null(strstr(err.text, text));
     assert_null(c);
-    assert_int_equal(crash_folder_bytes(dir), before); /* untouched */
+    assert_int_equal(crash_folder_bytes(test_dir), before); /* untouched */
 }
 
 /* ---- other file systems and modes ---- */
 
 static int as_nobody(const char *folder)
 {
-    snprintf(dir, sizeof dir, "%s", folder);
+    snprintf(test_dir, sizeof test_dir, "%s", folder);
     if (setgid(65534) != 0 || setuid(65534) != 0)
         return 77;
-    buf = ps_alloc_pages(CAP, 4096);
     struct ps_cache_ticket *t;
     struct ps_cache *c = NULL;
     uint8_t key[PS_SHA256_BYTES];
     const struct ps_cache_options o = {.budget_bytes = BUDGET};
-    if (ps_cache_open(&c, dir, &o, NULL, NULL) != 0)
+    if (ps_cache_open(&c, test_dir, &o, NULL, NULL) != 0)
         return 1;
     crash_extent_key(100, key);
     if (!ps_cache_is_read_only(c) || ps_cache_reserve(&t, c, 0, key, 0, 100, NULL) != PS_EBUDGET)
@@ -368,17 +350,17 @@ static void test_another_users_cache(void **state)
     store_some(10);
     const char *readable[] = {"", "/index", "/slabs"};
     for (size_t i = 0; i < TEST_COUNT(readable); i++) {
-        snprintf(path, sizeof path, "%s%s", dir, readable[i]);
+        snprintf(path, sizeof path, "%s%s", test_dir, readable[i]);
         assert_int_equal(chmod(path, 0755), 0);
     }
     const char *files[] = {"/lock", "/index/data.mdb", "/index/lock.mdb", "/slabs/3.slab"};
     for (size_t i = 0; i < TEST_COUNT(files); i++) {
-        snprintf(path, sizeof path, "%s%s", dir, files[i]);
+        snprintf(path, sizeof path, "%s%s", test_dir, files[i]);
         assert_int_equal(chmod(path, 0644), 0);
     }
-    assert_true(crash_wait(crash_spawn("nobody", dir, 0, 0)));
-    struct ps_cache *c = crash_open(dir, BUDGET); /* and while its owner has it open */
-    assert_true(crash_wait(crash_spawn("nobody", dir, 0, 0)));
+    assert_true(crash_wait(crash_spawn("nobody", test_dir, 0, 0)));
+    struct ps_cache *c = crash_open(test_dir, BUDGET); /* and while its owner has it open */
+    assert_true(crash_wait(crash_spawn("nobody", test_dir, 0, 0)));
     ps_cache_close(c);
 }
 
@@ -389,17 +371,17 @@ static void test_read_only_option(void **state)
     const struct ps_cache_options o = {.read_only = true}, w = {.budget_bytes = BUDGET};
     uint64_t checked, bad;
     char path[300];
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, NULL), PS_ENOTFOUND);
-    snprintf(path, sizeof path, "%s/none", dir);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, NULL), PS_ENOTFOUND);
+    snprintf(path, sizeof path, "%s/none", test_dir);
     assert_int_equal(ps_cache_open(&c, path, &o, NULL, NULL), PS_ENOTFOUND);
     assert_int_not_equal(access(path, F_OK), 0);
     const struct ps_cache_options must = {.budget_bytes = BUDGET, .must_exist = true};
-    assert_int_equal(ps_cache_open(&c, dir, &must, NULL, NULL), PS_ENOTFOUND);
+    assert_int_equal(ps_cache_open(&c, test_dir, &must, NULL, NULL), PS_ENOTFOUND);
     store_some(10);
-    const uint64_t before = crash_folder_bytes(dir);
-    assert_int_equal(ps_cache_open(&c, dir, &o, NULL, NULL), 0);
+    const uint64_t before = crash_folder_bytes(test_dir);
+    assert_int_equal(ps_cache_open(&c, test_dir, &o, NULL, NULL), 0);
     assert_true(ps_cache_is_read_only(c));
-    assert_int_equal(ps_cache_open(&d, dir, &w, NULL, NULL), PS_EFAIL); /* in the same process */
+    assert_int_equal(ps_cache_open(&d, test_dir, &w, NULL, NULL), PS_EFAIL); /* in the same process */
     for (uint64_t i = 0; i < 10; i++)
         assert_int_equal(crash_load(c, i, buf, 20000, CAP), 0);
     assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
@@ -415,7 +397,7 @@ static void test_read_only_option(void **state)
     assert_int_equal(ps_cache_model_open(c, id, "x", 1, &m, NULL), 0);
     assert_int_equal(ps_cache_model_bytes(c, m), 0);
     ps_cache_close(c);
-    assert_int_equal(crash_folder_bytes(dir), before);
+    assert_int_equal(crash_folder_bytes(test_dir), before);
 }
 
 /* Mounts a small tmpfs; false where that is not permitted. */
@@ -471,7 +453,7 @@ static void test_full_disk(void **state)
     char path[300];
     struct ps_cache_ticket *tickets[3];
     uint8_t key[PS_SHA256_BYTES];
-    snprintf(path, sizeof path, "%s/small", dir);
+    snprintf(path, sizeof path, "%s/small", test_dir);
     if (!mount_small(path, "3m"))
         skip();
     struct ps_cache *c = crash_open(path, BUDGET);
@@ -510,7 +492,7 @@ static void test_floor(void **state)
     char path[300];
     struct ps_cache *c = NULL;
     const struct ps_cache_options o = {.budget_bytes = BUDGET, .min_free_bytes = 1u << 20};
-    snprintf(path, sizeof path, "%s/small", dir);
+    snprintf(path, sizeof path, "%s/small", test_dir);
     if (!mount_small(path, "3m"))
         skip();
     assert_int_equal(ps_cache_open(&c, path, &o, NULL, NULL), 0);
@@ -526,7 +508,7 @@ static void test_no_room_to_open(void **state)
 {
     (void)state;
     char path[300];
-    snprintf(path, sizeof path, "%s/small", dir);
+    snprintf(path, sizeof path, "%s/small", test_dir);
     for (int kib = 8; kib <= 256; kib += 8) {
         char size[16];
         snprintf(size, sizeof size, "%dk", kib);
@@ -565,7 +547,7 @@ static int open_and_close(void *user)
     const struct ps_cache_options o = {.budget_bytes = BUDGET};
     struct ps_cache *c = NULL;
     (void)user;
-    const int rc = ps_cache_open(&c, dir, &o, NULL, NULL);
+    const int rc = ps_cache_open(&c, test_dir, &o, NULL, NULL);
     if (rc == 0)
         ps_cache_close(c);
     return rc;
@@ -582,7 +564,7 @@ static int whole_life(void *user)
     number++;
     crash_model_id(1, id);
     crash_extent_key(number, key[0]);
-    int rc = ps_cache_open(&c, dir, &o, NULL, NULL);
+    int rc = ps_cache_open(&c, test_dir, &o, NULL, NULL);
     if (rc != 0)
         return rc;
     rc = ps_cache_model_open(c, id, "label", 1, &m, NULL);
@@ -670,7 +652,7 @@ static void test_describe(void **state)
 {
     (void)state;
     store_some(12);
-    struct ps_cache *c = crash_open(dir, BUDGET);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
     struct ps_strbuf b;
     struct ps_json_writer w;
     struct ps_json *j = NULL;
@@ -691,7 +673,7 @@ static void test_describe(void **state)
     assert_int_equal(ps_json_get_int(j, "budget_bytes", 0, &v, NULL), 0);
     assert_int_equal(v, BUDGET);
     assert_int_equal(ps_json_get_int(j, "allocated_bytes", 0, &v, NULL), 0);
-    assert_int_equal(v, crash_folder_bytes(dir));
+    assert_int_equal(v, crash_folder_bytes(test_dir));
     ps_json_free(j);
     ps_strbuf_deinit(&b);
     check_parts(c);
@@ -705,24 +687,26 @@ int main(int argc, char **argv)
         return as_nobody(argv[2]);
     (void)argv;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_buffered_reads, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_readable_before_it_is_published, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_published_without_flush, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_claims_and_repeats, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_flipped_byte, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_verify_repairs, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_deep_verify, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_truncated_slab, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_garbage_index, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_newer_version, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_another_users_cache, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_read_only_option, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_floor, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_no_room_to_open, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_allocation_failures, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_describe, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_round_trip, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_buffered_reads, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_readable_before_it_is_published, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_published_without_flush, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_claims_and_repeats, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_flipped_byte, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_verify_repairs, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_deep_verify, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_truncated_slab, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_garbage_index, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_newer_version, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_another_users_cache, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_read_only_option, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_full_disk, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_floor, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_no_room_to_open, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_allocation_failures, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_describe, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

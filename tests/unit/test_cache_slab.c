@@ -12,29 +12,12 @@
 
 #define CAP (32u << 20)
 
-static char dir[256];
-static uint8_t *buf;
-
-static int setup(void **state)
-{
-    (void)state;
-    test_temp_dir(dir, sizeof dir);
-    buf = ps_alloc_pages(CAP, 4096);
-    return buf ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    ps_free_pages(buf, CAP);
-    test_remove_tree(dir);
-    return 0;
-}
+static _Alignas(4096) uint8_t buf[CAP];
 
 static struct ps_slabs *open_slabs(bool read_only, bool direct)
 {
     struct ps_slabs *s = NULL;
-    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int fd = open(test_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(ps_slabs_open(&s, fd, read_only, direct, NULL), 0);
     return s;
@@ -128,7 +111,7 @@ static void test_damage(void **state)
     struct ps_slabs *s = open_slabs(false, true);
     assert_int_equal(ps_slab_read(s, 3, 0, buf, 20000, CAP, NULL), PS_EDATA); /* no file */
     store(s, 5, 3, 20000);
-    snprintf(path, sizeof path, "%s/3.slab", dir);
+    snprintf(path, sizeof path, "%s/3.slab", test_dir);
     assert_int_equal(truncate(path, 3 * 32768 + 9000), 0);
     assert_int_equal(ps_slab_read(s, 3, 3, buf, 20000, CAP, NULL), PS_EDATA);
     assert_int_equal(ps_slab_read(s, 3, 3, buf + 1, 20000, CAP - 1, NULL), PS_EDATA);
@@ -150,11 +133,11 @@ static void test_read_only(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_round_trips_direct, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_round_trips_buffered, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_allocation, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_read_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_round_trips_direct, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_round_trips_buffered, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_allocation, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_damage, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_read_only, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

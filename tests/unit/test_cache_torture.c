@@ -109,7 +109,6 @@ static void arm(int call, int64_t nth, int error)
 
 /* ---- the scenario ---- */
 
-static char dir[256];
 static uint8_t buf[16384];
 
 static bool bad_read; /* wrong bytes were given out as right */
@@ -138,7 +137,7 @@ static void scenario(void)
     struct ps_cache *c = NULL;
     uint64_t freed, checked, bad;
     uint8_t id[PS_SHA256_BYTES];
-    if (ps_cache_open(&c, dir, &o, NULL, NULL) != 0)
+    if (ps_cache_open(&c, test_dir, &o, NULL, NULL) != 0)
         return;
     write_some(c, 0);
     read_all(c);
@@ -157,7 +156,7 @@ static void inspect(const char *what, int64_t n)
     struct ps_cache *c = NULL;
     struct ps_err err = {.code = 0};
     uint64_t checked, bad = 0;
-    const int rc = ps_cache_open(&c, dir, &o, NULL, &err);
+    const int rc = ps_cache_open(&c, test_dir, &o, NULL, &err);
     if (rc != 0 || bad_read)
         fail_msg("%s %lld: %s", what, (long long)n, rc != 0 ? err.text : "WRONG BYTES");
     read_all(c);
@@ -168,14 +167,14 @@ static void inspect(const char *what, int64_t n)
     if (checked < STORED)
         fail_msg("%s %lld: holds %llu", what, (long long)n, (unsigned long long)checked);
     ps_cache_close(c);
-    if (crash_folder_bytes(dir) > IMAGE_BUDGET)
+    if (crash_folder_bytes(test_dir) > IMAGE_BUDGET)
         fail_msg("%s %lld: over the budget", what, (long long)n);
 }
 
 /* Whether the Nth call of this kind came. */
 static bool one_round(int call, int64_t n, int error)
 {
-    test_temp_dir(dir, sizeof dir);
+    test_dir_setup(NULL);
     arm(call, n, error);
     if (call < 0)
         ps_alloc_fail_at(n);
@@ -184,7 +183,7 @@ static bool one_round(int call, int64_t n, int error)
     ps_alloc_fail_at(0);
     arm(-1, 0, 0);
     inspect(call < 0 ? "allocation" : call_names[call], n);
-    test_remove_tree(dir);
+    test_dir_teardown(NULL);
     return came;
 }
 
