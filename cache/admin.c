@@ -60,7 +60,7 @@ static void forget_victims(struct ps_cache *c)
 
 static int model_open_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
-    const int rc = ps_cache_note(c, ps_index_update(c->index, model_open_body, user, err));
+    const int rc = ps_writer_update(c, 1, model_open_body, user, err);
     forget_victims(c);
     return rc;
 }
@@ -393,7 +393,7 @@ static int pin_body(struct ps_index_write *w, void *user, struct ps_err *err)
 
 static int pin_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
-    const int rc = ps_cache_note(c, ps_index_update(c->index, pin_body, user, err));
+    const int rc = ps_writer_update(c, 1, pin_body, user, err);
     forget_victims(c);
     return rc;
 }
@@ -509,7 +509,7 @@ static int evict_job_run(struct ps_cache *c, void *user, struct ps_err *err)
     if (rc != 0)
         return rc;
     spare_live(c, j->doomed);
-    return ps_cache_note(c, ps_index_update(c->index, forget_body, j, err));
+    return ps_writer_update(c, 1, forget_body, j, err);
 }
 
 int ps_cache_evict(struct ps_cache *c, const uint8_t *model_id, uint64_t *freed_bytes,
@@ -559,7 +559,8 @@ static int flag_body(struct ps_index_write *w, void *user, struct ps_err *err)
 
 static int flag_job(struct ps_cache *c, void *user, struct ps_err *err)
 {
-    return ps_cache_note(c, ps_index_update(c->index, flag_body, user, err));
+    const struct verification *v = user;
+    return ps_writer_update(c, v->n_hashed, flag_body, user, err);
 }
 
 /* A flag that could not be written is found again by the next deep check. */

@@ -9,6 +9,7 @@
 #define BRANCH_NODES_WORST 48u
 #define BITMAPS_PER_PAGE   3u /* 512-byte bitmaps of 4096 slots, half-full pages */
 #define SLOTS_PER_BITMAP   4096u
+#define EXTENTS_STEP_MAX   4096u /* 600 KB of index */
 #define COMMITS_KEPT                                                                               \
     3u /* pages freed by the last two commits can't be reused yet, and one is being written */
 
@@ -110,11 +111,21 @@ uint64_t ps_budget_index_dirty_bytes(uint64_t n_extents, uint64_t batch)
     return dirty_pages(n_extents, batch) * PAGE;
 }
 
+/* Up to a sixteenth more, at least to a multiple of 16 and at most of EXTENTS_STEP_MAX. */
+static uint64_t step_up(uint64_t n)
+{
+    uint64_t step = 16;
+    while (step < EXTENTS_STEP_MAX && step * 16 < n)
+        step *= 2;
+    return max_u64(div_up(n, step), 1) * step;
+}
+
 uint64_t ps_budget_index_bytes(uint64_t n_extents)
 {
     uint64_t depth;
-    const uint64_t live = tree_pages(n_extents, &depth) + bitmap_pages(n_extents) + 2 + 6;
-    return (live + COMMITS_KEPT * dirty_pages(n_extents, PS_CACHE_BATCH)) * PAGE;
+    const uint64_t n = step_up(n_extents);
+    const uint64_t live = tree_pages(n, &depth) + bitmap_pages(n) + 2 + 6;
+    return (live + COMMITS_KEPT * dirty_pages(n, PS_CACHE_BATCH)) * PAGE;
 }
 
 uint64_t ps_budget_slab_overhead(uint64_t n_extents, uint64_t slab_bytes)

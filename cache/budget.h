@@ -34,7 +34,9 @@ uint64_t ps_budget_claims_bytes(uint32_t claims);
 /* Pages that one commit of `batch` inserts or deletes can add to an index of n records (copy on write: every
  * page that is touched is written anew). */
 uint64_t ps_budget_index_dirty_bytes(uint64_t n_extents, uint64_t batch);
-/* What data.mdb of n records can grow to: half-full pages, plus the copies that three commits leave behind. */
+/* What data.mdb of n records can grow to, and what it is made as long as: half-full pages, plus the copies that three
+ * commits leave behind. n counts in steps, so that a folder that is full, where extents come and go, keeps one size of
+ * index. */
 uint64_t ps_budget_index_bytes(uint64_t n_extents);
 /* Block maps that a file system needs for sparse slab files and that st_blocks counts. */
 uint64_t ps_budget_slab_overhead(uint64_t n_extents, uint64_t slab_bytes);

@@ -125,6 +125,10 @@ void ps_writer_push(struct ps_cache *c, struct ps_cache_ticket *t);
 /* A ticket whose bytes will not be kept: punches its slot, removes its claim, takes the ticket back. */
 void ps_ticket_drop(struct ps_cache *c, struct ps_cache_ticket *t);
 void ps_ticket_recycle(struct ps_cache *c, struct ps_cache_ticket *t);
+/* Writer only. ps_index_update for a body that changes about `touched` rows and adds no extents: gives readers a moment
+ * to end rather than growing the file, and notes damage. */
+int ps_writer_update(struct ps_cache *c, size_t touched, ps_index_body body, void *user,
+                     struct ps_err *err);
 /* By class and slot, for qsort: neighbours are punched together. */
 int ps_writer_by_slot(const void *a, const void *b);
 /* Writer only. Takes up to PS_CACHE_BATCH of recs out (those that are still there, and in nobody's hands). `force`: the

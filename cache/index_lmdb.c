@@ -1049,9 +1049,11 @@ static int parse_reader(const char *line, void *user)
     return 0;
 }
 
-uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
+/* Pages of the free list that no reader can see, up to `enough`; *pinned: that one can. */
+static uint64_t free_pages(struct ps_index_write *w, uint64_t enough, bool *pinned)
 {
-    struct oldest_reader o = {.txnid = mdb_txn_id(w->txn) - 1};
+    const uint64_t last_commit = mdb_txn_id(w->txn) - 1;
+    struct oldest_reader o = {.txnid = last_commit};
     MDB_txn *txn;
     MDB_cursor *cursor;
     MDB_val k, v;
@@ -1059,12 +1061,13 @@ uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
     int dead;
     (void)mdb_reader_check(w->ix->env, &dead); /* the killed must not pin pages until the next upkeep */
     (void)mdb_reader_list(w->ix->env, parse_reader, &o);
+    *pinned = o.txnid < last_commit;
     /* The free list (table 0) may only be read from a read transaction; its snapshot is the state that this
      * write began with. */
     if (mdb_txn_begin(w->ix->env, NULL, MDB_RDONLY, &txn) != 0)
         return 0;
     if (mdb_cursor_open(txn, 0, &cursor) == 0) {
-        while (mdb_cursor_get(cursor, &k, &v, MDB_NEXT) == 0) {
+        while (pages < enough && mdb_cursor_get(cursor, &k, &v, MDB_NEXT) == 0) {
             uint64_t id, n;
             if (k.mv_size != sizeof id || v.mv_size < sizeof n)
                 break;
@@ -1077,7 +1080,54 @@ uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w)
         mdb_cursor_close(cursor);
     }
     mdb_txn_abort(txn);
-    return pages * PS_CACHE_GRAIN;
+    return pages;
+}
+
+/* Pages of the file, and how many of them LMDB has ever used. */
+static bool count_pages(const struct ps_index *ix, uint64_t *pages, uint64_t *used)
+{
+    MDB_envinfo info;
+    struct stat st;
+    if (mdb_env_info(ix->env, &info) != 0 || fstat(ix->data_fd, &st) != 0)
+        return false;
+    *used = (uint64_t)info.me_last_pgno + 1;
+    *pages = (uint64_t)st.st_size / PS_CACHE_GRAIN;
+    return true;
+}
+
+uint64_t ps_index_write_spare_bytes(struct ps_index_write *w, uint64_t enough, bool *pinned)
+{
+    const uint64_t want = (enough + PS_CACHE_GRAIN - 1) / PS_CACHE_GRAIN;
+    uint64_t pages, used, spare = 0;
+    *pinned = false;
+    if (count_pages(w->ix, &pages, &used) && pages > used)
+        spare = pages - used;
+    if (spare < want)
+        spare += free_pages(w, want - spare, pinned);
+    return (spare < want ? spare : want) * PS_CACHE_GRAIN;
+}
+
+void ps_index_write_extend(struct ps_index_write *w, uint64_t bytes)
+{
+    struct stat st;
+    int fd;
+    if (mdb_env_get_fd(w->ix->env, &fd) == 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size < bytes)
+        (void)fallocate(fd, 0, 0, (off_t)bytes);
+}
+
+static void trim(void *user)
+{
+    const struct ps_index *ix = user;
+    uint64_t pages, used;
+    int fd;
+    /* No snapshot reaches beyond the last page: it never moves down. */
+    if (mdb_env_get_fd(ix->env, &fd) == 0 && count_pages(ix, &pages, &used) && used < pages)
+        (void)!ftruncate(fd, (off_t)(used * PS_CACHE_GRAIN));
+}
+
+void ps_index_trim(struct ps_index *ix)
+{
+    (void)ps_index_pause_commits(ix, trim, ix, NULL);
 }
 
 uint64_t ps_index_file_bytes(struct ps_index *ix)

@@ -155,10 +155,16 @@ int ps_index_write_parts(struct ps_index_write *w, uint16_t number, const uint64
 int ps_index_write_remove_model(struct ps_index_write *w, uint16_t number, struct ps_err *err);
 /* Smallest number that no model has. */
 int ps_index_write_free_number(struct ps_index_write *w, uint16_t *number, struct ps_err *err);
-/* Bytes of pages that this transaction can reuse without growing the file. */
-uint64_t ps_index_write_reusable_bytes(struct ps_index_write *w);
+/* Makes the file at least so long, its blocks allocated: a commit then finds room on a disk that is full, and the size
+ * of the index is what its bound says and not what the slowest reader has made of it. Best effort. */
+void ps_index_write_extend(struct ps_index_write *w, uint64_t bytes);
+/* Bytes of pages that this transaction can take without growing the file, counted up to `enough`. *pinned: others are
+ * free, but a reader still looks at them. */
+uint64_t ps_index_write_spare_bytes(struct ps_index_write *w, uint64_t enough, bool *pinned);
 
 uint64_t ps_index_file_bytes(struct ps_index *ix); /* st_blocks of data.mdb */
+/* Gives back what lies behind the last page that was ever used. Waits for other processes' commits; best effort. */
+void ps_index_trim(struct ps_index *ix);
 /* Clears the reader slots of dead processes; returns how many. */
 int ps_index_check_readers(struct ps_index *ix);
 /* Writes a compacted copy into the existing, empty directory `to`. */

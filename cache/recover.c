@@ -349,6 +349,10 @@ static int shrink(struct ps_cache *c, bool compacted, uint64_t *over, struct ps_
 {
     uint64_t freed = 1;
     int rc = excess(c, compacted, over, err);
+    if (rc == 0 && *over > 0 && !compacted) {
+        ps_index_trim(c->index);
+        rc = excess(c, compacted, over, err);
+    }
     while (rc == 0 && *over > 0 && freed > 0) {
         rc = ps_writer_make_room(c, *over, true, &freed, err);
         if (rc == 0)

@@ -24,6 +24,9 @@
 #define ROOM_SLACK_MAX   (64ull << 20)
 #define VICTIMS_NS       (5ull * PS_NS_PER_S)
 #define NO_VICTIMS_NS    (2ull * PS_NS_PER_S)
+/* A look into the index takes microseconds; one that was interrupted goes on when its thread has a CPU again. */
+#define READERS_NS      (PS_NS_PER_S / 5)
+#define READERS_LOOK_NS (PS_NS_PER_S / 1000)
 
 /* ---- tickets ---- */
 
@@ -177,10 +180,11 @@ static void forget_growth_locked(struct ps_cache *c)
 
 /* Whether `grow` more bytes of index take nothing beyond the budget, or nothing beyond what is charged anyway: a folder
  * that is over (somebody has put a file there) must still be able to evict. If so they are reserved. */
-static bool growth_fits_locked(struct ps_cache *c, const struct ps_index_meta *meta, uint64_t grow)
+static bool growth_fits(struct ps_cache *c, const struct ps_index_meta *meta, uint64_t grow)
 {
-    struct ps_claim_process *self = ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
     struct ps_budget_state s;
+    ps_claims_lock(c->claims);
+    struct ps_claim_process *self = ps_claims_process_locked(c->claims, ps_claims_self(c->claims));
     forget_growth_locked(c);
     ps_cache_state_locked(c, meta, &s);
     const uint64_t before = ps_budget_charge(&s, 0, 0);
@@ -189,35 +193,76 @@ static bool growth_fits_locked(struct ps_cache *c, const struct ps_index_meta *m
     const bool fits = after <= s.budget_bytes || after == before;
     if (fits)
         self->index_growing_bytes = grow;
+    ps_claims_unlock(c->claims);
     return fits;
 }
 
-/* Reserves the pages that this commit may add. In normal life they are part of what the index is charged anyway; where
- * another process's reader pins free pages, this is what keeps the file from growing past the limit. */
-static int reserve_growth(struct ps_cache *c, struct ps_index_write *w, size_t n, struct ps_err *err)
+/* Bytes by which this commit must grow the file, once that is as long as its bound says: none in normal life, because
+ * the bound has room for what three commits leave behind. A process that was taken off its CPU in the middle of a look
+ * pins the pages of all commits since; it comes back within moments, and growing the file would be for ever. */
+static uint64_t growth_needed(struct ps_cache *c, struct ps_index_write *w, uint64_t dirty)
+{
+    const uint64_t start_ns = ps_now_ns();
+    bool pinned;
+    uint64_t spare = ps_index_write_spare_bytes(w, dirty, &pinned);
+    while (spare < dirty && pinned && ps_now_ns() - start_ns < READERS_NS) {
+        ps_claims_wait(c->claims, ps_claims_changes(c->claims), READERS_LOOK_NS); /* nothing tells */
+        spare = ps_index_write_spare_bytes(w, dirty, &pinned);
+    }
+    return dirty - spare;
+}
+
+/* Reserves the pages of a commit that touches `touched` records and adds `added` of them. PS_EBUDGET: a reader pins
+ * pages, and the file may not grow past the limit. */
+static int reserve_growth(struct ps_cache *c, struct ps_index_write *w, size_t added,
+                          size_t touched, struct ps_err *err)
 {
     const struct ps_index_meta *meta = ps_index_write_meta(w);
-    const uint64_t dirty = ps_budget_index_dirty_bytes(meta->n_extents + n, n);
-    bool fits = false;
-    for (int attempt = 0; attempt < 2 && !fits; attempt++) {
-        uint64_t grow = dirty;
-        if (attempt > 0) { /* now it is worth a look at the free list */
-            const uint64_t reusable = ps_index_write_reusable_bytes(w);
-            grow -= reusable < grow ? reusable : grow;
-        }
-        ps_claims_lock(c->claims);
-        fits = growth_fits_locked(c, meta, grow);
-        ps_claims_unlock(c->claims);
+    const uint64_t n = meta->n_extents + added;
+    const uint64_t bound = ps_budget_index_bytes(n), now = ps_index_file_bytes(c->index);
+    if (now < bound && growth_fits(c, meta, bound - now)) {
+        ps_index_write_extend(w, bound);
+        end_growth(c); /* from here on it is measured */
     }
-    return fits
+    const uint64_t grow = growth_needed(c, w, ps_budget_index_dirty_bytes(n, touched));
+    return grow == 0 || growth_fits(c, meta, grow)
                ? 0
                : ps_err_set(err, PS_EBUDGET, PS_CACHE_ORIGIN, "cache: no room for the index to grow");
+}
+
+/* Changes the index; damage is noted, growth that the body has reserved is over. */
+static int update(struct ps_cache *c, ps_index_body body, void *user, struct ps_err *err)
+{
+    const int rc = ps_cache_note(c, ps_index_update(c->index, body, user, err));
+    end_growth(c);
+    return rc;
+}
+
+struct small_update {
+    struct ps_cache *c;
+    size_t touched;
+    ps_index_body body;
+    void *user;
+};
+
+static int small_body(struct ps_index_write *w, void *user, struct ps_err *err)
+{
+    const struct small_update *u = user;
+    (void)reserve_growth(u->c, w, 0, u->touched, NULL); /* a few pages: not worth a failure */
+    return u->body(w, u->user, err);
+}
+
+int ps_writer_update(struct ps_cache *c, size_t touched, ps_index_body body, void *user,
+                     struct ps_err *err)
+{
+    struct small_update u = {.c = c, .touched = touched, .body = body, .user = user};
+    return update(c, small_body, &u, err);
 }
 
 static int publish_body(struct ps_index_write *w, void *user, struct ps_err *err)
 {
     struct batch *b = user;
-    int rc = reserve_growth(b->c, w, b->n, err);
+    int rc = reserve_growth(b->c, w, b->n, b->n, err);
     for (size_t i = 0; i < b->n && rc == 0; i++) {
         struct ps_cache_ticket *t = b->tickets[i];
         rc = ps_index_write_add(w, t->key, &t->rec, err);
@@ -268,8 +313,7 @@ static int publish_batch(struct ps_cache *c, struct ps_err *err)
     if (rc == 0) {
         set_states(&b, PS_CLAIM_PUBLISHING, true);
         ps_cache_measure(c); /* all of the batch's blocks exist now */
-        rc = ps_cache_note(c, ps_index_update(c->index, publish_body, &b, err));
-        end_growth(c);
+        rc = update(c, publish_body, &b, err);
         if (rc != 0)
             set_states(&b, PS_CLAIM_FILLING, false);
     }
@@ -352,7 +396,9 @@ static int claim_victims(struct eviction *e, const struct ps_keyed_record *recs,
 static int evict_body(struct ps_index_write *w, void *user, struct ps_err *err)
 {
     struct eviction *e = user;
-    int rc = e->force ? 0 : reserve_growth(e->c, w, e->n, err);
+    int rc = reserve_growth(e->c, w, 0, e->n, e->force ? NULL : err);
+    if (rc == PS_EBUDGET && e->force) /* the folder is over its limit anyway */
+        rc = 0;
     for (size_t i = 0; i < e->n && rc == 0; i++)
         rc = ps_index_write_remove(w, e->recs[i].key, &e->recs[i].rec, err);
     if (rc == 0)
@@ -395,8 +441,7 @@ int ps_writer_evict(struct ps_cache *c, const struct ps_keyed_record *recs, size
     int rc = claim_victims(&e, recs, n, err);
     if (rc != 0 || e.n == 0)
         return ps_cache_note(c, rc);
-    rc = ps_cache_note(c, ps_index_update(c->index, evict_body, &e, err));
-    end_growth(c);
+    rc = update(c, evict_body, &e, err);
     if (rc == 0)
         *freed_bytes += punch_evicted(&e);
     ps_claims_lock(c->claims);
@@ -641,7 +686,7 @@ static void record_use(struct ps_cache *c)
         }
     }
     if (j.n > 0)
-        (void)ps_cache_note(c, ps_index_update(c->index, use_body, &j, NULL));
+        (void)ps_writer_update(c, j.n, use_body, &j, NULL);
 }
 
 /* ---- the thread ---- */

@@ -195,9 +195,10 @@ static int add_blocks(const char *path, const struct stat *st, int type, struct 
 {
     if (type == FTW_NS)
         return 0;
-    walked += (uint64_t)st->st_blocks * 512u;
+    const uint64_t blocks = (uint64_t)st->st_blocks * 512u, size = (uint64_t)st->st_size;
+    walked += blocks;
     if (strcmp(path + at->base, "data.mdb") == 0)
-        walked_index += (uint64_t)st->st_blocks * 512u;
+        walked_index += blocks > size ? blocks : size;
     return 0;
 }
 

@@ -251,11 +251,13 @@ static void test_whole_files(void **state)
     (void)state;
     const struct image_file *f = image_find(&img, "index/data.mdb");
     uint8_t *twice = calloc(2, f->size);
-    for (size_t n = 0; n < f->size; n += 1 + f->size / 40) {
+    for (size_t n = 0; n < f->n; n += 1 + f->n / 40) {
         memcpy(twice, f->bytes, f->n);
         write_index(twice, n);
         spawn_trial("cut", IMAGE_REFUSED);
     }
+    write_index(f->bytes, (f->n + 4095) / 4096 * 4096); /* what was never used may be missing */
+    spawn_trial("cut behind its last page", IMAGE_KEPT | IMAGE_WHOLE);
     memcpy(twice, f->bytes, f->n);
     memcpy(twice + f->size, f->bytes, f->n);
     write_index(twice, 2 * f->size);

@@ -126,6 +126,8 @@ int shim_fallocate64(int fd, int mode, off_t at, off_t n)
     const int rc = (int)syscall(SYS_fallocate, fd, mode, at, n);
     if (rc == 0 && (mode & FALLOC_FL_PUNCH_HOLE))
         power_punched(fd, at, n);
+    else if (rc == 0)
+        power_sized(fd, at + n);
     return rc;
 }
 
