@@ -37,6 +37,7 @@ struct hf_origin {
     const struct ps_hf_settings *settings; /* borrowed */
     unsigned connect_timeout_s, timeout_s;
     struct ps_stats *stats;
+    struct ps_rate_limit *limit;
     struct ps_fetch_lines *lines; /* the questions of a start go over a few connections */
     char *ca_file;                /* nullable */
     char *authorization;          /* nullable: a whole header line */
@@ -194,6 +195,7 @@ static int ask(struct hf_origin *o, struct ps_http_errand *e, const struct ps_ur
                                .lines = o->lines,
                                .ca_file = o->base.ca_file,
                                .stats = o->stats,
+                               .limit = o->limit,
                                .where = where,
                                .keep = ps_hf_headers};
     int rc = url && where ? ps_http_fetch(&r, &f, &e->cls, err)
@@ -498,6 +500,7 @@ int ps_hf_origin_new(struct ps_http_origin **out, const struct ps_hf_ref *ref,
     o->connect_timeout_s = options ? options->connect_timeout_s : 0;
     o->timeout_s = options ? options->net_stall_s : 0;
     o->stats = options ? options->stats : NULL;
+    o->limit = options ? options->limit : NULL;
     pthread_mutex_init(&o->lock, NULL);
     if (ps_hf_is_commit(ref->revision))
         memcpy(o->commit, ref->revision, sizeof o->commit);

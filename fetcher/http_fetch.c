@@ -64,6 +64,7 @@ static size_t on_body(char *p, size_t size, size_t count, void *user)
     size_t n = size * count;
     if (x->f->stats)
         ps_stat_add(&x->f->stats->bytes_net, n);
+    ps_rate_limit_take(x->f->limit, n, ps_now_ns());
     ps_strbuf_append(&x->r->body, p, n);
     x->too_long = !ps_strbuf_ok(&x->r->body);
     return x->too_long ? 0 : n;
@@ -160,15 +161,34 @@ static bool set_options(struct exchange *x)
     return curl_easy_setopt(e, CURLOPT_URL, f->url) == CURLE_OK && add_headers(x);
 }
 
+/* Whether whoever waits no longer wants it. */
+static int withdrawn(const struct ps_fetch *f)
+{
+    if (f->stop && atomic_load(f->stop))
+        return PS_ECANCELLED;
+    return f->interrupt && atomic_load(f->interrupt) ? PS_EINTERRUPTED : 0;
+}
+
+/* Lets pass what the rate limit owes now. Not what others run up meanwhile: they read on, and this would never end. */
+static int wait_for_limit(struct exchange *x)
+{
+    const uint64_t until_ns = ps_rate_limit_ready_ns(x->f->limit);
+    int rc = 0;
+    for (uint64_t now_ns; rc == 0 && (now_ns = ps_now_ns()) < until_ns; rc = withdrawn(x->f)) {
+        const uint64_t ms = (until_ns - now_ns) / 1000000 + 1;
+        if (curl_multi_poll(x->multi, NULL, 0, ms < LOOK_MS ? (int)ms : LOOK_MS, NULL) != CURLM_OK)
+            return PS_EFAIL;
+    }
+    return rc;
+}
+
 /* Until libcurl is through, or whoever waits no longer wants it. *rc: libcurl's result. */
 static int drive(struct exchange *x, CURLcode *rc)
 {
-    const struct ps_fetch *f = x->f;
     for (int running = 1; running;) {
-        if (f->stop && atomic_load(f->stop))
-            return PS_ECANCELLED;
-        if (f->interrupt && atomic_load(f->interrupt))
-            return PS_EINTERRUPTED;
+        const int gone = withdrawn(x->f);
+        if (gone != 0)
+            return gone;
         if (curl_multi_perform(x->multi, &running) != CURLM_OK ||
             (running && curl_multi_poll(x->multi, NULL, 0, LOOK_MS, NULL) != CURLM_OK))
             return PS_EFAIL;
@@ -273,13 +293,17 @@ static int exchange(struct exchange *x, enum ps_retry_class *cls, struct ps_err 
     CURLcode curl_rc = CURLE_OK;
     x->multi = line_take(x->f->lines);
     x->easy = curl_easy_init();
-    if (!x->multi || !x->easy || !ps_http_ca_from_env(&x->ca_file, &x->ca_dir) || !set_options(x) ||
-        curl_multi_add_handle(x->multi, x->easy) != CURLM_OK)
+    if (!x->multi || !x->easy || !ps_http_ca_from_env(&x->ca_file, &x->ca_dir) || !set_options(x))
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    if (x->f->stats)
-        ps_stat_add(&x->f->stats->requests, 1);
-    int rc = drive(x, &curl_rc);
-    curl_multi_remove_handle(x->multi, x->easy);
+    int rc = wait_for_limit(x);
+    if (rc == 0) {
+        if (curl_multi_add_handle(x->multi, x->easy) != CURLM_OK)
+            return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+        if (x->f->stats)
+            ps_stat_add(&x->f->stats->requests, 1);
+        rc = drive(x, &curl_rc);
+        curl_multi_remove_handle(x->multi, x->easy);
+    }
     if (rc != 0)
         return ps_err_set(err, rc, ORIGIN, rc == PS_EFAIL ? "libcurl failed" : "interrupted");
     if (curl_rc != CURLE_OK)

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/stats.h"
 #include "base/strbuf.h"
+#include "fetcher/rate_limit.h"
 #include "fetcher/retry.h"
 
 #define PS_FETCH_HEADERS   8u
@@ -35,8 +36,10 @@ struct ps_fetch {
     const atomic_int *interrupt;  /* nullable: PS_EINTERRUPTED soon after it is not 0 */
     struct ps_fetch_lines *lines; /* nullable: a connection for this exchange alone */
     struct ps_stats *stats;       /* nullable: requests and bytes_net are counted */
-    const char *ca_file;          /* nullable: in place of SSL_CERT_FILE */
-    const char *where;            /* printable: for messages */
+    /* Nullable: the answer counts, and a question waits until what came before it is paid for. */
+    struct ps_rate_limit *limit;
+    const char *ca_file; /* nullable: in place of SSL_CERT_FILE */
+    const char *where;   /* printable: for messages */
     /* Names of reply headers to keep (lower case), at most PS_FETCH_HEADERS, NULL-terminated; nullable. */
     const char *const *keep;
 };

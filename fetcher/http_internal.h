@@ -269,7 +269,9 @@ void http_prepare_locked(struct http_store *s, struct http_job *j); /* until the
 /* net_loop.c */
 int http_net_start(struct http_store *s, struct http_net *n, unsigned slots, struct ps_err *err);
 struct http_transfer *http_net_free_slot(struct http_net *n); /* net thread; NULL: all are taken */
-void http_net_join(struct http_net *n);                       /* the store is closing */
+/* How long --net-limit needs for what all sockets may hold: each is read that often. 0 without a limit. */
+uint64_t http_round_ns(const struct http_store *s);
+void http_net_join(struct http_net *n); /* the store is closing */
 void http_net_deinit(struct http_net *n); /* all net threads and finishers have ended: they wake each other */
 
 /* http_host.c */

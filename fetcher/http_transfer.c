@@ -38,11 +38,12 @@ static uint64_t advance_stamp(struct http_store *s, uint64_t now_ns)
     return 0;
 }
 
-/* Time in which bytes were moving: gaps between arrivals, the long ones cut. */
+/* Time in which bytes were moving: gaps between arrivals, the long ones cut. While we leave sockets unread for the sake
+ * of --net-limit the link is in use. */
 static void note_arrival(struct http_store *s, uint64_t now_ns)
 {
-    uint64_t gap = advance_stamp(s, now_ns);
-    ps_stat_add(&s->stats->link_busy_ns, gap < BUSY_GAP_NS ? gap : BUSY_GAP_NS);
+    uint64_t gap = advance_stamp(s, now_ns), longest = BUSY_GAP_NS + http_round_ns(s);
+    ps_stat_add(&s->stats->link_busy_ns, gap < longest ? gap : longest);
 }
 
 static void deliver_first(struct http_transfer *t)

@@ -71,15 +71,19 @@ static bool all_cancelled(struct http_store *s, const struct http_transfer *t, b
     return all && t->jobs;
 }
 
+uint64_t http_round_ns(const struct http_store *s)
+{
+    const uint64_t limit = ps_rate_limit_bytes_per_s(s->opt.limit);
+    const double bytes =
+        (double)ps_rate_limit_socket_bytes(s->opt.limit, s->opt.connections) * s->opt.connections;
+    return limit ? (uint64_t)(bytes * 1e9 / (double)limit) : 0;
+}
+
 /* Longest silence of a transfer. Under a rate limit its turn to be read comes only so often. */
 static uint64_t silence_ns(const struct http_store *s)
 {
-    uint64_t limit = ps_rate_limit_bytes_per_s(s->opt.limit), ns = s->opt.net_stall_s * PS_NS_PER_S;
-    if (limit == 0)
-        return ns;
-    uint64_t round =
-        (uint64_t)ps_rate_limit_socket_bytes(s->opt.limit, s->opt.connections) * s->opt.connections;
-    return ns + 2 * (round / limit + 1) * PS_NS_PER_S;
+    const uint64_t extra_ns = s->opt.limit ? 2 * (http_round_ns(s) + PS_NS_PER_S) : 0;
+    return s->opt.net_stall_s * PS_NS_PER_S + extra_ns;
 }
 
 /* Below this a transfer at its deadline counts as stuck; not so where the user wants it slow. */

@@ -108,6 +108,7 @@ static int ask(struct chain *c, struct ps_fetch_reply *r, struct ps_fetch *f, st
 {
     f->stop = c->ask->stop;
     f->stats = c->ask->stats;
+    f->limit = c->ask->limit;
     f->ca_file = c->ask->ca_file;
     int rc = ps_http_fetch(r, f, c->cls, err);
     if (rc != 0 || r->status == 200)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "base/stats.h"
+#include "fetcher/rate_limit.h"
 #include "fetcher/retry.h"
 
 enum ps_s3_key_source {
@@ -33,10 +34,11 @@ struct ps_s3_keys {
 };
 
 struct ps_s3_key_ask {
-    const char *region;         /* for STS */
-    const char *ca_file;        /* nullable */
-    const atomic_bool *stop;    /* nullable */
-    struct ps_stats *stats;     /* nullable */
+    const char *region;          /* for STS */
+    const char *ca_file;         /* nullable */
+    const atomic_bool *stop;     /* nullable */
+    struct ps_stats *stats;      /* nullable */
+    struct ps_rate_limit *limit; /* nullable */
     enum ps_s3_key_source last; /* where the keys before came from: it is still expected to answer */
 };
 

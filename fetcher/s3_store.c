@@ -37,6 +37,7 @@ struct s3_origin {
     char *version;          /* nullable: versionId */
     bool path_style;
     struct ps_stats *stats;
+    struct ps_rate_limit *limit;
 
     pthread_mutex_t fetch_lock; /* one fetch of keys at a time; taken before lock */
     int failed;                 /* fetch_lock: result of the last fetch, with what follows */
@@ -374,6 +375,7 @@ static int fetch_keys(struct s3_origin *o, struct ps_http_errand *e, struct ps_e
                                 .ca_file = o->config.ca_file,
                                 .stop = e->stop,
                                 .stats = o->stats,
+                                .limit = o->limit,
                                 .last = o->keys.source};
     pthread_mutex_unlock(&o->lock);
     int rc = o->config.anonymous ? 0 : ps_s3_keys_fetch(k, &ask, &e->cls, err);
@@ -568,6 +570,7 @@ int ps_s3_origin_new(struct ps_http_origin **out, const char *address,
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
     o->base.ops = &s3_ops;
     o->stats = options->stats;
+    o->limit = options->limit;
     pthread_mutex_init(&o->lock, NULL);
     pthread_mutex_init(&o->fetch_lock, NULL);
     int rc = set_up(o, address, options->access ? options->access->ca_file : NULL, err);

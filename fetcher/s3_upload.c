@@ -125,6 +125,7 @@ static int attempt(struct ps_s3_call *c, struct ps_fetch_reply *r, uint64_t *tic
                                .connect_timeout_s = c->w->opt.connect_timeout_s,
                                .interrupt = c->stubborn ? NULL : c->w->opt.interrupt,
                                .stats = c->w->opt.stats,
+                               .limit = c->w->opt.limit,
                                .ca_file = o->ca_file,
                                .where = where,
                                .keep = keep};

@@ -13,7 +13,7 @@ int ps_store_open_one(struct ps_source **out, const char *address,
 int ps_mirror_store_open(struct ps_source **out, const char *address,
                          const struct ps_store_options *options, struct ps_err *err);
 struct ps_http_origin;
-/* Of the options: stats, anonymous, and the CA of access. */
+/* Of the options: stats, limit, anonymous, and the CA of access. */
 int ps_s3_origin_new(struct ps_http_origin **out, const char *address,
                      const struct ps_store_options *options, struct ps_err *err);
 /* The labels of sources by address, and of a parsed one; heap, NULL or PS_ENOMEM when out of memory. */

@@ -168,6 +168,10 @@ struct ps_kept ps_engine_kept(const struct ps_engine *e);
 void ps_probes_load(struct ps_probes *p, const char *cache_dir);
 void ps_probes_save(const struct ps_probes *p, const char *cache_dir);
 void ps_engine_learn_rates(struct ps_engine *e); /* from what this run has measured */
+/* Bytes per second: what came in this run while the link moved; what may be expected of it: the rate of before, or
+ * --net-limit where that is less or nothing was ever measured. 0: not known. */
+double ps_engine_link_seen(const struct ps_engine *e);
+double ps_engine_link_rate(const struct ps_engine *e);
 /* ps_tokenize_only for a model that must be signed by one of these keys (files; none: no matter). */
 int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_keys, const char *text,
                         size_t len, uint32_t flags, uint32_t **ids, size_t *n,

@@ -205,7 +205,7 @@ static uint32_t list_extents(const struct ps_engine *e, struct ps_plan_extent *l
 static struct ps_plan_rates rates_of(const struct ps_engine *e)
 {
     const struct ps_probes *p = &e->probes;
-    return (struct ps_plan_rates){.link = p->link_bytes_s,
+    return (struct ps_plan_rates){.link = ps_engine_link_rate(e),
                                   .disk = p->disk_bytes_s,
                                   .ram = p->ram_bytes_s,
                                   .bus = p->bus_bytes_s,

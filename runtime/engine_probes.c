@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "fetcher/rate_limit.h"
 #include "kernels/read_probe.h"
 #include "runtime/bench.h"
 #include "runtime/device_probe.h"
@@ -19,6 +20,7 @@ static const char *const ORIGIN = "probe";
 static const char FILE_NAME[] = "probes.json";
 #define LEARN_MIN_BYTES      (16ull << 20) /* less than this says more about latency than about a rate */
 #define LEARN_MIN_S          0.05
+#define LIMIT_BINDS          0.8 /* of --net-limit: who comes so near is held back by it */
 #define DISK_PROBE_BYTES     (64ull << 20)
 #define DISK_PROBE_MIN_BYTES (8ull << 20)
 
@@ -56,14 +58,24 @@ void ps_probes_load(struct ps_probes *p, const char *dir)
     ps_free(path);
 }
 
-static void write_probes(struct ps_json_writer *w, const struct ps_probes *p)
+/* What was never measured is 0 in the file, and null for who reads it. */
+static void write_rate(struct ps_json_writer *w, const char *key, double bytes_s, bool told)
+{
+    ps_jw_key(w, key);
+    if (told && bytes_s <= 0)
+        ps_jw_null(w);
+    else
+        ps_jw_double(w, bytes_s);
+}
+
+static void write_probes(struct ps_json_writer *w, const struct ps_probes *p, bool told)
 {
     ps_jw_object(w);
-    ps_jw_kdouble(w, "link_bytes_s", p->link_bytes_s);
-    ps_jw_kdouble(w, "disk_read_bytes_s", p->disk_bytes_s);
-    ps_jw_kdouble(w, "ram_bytes_s", p->ram_bytes_s);
-    ps_jw_kdouble(w, "bus_bytes_s", p->bus_bytes_s);
-    ps_jw_kdouble(w, "vram_bytes_s", p->vram_bytes_s);
+    write_rate(w, "link_bytes_s", p->link_bytes_s, told);
+    write_rate(w, "disk_read_bytes_s", p->disk_bytes_s, told);
+    write_rate(w, "ram_bytes_s", p->ram_bytes_s, told);
+    write_rate(w, "bus_bytes_s", p->bus_bytes_s, told);
+    write_rate(w, "vram_bytes_s", p->vram_bytes_s, told);
     ps_jw_kuint(w, "measured_at", p->wall_s);
     ps_jw_object_end(w);
 }
@@ -74,7 +86,7 @@ void ps_probes_save(const struct ps_probes *p, const char *dir)
     struct ps_json_writer w;
     ps_strbuf_init(&b, 4096);
     ps_jw_init(&w, &b);
-    write_probes(&w, p);
+    write_probes(&w, p, false);
     char *tmp = probe_path(dir, ".tmp"), *path = probe_path(dir, "");
     int fd = tmp && path && ps_strbuf_ok(&b)
                  ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)
@@ -88,6 +100,40 @@ void ps_probes_save(const struct ps_probes *p, const char *dir)
     ps_free(tmp);
     ps_free(path);
     ps_strbuf_deinit(&b);
+}
+
+/* ---- the link, which --net-limit may hold back ---- */
+
+static double limit_bytes_s(const struct ps_engine *e)
+{
+    return (double)ps_rate_limit_bytes_per_s(e->net_limit);
+}
+
+/* No more than was allowed: what the sockets held already, and the limit's credit of a twentieth of a second, come at
+ * the link's own speed and would make a short transfer look faster. */
+static double link_seen(const struct ps_engine *e, uint64_t bytes, uint64_t busy_ns)
+{
+    const double limit = limit_bytes_s(e);
+    const double seen = busy_ns ? (double)bytes * 1e9 / (double)busy_ns : 0;
+    return limit > 0 && seen > limit ? limit : seen;
+}
+
+double ps_engine_link_seen(const struct ps_engine *e)
+{
+    return link_seen(e, ps_stat_get(&e->stats.bytes_net), ps_stat_get(&e->stats.link_busy_ns));
+}
+
+double ps_engine_link_rate(const struct ps_engine *e)
+{
+    const double limit = limit_bytes_s(e), link = e->probes.link_bytes_s;
+    return limit > 0 && (link <= 0 || link > limit) ? limit : link;
+}
+
+/* What is remembered of the link: where the limit was what bound, a higher rate of before says more. */
+static double link_to_keep(const struct ps_engine *e, double seen, double before)
+{
+    const bool limit_bound = limit_bytes_s(e) > 0 && seen >= LIMIT_BINDS * limit_bytes_s(e);
+    return limit_bound && before > seen ? before : seen;
 }
 
 /* Rate at which the CPU's arithmetic took the weights while it did not wait for them: decode alone, because a prompt's
@@ -109,12 +155,13 @@ void ps_engine_learn_rates(struct ps_engine *e)
         return;
     uint64_t net = ps_stat_get(&e->stats.bytes_net);
     double busy_s = (double)ps_stat_get(&e->stats.link_busy_ns) / 1e9, ram = seen_ram_rate(e);
-    bool link_seen = !e->source->local && net >= LEARN_MIN_BYTES && busy_s >= LEARN_MIN_S;
-    if (!link_seen && ram <= 0)
+    bool enough = !e->source->local && net >= LEARN_MIN_BYTES && busy_s >= LEARN_MIN_S;
+    if (!enough && ram <= 0)
         return;
     e->learned =
         e->probes; /* link_use_pct compares with the rate known before the run, so that one stays */
-    e->learned.link_bytes_s = link_seen ? (double)net / busy_s : e->learned.link_bytes_s;
+    if (enough)
+        e->learned.link_bytes_s = link_to_keep(e, ps_engine_link_seen(e), e->probes.link_bytes_s);
     e->learned.ram_bytes_s = ram > 0 ? ram : e->learned.ram_bytes_s;
     e->learned.wall_s = ps_wall_s();
     ps_probes_save(&e->learned, e->cache_dir);
@@ -157,9 +204,9 @@ static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
     }
     ps_sweep_close(s);
     ps_free(none);
-    double busy_s = (double)(ps_stat_get(&e->stats.link_busy_ns) - busy0) / 1e9;
-    if (rc == 0 && busy_s > 0)
-        e->probes.link_bytes_s = (double)(ps_stat_get(&e->stats.bytes_net) - net0) / busy_s;
+    const uint64_t busy_ns = ps_stat_get(&e->stats.link_busy_ns) - busy0;
+    if (rc == 0 && busy_ns > 0)
+        e->probes.link_bytes_s = link_seen(e, ps_stat_get(&e->stats.bytes_net) - net0, busy_ns);
     return rc;
 }
 
@@ -213,6 +260,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     struct ps_err err = {0};
     struct ps_strbuf b;
     struct ps_json_writer w;
+    const double link_before = e->probes.link_bytes_s;
     int rc = 0;
     ps_engine_stop_sweep(e); /* it borrows the plan that is made anew below; a session starts the next */
     if (!e->source->local)
@@ -226,8 +274,10 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
         rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device,
                              gpu.mark, e->vram_budget_bytes, &err);
     e->probes.wall_s = ps_wall_s();
+    struct ps_probes kept = e->probes;
+    kept.link_bytes_s = link_to_keep(e, kept.link_bytes_s, link_before);
     if (rc == 0 && has_disk(e))
-        ps_probes_save(&e->probes, e->cache_dir);
+        ps_probes_save(&kept, e->cache_dir);
     if (rc == 0)
         rc = ps_engine_replan(e, &err);
     if (rc < 0)
@@ -236,7 +286,7 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
     ps_jw_init(&w, &b);
     ps_jw_object(&w);
     ps_jw_key(&w, "probes");
-    write_probes(&w, &e->probes);
+    write_probes(&w, &e->probes, true);
     ps_jw_key(&w, "plan");
     ps_engine_write_plan(e, &w);
     ps_jw_kstring(&w, "binds", e->plan.binds);

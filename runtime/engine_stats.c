@@ -49,12 +49,12 @@ static void write_bytes(struct ps_engine *e, struct ps_json_writer *w)
     ps_jw_kuint(w, "requests_at_once_max", ps_stat_get(&s->requests_at_once_max));
     ps_jw_kuint(w, "window_min", ps_stat_get(&s->window_min));
     ps_jw_kdouble(w, "hit_ratio", used ? (used > net ? (double)(used - net) / (double)used : 0) : 0);
-    ps_jw_kdouble(w, "link_bytes_s", per(bytes_net, busy_s));
+    ps_jw_kdouble(w, "link_bytes_s", ps_engine_link_seen(e));
     ps_jw_kdouble(w, "link_busy_pct",
                   sweep_s > 0 ? 100 * (busy_s < sweep_s ? busy_s / sweep_s : 1) : 0);
     ps_jw_key(w, "link_use_pct");
-    if (e->probes.link_bytes_s > 0 && sweep_s > 0)
-        ps_jw_double(w, 100 * bytes_net / (sweep_s * e->probes.link_bytes_s));
+    if (ps_engine_link_rate(e) > 0 && sweep_s > 0)
+        ps_jw_double(w, 100 * bytes_net / (sweep_s * ps_engine_link_rate(e)));
     else
         ps_jw_null(w);
     ps_jw_kdouble(w, "stall_s", (double)ps_stat_get(&s->stall_ns) / 1e9);

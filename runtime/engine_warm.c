@@ -242,29 +242,31 @@ static void put_known(struct ps_json_writer *w, const char *key, bool known, dou
         ps_jw_null(w);
 }
 
-/* What it would take. The rate is that of the last run or probe on this machine, whose age stands beside it. */
+/* What it would take. The rate is that of the last run or probe on this machine, whose age stands beside it, or
+ * --net-limit where that is less. */
 static void write_estimate(struct ps_json_writer *jw, const struct warming *w)
 {
     const struct ps_probes *p = &w->e->probes;
-    const double rate = p->link_bytes_s;
+    const double rate = ps_engine_link_rate(w->e);
+    const struct ps_map *m = w->e->files.map;
     const uint32_t connections = w->e->o.connections ? w->e->o.connections : 8;
+    const uint64_t ring_bytes = (uint64_t)w->e->plan.ring_slots * m->max_stored_bytes;
     ps_jw_kbool(jw, "dry_run", true);
     ps_jw_kuint(jw, "bytes_to_fetch", w->list.bytes);
-    ps_jw_kuint(jw, "requests", ps_warm_requests(&w->list, w->e->files.map, connections));
+    ps_jw_kuint(jw, "requests", ps_warm_requests(&w->list, m, connections, ring_bytes));
     put_known(jw, "predicted_seconds", rate > 0, rate > 0 ? (double)w->list.bytes / rate : 0);
-    put_known(jw, "probed_link_bytes_s", rate > 0, rate);
-    put_known(jw, "probe_age_s", rate > 0 && p->wall_s, (double)(ps_wall_s() - p->wall_s));
+    put_known(jw, "probed_link_bytes_s", p->link_bytes_s > 0, p->link_bytes_s);
+    put_known(jw, "probe_age_s", p->link_bytes_s > 0 && p->wall_s, (double)(ps_wall_s() - p->wall_s));
 }
 
 static void write_work(struct ps_json_writer *jw, const struct warming *w)
 {
     struct ps_stats *s = &w->e->stats;
-    const double busy_s = (double)ps_stat_get(&s->link_busy_ns) / 1e9;
+    const double rate = ps_engine_link_seen(w->e);
     ps_jw_kuint(jw, "bytes_net", ps_stat_get(&s->bytes_net));
     ps_jw_kuint(jw, "requests", ps_stat_get(&s->requests));
     ps_jw_kuint(jw, "retries", ps_stat_get(&s->retries));
-    put_known(jw, "link_bytes_s", busy_s > 0,
-              busy_s > 0 ? (double)ps_stat_get(&s->bytes_net) / busy_s : 0);
+    put_known(jw, "link_bytes_s", rate > 0, rate);
     ps_jw_kdouble(jw, "seconds", ps_seconds_since(w->t0));
 }
 

@@ -62,23 +62,73 @@ int ps_warm_choose(struct ps_warm_list *list, const struct ps_warm_input *in, st
     return rc;
 }
 
-uint64_t ps_warm_requests(const struct ps_warm_list *list, const struct ps_map *map,
-                          uint32_t connections)
+/* The fetcher's queue while a list goes through it. */
+struct queue {
+    const struct ps_warm_list *list;
+    const struct ps_map *map;
+    uint32_t connections;
+    uint64_t room;                                 /* in the ring, by stored bytes */
+    uint32_t entered, asked;                       /* extents so far */
+    uint64_t waiting_bytes;                        /* entered, not asked for */
+    uint64_t begun, ended;                         /* requests */
+    uint64_t asked_bytes[PS_WARM_CONNECTIONS_MAX]; /* of those under way, by number modulo connections */
+};
+
+static const struct ps_extent *extent_at(const struct queue *q, uint32_t i)
 {
-    const uint64_t bound = ps_plan_join_bound(list->bytes, connections);
-    struct ps_span have = {0, 0};
-    uint32_t object = 0;
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < list->n; i++) {
-        const struct ps_extent *x = &map->extents[list->extents[i]];
+    return &q->map->extents[q->list->extents[i]];
+}
+
+/* Begins a request: what stands first, and those of its neighbours that may ride with it. */
+static void begin_request(struct queue *q)
+{
+    const uint64_t bound = ps_plan_join_bound(q->waiting_bytes, q->connections);
+    const struct ps_extent *first = extent_at(q, q->asked++), *x;
+    struct ps_span have = {first->offset, first->offset + first->stored_bytes};
+    for (; q->asked < q->entered; q->asked++) {
+        x = extent_at(q, q->asked);
         const struct ps_span next = {x->offset, x->offset + x->stored_bytes};
-        if (n > 0 && x->object == object && ps_plan_joins(have, next, bound)) {
-            have.to = next.to;
-            continue;
-        }
-        have = next;
-        object = x->object;
-        n++;
+        if (x->object != first->object || !ps_plan_joins(have, next, bound))
+            break;
+        have.to = next.to;
     }
-    return n;
+    q->waiting_bytes -= have.to - have.from;
+    q->asked_bytes[q->begun++ % q->connections] = have.to - have.from;
+}
+
+/* What the ring has room for enters; what finds a connection free is asked for at once, alone. */
+static void fill_ring(struct queue *q)
+{
+    while (q->entered < q->list->n && extent_at(q, q->entered)->stored_bytes <= q->room) {
+        const uint64_t bytes = extent_at(q, q->entered++)->stored_bytes;
+        q->room -= bytes;
+        q->waiting_bytes += bytes;
+        if (q->begun - q->ended < q->connections)
+            begin_request(q);
+    }
+}
+
+/* The oldest request ends: its connection takes what waits, and then its place in the ring is filled. */
+static void end_request(struct queue *q)
+{
+    const uint64_t bytes = q->asked_bytes[q->ended++ % q->connections];
+    if (q->asked < q->entered)
+        begin_request(q);
+    q->room += bytes;
+}
+
+uint64_t ps_warm_requests(const struct ps_warm_list *list, const struct ps_map *map,
+                          uint32_t connections, uint64_t ring_bytes)
+{
+    struct queue q = {.list = list, .map = map, .room = ring_bytes, .connections = connections};
+    if (q.connections > PS_WARM_CONNECTIONS_MAX)
+        q.connections = PS_WARM_CONNECTIONS_MAX;
+    if (q.room < map->max_stored_bytes)
+        q.room = map->max_stored_bytes;
+    fill_ring(&q);
+    while (q.ended < q.begun) {
+        end_request(&q);
+        fill_ring(&q);
+    }
+    return q.begun;
 }

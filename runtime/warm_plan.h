@@ -34,8 +34,11 @@ struct ps_warm_list {
  * PS_ENOMEM. Frees what *list held before. */
 int ps_warm_choose(struct ps_warm_list *list, const struct ps_warm_input *in, struct ps_err *err);
 
-/* About how many requests the list takes over so many connections: neighbours are asked for together, as
- * fetcher/range_plan.h bounds it for a queue that holds all of the list. */
+#define PS_WARM_CONNECTIONS_MAX 256u
+
+/* About how many requests the weights of the list take over so many connections (> 0) and through a ring of so many
+ * bytes, which is all that can wait at once: neighbours that wait are asked for together (fetcher/range_plan.h), so a
+ * small ring means more requests. Opening the model takes some more. */
 uint64_t ps_warm_requests(const struct ps_warm_list *list, const struct ps_map *map,
-                          uint32_t connections);
+                          uint32_t connections, uint64_t ring_bytes);
 #endif

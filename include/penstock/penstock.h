@@ -115,7 +115,8 @@ char *ps_engine_stats_json(struct ps_engine *engine);
 char *ps_engine_inspect_json(struct ps_engine *engine, int extents);
 /* Measures link, disk, memory and device for about `seconds`, saves the figures beside the cache for later plans,
  * returns them as JSON: doctor's facts {"probes": {"link_bytes_s", "disk_read_bytes_s", "ram_bytes_s", "bus_bytes_s",
- * "vram_bytes_s"}, "plan": {...}, "binds": "link|disk|ram|bus|vram|unknown", "backend"}. */
+ * "vram_bytes_s"}, "plan": {...}, "binds": "link|disk|ram|bus|vram|unknown", "backend"}. A rate that was never
+ * measured is null. Under net_limit the link's is at most that, and a higher one of before stays saved. */
 int ps_engine_probe_json(char **out, struct ps_engine *engine, double seconds, struct ps_error *err);
 
 /* Ids of a text. flags: 1 = add what the model adds (BOS), 2 = parse the text of special tokens. *ids is freed
@@ -152,8 +153,9 @@ struct ps_warm_options {
  *
  * JSON: model_id, source, bytes_wanted, bytes_present, bytes_fetched, bytes_missing, extents, bad_extents_dropped,
  * files_checked, files_kept, complete; with bytes_net, requests, retries, link_bytes_s, seconds or, of a dry run,
- * dry_run, bytes_to_fetch, requests, predicted_seconds, probed_link_bytes_s, probe_age_s: null where no rate was ever
- * measured. */
+ * dry_run, bytes_to_fetch, requests (for weights; opening takes some more), predicted_seconds (at net_limit where
+ * that is less than the rate, or nothing is known of the link), probed_link_bytes_s, probe_age_s: null where no rate
+ * was ever measured. */
 int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_options *options,
                    struct ps_error *err);
 

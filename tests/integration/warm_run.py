@@ -75,6 +75,49 @@ def test_rate(t, server):
     t.check(3600 <= d["probe_age_s"] < 3700, f"the age of the rate: {d['probe_age_s']}")
 
 
+def saved_rate(t, cache):
+    with open(os.path.join(t.path(cache), "probes.json")) as f:
+        return json.load(f)["link_bytes_s"]
+
+
+def test_limit(t):
+    """--net-limit: what is foretold keeps to it, what is measured under it is never more, and nothing is learned of the link
+    that is only the limit. A pre-split tree: extents in the order of the file, so that neighbours are asked for together."""
+    tree, limit = t.path("tree-of-limits"), 2 << 20
+    t.equal(t.run("split", KJV, tree, "--codec", "raw").rc, 0, "split")
+    server = badhttp.Server(tree)
+    t.servers.append(server)
+    os.makedirs(t.path("limit"))  # who only looks makes none
+    fresh = warm(t, server, "--dry-run", "--net-limit", "2M", cache="limit", disk="100%")
+    t.check(fresh["probed_link_bytes_s"] is None, f"nothing was measured: {fresh}")
+    t.check(abs(fresh["predicted_seconds"] - fresh["bytes_to_fetch"] / limit) < 1e-6, f"but no more than that comes: {fresh}")
+    d = t.run("doctor", server.url, "--seconds", "0.5", "--net-limit", "2M", "--json", cache=t.path("limit"), disk="100%").json["probes"]
+    t.check(limit / 3 < d["link_bytes_s"] <= limit, f"doctor measures what it was allowed: {d}")
+    t.equal(saved_rate(t, "limit"), d["link_bytes_s"], "the first rate is better than none")
+    t.check(d["bus_bytes_s"] is None and d["vram_bytes_s"] is None, f"what was not measured is not 0: {d}")
+    text = t.run("doctor", server.url, "--seconds", "0.1", cache=t.path("limit"), disk="100%").out.decode()
+    t.check(re.search(r"bus rate +not measured", text) and " 0 B/s" not in text, f"doctor as text: {text}")
+    fast = saved_rate(t, "limit")
+    t.check(peer.SANITIZED or fast > 2 * limit, f"without a limit it is faster: {fast}")
+    d = t.run("doctor", server.url, "--seconds", "0.5", "--net-limit", "2M", "--json", cache=t.path("limit"), disk="100%").json["probes"]
+    t.check(d["link_bytes_s"] <= limit and saved_rate(t, "limit") == fast, f"a limit is not the link: {d} {fast}")
+    dry = warm(t, server, "--dry-run", "--net-limit", "2M", cache="limit", disk="100%")
+    t.check(dry["probed_link_bytes_s"] == fast, f"the rate of the link: {dry}")
+    t.check(abs(dry["predicted_seconds"] - dry["bytes_to_fetch"] / limit) < 1e-6, f"the limit counts: {dry}")
+    plan = {k: t.run("plan", server.url, "--json", *a, cache=t.path("limit"), disk="0", ram="min").json for k, a in
+            (("free", ()), ("limited", ("--net-limit", "2M")))}
+    least = plan["limited"]["bytes_net_per_sweep"] / limit
+    t.check(plan["limited"]["predicted_s_per_token"] >= least > plan["free"]["predicted_s_per_token"], f"plan: {plan}")
+    server.set(None)
+    w = warm(t, server, "--net-limit", "2M", cache="limit", disk="100%")
+    with server.lock:
+        came = sum(q.name.startswith("shards/") and q.sent > HEADER for q in server.log)
+    t.check(w["complete"] and w["link_bytes_s"] <= limit, f"no more than the limit: {w}")
+    t.check(w["seconds"] > 0.8 * dry["predicted_seconds"], f"it took as long as was foretold: {w} {dry}")
+    t.check(0.6 <= came / dry["requests"] <= 1.6, f"{dry['requests']} requests were foretold, {came} came")
+    t.equal(saved_rate(t, "limit"), fast, "nor did warming learn the limit")
+
+
 def test_parts(t, server):
     server.set(None)
     some = warm(t, server, "--bytes", "1M", cache="parts", disk="100%")
@@ -283,6 +326,7 @@ def main():
         t.servers.append(server)
         test_dry_run(t, server)
         test_rate(t, server)
+        test_limit(t)
         test_parts(t, server)
         test_list(t, server)
         test_kill(t)

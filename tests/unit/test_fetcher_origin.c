@@ -458,6 +458,36 @@ static void test_fetch(void **state)
     assert_int_equal(ps_alloc_live_count(), live);
 }
 
+/* Under --net-limit a question waits until what came before it is paid for, and its own answer is paid for in turn. */
+static void test_fetch_keeps_to_the_limit(void **state)
+{
+    (void)state;
+    enum { BYTES_S = 4 * CONTENT_BYTES };
+    struct bad_server *s = bad_server_start(NULL, 0, content, CONTENT_BYTES);
+    struct ps_rate_limit *limit = NULL;
+    struct ps_fetch_reply r;
+    struct ps_err err = {0};
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/", bad_server_port(s));
+    assert_ok(ps_rate_limit_new(&limit, BYTES_S, &err), &err);
+    const struct ps_fetch f = {.url = url, .where = "x", .max_bytes = CONTENT_BYTES, .limit = limit};
+    const uint64_t began_ns = ps_now_ns();
+    for (int i = 0; i < 3; i++) {
+        assert_ok(ps_http_fetch(&r, &f, NULL, &err), &err);
+        ps_fetch_reply_deinit(&r);
+    }
+    /* a quarter of a second each, but for a credit of a twentieth and the last, which is owed still */
+    const uint64_t took_ns = ps_now_ns() - began_ns;
+    assert_true(took_ns > 2 * PS_NS_PER_S / 4 - PS_NS_PER_S / 20);
+    assert_true(ps_rate_limit_ready_ns(limit) > ps_now_ns());
+    atomic_int interrupt = 1;
+    struct ps_fetch gone = f;
+    gone.interrupt = &interrupt; /* also while it waits */
+    assert_int_equal(ps_http_fetch(&r, &gone, NULL, &err), PS_EINTERRUPTED);
+    bad_server_stop(s);
+    ps_rate_limit_free(limit);
+}
+
 static void test_fetch_stops(void **state)
 {
     (void)state;
@@ -498,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_redirect_life),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_fetch),
+        cmocka_unit_test(test_fetch_keeps_to_the_limit),
         cmocka_unit_test(test_fetch_stops),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

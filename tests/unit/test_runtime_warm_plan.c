@@ -139,21 +139,28 @@ static void test_requests(void **state)
     for (uint32_t i = 0; i < N; i++)
         all[i] = i;
     struct ps_warm_list list = {.extents = all, .n = N, .bytes = 1200 * KIB};
-    assert_int_equal(ps_warm_requests(&list, &map, 1), 1);
-    assert_int_equal(ps_warm_requests(&list, &map, 4), 4); /* 300 KiB each */
-    assert_int_equal(ps_warm_requests(&list, &map, 100), 12);
+    const uint64_t all_of_it = 1200 * KIB;
+    map.max_stored_bytes = 100 * KIB;
+    /* What finds a connection free goes alone, the rest together while it waits. */
+    assert_int_equal(ps_warm_requests(&list, &map, 1, all_of_it), 2);
+    assert_int_equal(ps_warm_requests(&list, &map, 4, all_of_it), 11); /* 4; 2 of 8 waiting; 6 */
+    assert_int_equal(ps_warm_requests(&list, &map, 100, all_of_it), 12);
+    /* No more waits than the ring holds: three at once, of which one is under way. */
+    assert_int_equal(ps_warm_requests(&list, &map, 1, 300 * KIB), 8);
+    assert_int_equal(ps_warm_requests(&list, &map, 1, 0), 12);
     extents[6].object = extents[7].object = 1; /* another file in between */
-    assert_int_equal(ps_warm_requests(&list, &map, 1), 3);
+    assert_int_equal(ps_warm_requests(&list, &map, 1, all_of_it), 4);
     extents[1].offset += 1; /* a gap on both sides */
-    assert_int_equal(ps_warm_requests(&list, &map, 1), 5);
+    assert_int_equal(ps_warm_requests(&list, &map, 1, all_of_it), 5);
     list.n = 0;
     list.bytes = 0;
-    assert_int_equal(ps_warm_requests(&list, &map, 8), 0);
+    assert_int_equal(ps_warm_requests(&list, &map, 8, all_of_it), 0);
     for (uint32_t i = 0; i < N; i++) /* a request has at most 8 MiB */
         extents[i] = (struct ps_extent){.offset = (uint64_t)i * (3u << 20), .stored_bytes = 3u << 20};
+    map.max_stored_bytes = 3u << 20;
     list.n = N;
     list.bytes = (uint64_t)N * (3u << 20);
-    assert_int_equal(ps_warm_requests(&list, &map, 1), 6);
+    assert_int_equal(ps_warm_requests(&list, &map, 1, list.bytes), 7);
 }
 
 static int choose(void *user)
