@@ -14,15 +14,34 @@
 #define CONFIG_MAX_BYTES (16u << 20)
 #define CONFIG_NAME      "config.json"
 
-void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes)
+#define WRONG_MAX 16 /* sources of one model */
+
+/* Is it worth while to ask again for what came wrong? Once in any case: one bad transfer is no damage; then as long as
+ * there is somebody else to ask. */
+static bool ask_again(struct ps_source *src, const char *object, int attempt)
+{
+    bool elsewhere = ps_source_distrust(src, object);
+    return attempt == 0 || (elsewhere && attempt < WRONG_MAX);
+}
+
+/* True: a web page came. */
+static bool fetch_once(struct ps_fetched *f, struct ps_source *src, const char *name,
+                       uint64_t max_bytes)
 {
     f->rc = ps_source_get(src, name, max_bytes, &f->bytes, &f->len, &f->info, &f->err);
-    if (f->rc == 0 && ps_text_is_markup(f->bytes, f->len)) {
-        ps_free(f->bytes);
-        f->bytes = NULL;
-        f->rc = ps_err_set(&f->err, PS_ENOTFOUND, ORIGIN,
-                           "%s: the server answered with a web page instead", name);
-    }
+    if (f->rc != 0 || !ps_text_is_markup(f->bytes, f->len))
+        return false;
+    ps_fetched_deinit(f);
+    f->rc = ps_err_set(&f->err, PS_ENOTFOUND, ORIGIN,
+                       "%s: the server answered with a web page instead", name);
+    return true;
+}
+
+void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes)
+{
+    for (int attempt = 0; fetch_once(f, src, name, max_bytes) && attempt < WRONG_MAX; attempt++)
+        if (!ps_source_distrust(src, name)) /* nobody else who might have it */
+            break;
 }
 
 void ps_fetched_deinit(struct ps_fetched *f)
@@ -77,16 +96,6 @@ static bool file_matches(const struct ps_manifest_file *f, const char *bytes, si
         return false;
     ps_sha256_once(bytes, len, sha);
     return memcmp(sha, f->sha256, sizeof sha) == 0;
-}
-
-#define WRONG_MAX 16 /* sources of one model */
-
-/* Is it worth while to ask again for what came wrong? Once in any case: one bad transfer is no damage; then as long as
- * there is somebody else to ask. */
-static bool ask_again(struct ps_source *src, const char *object, int attempt)
-{
-    bool elsewhere = ps_source_distrust(src, object);
-    return attempt == 0 || (elsewhere && attempt < WRONG_MAX);
 }
 
 /* Fetches a file until it has the manifest's hash. */
@@ -186,9 +195,44 @@ static int take_config(struct ps_model_files *f, struct roots *r, struct ps_err 
     return 0;
 }
 
-static int open_presplit(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+/* Before a byte of the manifest is believed. */
+static int check_signature(struct roots *r, const struct ps_trust *trust, struct ps_err *err)
 {
-    int rc = ps_manifest_decode(&f->manifest, r->manifest.bytes, r->manifest.len, err);
+    struct ps_fetched sig = {0};
+    ps_fetch(&sig, r->src, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES);
+    int rc = sig.rc == 0 || ps_fetched_is_missing(&sig)
+                 ? ps_trust_check(trust, r->manifest.bytes, r->manifest.len, sig.bytes, sig.len, err)
+                 : fail_as(&sig, err);
+    ps_fetched_deinit(&sig);
+    if (rc != 0)
+        ps_err_prefix(err, "%s", r->src->label);
+    return rc;
+}
+
+/* The manifest that came, or, where that one can't be believed, another copy of it. Which of the two is wrong, manifest
+ * or signature, nobody can tell: both are asked for elsewhere. */
+static int take_manifest(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+                         struct ps_err *err)
+{
+    for (int attempt = 0;; attempt++) {
+        int rc = trust ? check_signature(r, trust, err) : 0;
+        if (rc == 0)
+            rc = ps_manifest_decode(&f->manifest, r->manifest.bytes, r->manifest.len, err);
+        if (rc == PS_EDATA && trust)
+            (void)ps_source_distrust(r->src, PS_SIGNATURE_NAME);
+        if (rc != PS_EDATA || !ask_again(r->src, PS_MANIFEST_NAME, attempt))
+            return rc;
+        ps_fetched_deinit(&r->manifest);
+        (void)fetch_root(r, 0, NULL);
+        if (r->manifest.rc != 0)
+            return rc; /* what came before is told: it was wrong */
+    }
+}
+
+static int open_presplit(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+                         struct ps_err *err)
+{
+    int rc = take_manifest(f, r, trust, err);
     if (rc == 0)
         rc = take_config(f, r, err);
     if (rc == 0)
@@ -211,20 +255,6 @@ static int open_folder(struct ps_model_files *f, struct roots *r, struct ps_err 
     return ps_folder_open(&f->map, r->src, f->config, f->config_len, err);
 }
 
-/* Before a byte of the manifest is believed. */
-static int check_signature(struct roots *r, const struct ps_trust *trust, struct ps_err *err)
-{
-    struct ps_fetched sig = {0};
-    ps_fetch(&sig, r->src, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES);
-    int rc = sig.rc == 0 || ps_fetched_is_missing(&sig)
-                 ? ps_trust_check(trust, r->manifest.bytes, r->manifest.len, sig.bytes, sig.len, err)
-                 : fail_as(&sig, err);
-    ps_fetched_deinit(&sig);
-    if (rc != 0)
-        ps_err_prefix(err, "%s", r->src->label);
-    return rc;
-}
-
 static int fail_unsigned(const struct roots *r, struct ps_err *err)
 {
     return ps_err_set(err, PS_EDATA, ORIGIN,
@@ -236,11 +266,8 @@ static int fail_unsigned(const struct roots *r, struct ps_err *err)
 static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
                      struct ps_err *err)
 {
-    int rc = r->manifest.rc == 0 && trust ? check_signature(r, trust, err) : 0;
-    if (rc != 0)
-        return rc;
     if (r->manifest.rc == 0)
-        return open_presplit(f, r, err);
+        return open_presplit(f, r, trust, err);
     if (trust && r->config.rc == 0)
         return fail_unsigned(r, err);
     /* Stores that hide what does not exist say 403: believable only where something else may be read. */
@@ -282,9 +309,7 @@ static int open_small(struct ps_model_files *f, struct roots *r, const struct ps
         return 0;
     if (r->manifest.rc != 0)
         return fail_as(&r->manifest, err);
-    int rc = trust ? check_signature(r, trust, err) : 0;
-    if (rc == 0)
-        rc = ps_manifest_decode(&f->manifest, r->manifest.bytes, r->manifest.len, err);
+    int rc = take_manifest(f, r, trust, err);
     if (rc == 0) {
         (void)fetch_root(r, 1, err);
         rc = take_config(f, r, err);

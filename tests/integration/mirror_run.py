@@ -121,6 +121,24 @@ def wrong(t, root, form):
     fine(t, run(t, first.url), "nothing of it was kept")
 
 
+def damaged(t):
+    """What is damaged at the first address before anything can be checked by a hash: the manifest itself, or its signature."""
+    key, tree = t.path("k.pem"), t.path("signed")
+    t.equal(t.run("keygen", key).rc, 0, "keygen")
+    t.equal(t.run("split", Setting.plain, tree, "--codec", "lz4", "--sign", key).rc, 0, "split --sign")
+    good, mine = serve(t, tree), ("--verify-key", key + ".pub")
+
+    def at_first(name, change, *args, what, fail):
+        first = serve(t, tree, lambda q, r: setattr(r, "body", change(r.body)) if q.name == name and r.status < 300 else None)
+        fine(t, run(t, first.url, "--mirror", good.url, *args, disk="0"), what, 20)
+        badhttp.check_failed(t, run(t, first.url, *args, disk="0"), *fail, what=what + ", nowhere else")
+    manifest, sig = "penstock.manifest", "penstock.manifest.sig"
+    at_first(manifest, lambda b: b"\xff" + b[1:], what="a damaged manifest", fail=(4, ("manifest",)))
+    at_first(manifest, lambda b: b"<!DOCTYPE html>".ljust(len(b)), what="a page for a manifest", fail=(3, ()))
+    at_first(manifest, lambda b: b[:-1] + bytes([b[-1] ^ 1]), *mine, what="a manifest that nobody signed", fail=(4, ("signature",)))
+    at_first(sig, lambda b: b[:-2] + b"x\n", *mine, what="a damaged signature", fail=(4, ("signature",)))
+
+
 def deaths(server, n, back_after=None):
     """From its n-th request on the server resets every connection; for so many seconds, or for good. The small ranges by
     which mirrors of a plain folder are compared do not count, and get through."""
@@ -318,7 +336,7 @@ def main():
         Setting.text = t.run("run", Setting.plain, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
-        parts = (unreachable, lost, wrong, dies, storm, hangs, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
+        parts = (unreachable, lost, wrong, damaged, dies, storm, hangs, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
              egress)
         badhttp.side_by_side(t, [(p.__name__, p) for p in parts if not only or p.__name__ in only])
 
