@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/json.h"
@@ -68,14 +69,42 @@ static const char *device_of(const struct ps_opts *o, const struct ps_size *vram
     return !none || o->gpu_layers > 0 ? "cuda" : "cpu";
 }
 
-/* The token, or its file: an option beats the variable of the other one. */
+/* What stands for one thing under several names: an option beats the variable of another one. An Authorization among
+ * the headers is seen where it is written out; one in an @FILE beside a token is refused when that is read. */
+static bool has_authorization(const struct ps_opts *o)
+{
+    static const char name[] = "Authorization:";
+
+    for (size_t i = 0; i < o->header.n; i++)
+        if (strncasecmp(o->header.items[i], name, sizeof name - 1) == 0)
+            return true;
+    return false;
+}
+
 static const char *token_of(const struct ps_opts *o, bool file)
 {
     const enum ps_opt_origin t = ps_opts_origin(o, "bearer"), f = ps_opts_origin(o, "bearer-file");
 
+    if (ps_opts_origin(o, "header") > (t > f ? t : f) && has_authorization(o))
+        return NULL;
     if (file)
         return t > f ? NULL : o->bearer_file;
     return f > t ? NULL : o->bearer;
+}
+
+/* PENSTOCK_HEADER is one header: where that gives way none is left. */
+static size_t n_headers(const struct ps_opts *o)
+{
+    const enum ps_opt_origin h = ps_opts_origin(o, "header");
+    const bool token = ps_opts_origin(o, "bearer") > h || ps_opts_origin(o, "bearer-file") > h;
+
+    return token && has_authorization(o) ? 0 : o->header.n;
+}
+
+/* PENSTOCK_KEY is that of PENSTOCK_CERT: a certificate given as an option brings its own, in its file or by --key. */
+static const char *key_of(const struct ps_opts *o)
+{
+    return ps_opts_origin(o, "cert") > ps_opts_origin(o, "key") ? NULL : o->key;
 }
 
 static void fill_access(struct ps_access_options *a, const struct ps_opts *o)
@@ -84,12 +113,12 @@ static void fill_access(struct ps_access_options *a, const struct ps_opts *o)
         .bearer = token_of(o, false),
         .bearer_file = token_of(o, true),
         .headers = o->header.items,
-        .n_headers = o->header.n,
+        .n_headers = n_headers(o),
         .netrc = o->netrc,
         .netrc_file = o->netrc_file,
         .ca_file = o->cacert,
         .cert_file = o->cert,
-        .key_file = o->key,
+        .key_file = key_of(o),
     };
 }
 
@@ -101,10 +130,10 @@ static void fill_source(struct ps_source_options *s, const struct ps_opts *o)
         .bearer = token_of(o, false),
         .bearer_file = token_of(o, true),
         .headers = o->header.items,
-        .n_headers = (uint32_t)o->header.n,
+        .n_headers = (uint32_t)n_headers(o),
         .netrc_file = o->netrc_file,
         .cert = o->cert,
-        .key = o->key,
+        .key = key_of(o),
         .cacert = o->cacert,
         .mirrors = o->mirror.items,
         .n_mirrors = (uint32_t)o->mirror.n,

@@ -90,8 +90,10 @@ static int open_listener(struct listener *l, const struct ps_opts *o, struct ps_
     return 0;
 }
 
-static int announce(const struct ps_opts *o, const struct listener *l, struct ps_err *err)
+static int announce(const struct ps_opts *o, const struct listener *l,
+                    const struct ps_share_folder *folder, struct ps_err *err)
 {
+    const bool is_model = ps_share_folder_is_model(folder);
     struct ps_json_writer w;
     struct ps_strbuf b;
     char url[300];
@@ -99,8 +101,8 @@ static int announce(const struct ps_opts *o, const struct listener *l, struct ps
 
     snprintf(url, sizeof url, "http://%s", l->address);
     if (!o->quiet)
-        fprintf(stderr, "sharing %s at %s/ (stop with Ctrl-C): penstock run %s\n", o->args[0], url,
-                url);
+        fprintf(stderr, "sharing %s at %s/ (stop with Ctrl-C): penstock run %s%s\n", o->args[0],
+                url, url, is_model ? "" : "/FOLDER (it is no model itself)");
     if (!l->loopback)
         fprintf(stderr,
                 "penstock: warning: whoever reaches %s can read %s: there is no authentication\n",
@@ -152,7 +154,7 @@ static int serve(const struct ps_opts *o, struct listener *l, const struct ps_sh
     /* Before the announcement: whoever reads it may send a signal at once. */
     sem_init(&stopper.told, 0, 0);
     ps_interrupt_set(tell, &stopper);
-    rc = announce(o, l, err);
+    rc = announce(o, l, folder, err);
     if (rc == 0)
         signo = wait_for_signal(&stopper);
     ps_share_server_stop(server, rc == 0 ? STOP_GRACE_S : 0);

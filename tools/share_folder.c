@@ -108,11 +108,19 @@ int ps_share_folder_file(const struct ps_share_folder *f, const char *name, stru
     return fd;
 }
 
+static bool has(const struct ps_share_folder *f, const char *name)
+{
+    return faccessat(f->fd, name, R_OK, 0) == 0;
+}
+
+bool ps_share_folder_is_model(const struct ps_share_folder *f)
+{
+    return has(f, "penstock.manifest") || has(f, "config.json");
+}
+
 const char *ps_share_folder_kind(const struct ps_share_folder *f)
 {
-    if (faccessat(f->fd, "penstock.manifest", R_OK, 0) == 0)
-        return "a pre-split model";
-    if (faccessat(f->fd, "config.json", R_OK, 0) == 0)
-        return "a model folder";
-    return "a folder";
+    if (!ps_share_folder_is_model(f))
+        return "a folder";
+    return has(f, "penstock.manifest") ? "a pre-split model" : "a model folder";
 }

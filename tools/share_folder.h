@@ -2,6 +2,7 @@
  * Thread-safe. */
 #ifndef PS_TOOLS_SHARE_FOLDER_H
 #define PS_TOOLS_SHARE_FOLDER_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/stat.h>
 #include "base/err.h"
@@ -16,7 +17,8 @@ void ps_share_folder_close(struct ps_share_folder *f);
  * unhidden, or, where the folder is a snapshot of a Hugging Face cache (models--x/snapshots/y),
  * in that entry's blobs. */
 int ps_share_folder_file(const struct ps_share_folder *f, const char *name, struct stat *st);
-/* Half a sentence on what the folder is: "a pre-split model". */
+/* Whether it is a model itself, of either form; and half a sentence on what the folder is: "a pre-split model". */
+bool ps_share_folder_is_model(const struct ps_share_folder *f);
 const char *ps_share_folder_kind(const struct ps_share_folder *f);
 
 /* Pure: does the real path `file` lie below the real path `root` or its blobs? */

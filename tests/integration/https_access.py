@@ -97,6 +97,11 @@ def tokens(t):
            "two tokens")
     fine(t, run(t, web.url, "--bearer", TOKEN, env={"PENSTOCK_BEARER_FILE": t.path("none")}), "--bearer beats PENSTOCK_BEARER_FILE")
     fine(t, run(t, web.url, "--bearer-file", token, env={"PENSTOCK_BEARER": "another"}), "--bearer-file beats PENSTOCK_BEARER")
+    wrong = {"PENSTOCK_HEADER": "authorization: Basic bm9ib2R5"}
+    fine(t, run(t, web.url, "--bearer", TOKEN, env=wrong), "--bearer beats an Authorization in PENSTOCK_HEADER")
+    fine(t, run(t, web.url, "--bearer-file", token, env=wrong), "--bearer-file beats it, too")
+    fine(t, run(t, web.url, "-H", "Authorization: Bearer " + TOKEN, env={"PENSTOCK_BEARER": "another"}), "an Authorization as an option beats PENSTOCK_BEARER")
+    failed(t, run(t, web.url, env={"PENSTOCK_BEARER": TOKEN, **wrong}), 2, ("Authorization",), "two variables")
     several(t, web, token)
     r = subprocess.run([t.program, "tokenize", web.url, "x", "--bearer-file", "/dev/stdin"], input=TOKEN.encode(), capture_output=True,
                        env={"HOME": t.path("home")})
@@ -239,6 +244,9 @@ def certificates(t):
     fine(t, run(t, strict.url, "--cacert", ca, "--cert", me, "--key", key), "a client certificate")
     t.check("penstock test me" in str(strict.log[-1].subject), f"whose: {strict.log[-1].subject}")
     fine(t, run(t, strict.url, "--cacert", ca, "--cert", both), "with its key in one file")
+    other = write(t, "other.key", open(certs.certificate(t, "other", "DNS:other", ca="ca")[1], "rb").read())
+    fine(t, run(t, strict.url, "--cacert", ca, "--cert", both, env={"PENSTOCK_KEY": other}), "PENSTOCK_KEY is none of a --cert")
+    fine(t, run(t, strict.url, "--cacert", ca, "--key", key, env={"PENSTOCK_KEY": other, "PENSTOCK_CERT": me}), "--key beats PENSTOCK_KEY")
     failed(t, run(t, strict.url, "--cacert", ca), 3, ("client certificate", "--cert"), "none, where one is wanted", 10)
     alien = certs.certificate(t, "alien", "DNS:me", ca="foreign-ca")
     failed(t, run(t, strict.url, "--cacert", ca, "--cert", alien[0], "--key", alien[1]), 3, ("client certificate",), "a foreign one", 10)

@@ -240,8 +240,11 @@ def test_end(folder):
     begin = time.monotonic()
     rc, err = share.stop(signal.SIGINT)
     check(rc == 130 and time.monotonic() - begin < 5, f"SIGINT ends with 130 at once, not {rc}")
-    check(f"penstock run {share.facts['url']}" in err, f"the announcement: {err}")
+    check(f"penstock run {share.facts['url']}\n" in err, f"the announcement: {err}")
     idle.close()
+    share = Share(os.path.dirname(folder))  # what lies around a model is none
+    rc, err = share.stop(signal.SIGINT)
+    check(f"penstock run {share.facts['url']}/FOLDER (it is no model itself)" in err, f"the announcement of a folder: {err}")
 
 
 def test_port(folder):
