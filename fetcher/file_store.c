@@ -219,9 +219,10 @@ static int read_front(struct file_store *s, const struct file_entry *e, void *bu
     return rc;
 }
 
-static int file_get(struct ps_source *base, const char *object, uint64_t max_bytes, char **out,
-                    size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int file_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
+                    char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
+    (void)elsewhere;
     struct file_store *s = (struct file_store *)base;
     struct file_entry *e;
     int rc = check_name(object, err);
@@ -251,9 +252,10 @@ static int file_get(struct ps_source *base, const char *object, uint64_t max_byt
     return rc;
 }
 
-static int file_head(struct ps_source *base, const char *object, void *buf, size_t bytes,
-                     size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int file_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
+                     size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
+    (void)elsewhere;
     struct file_store *s = (struct file_store *)base;
     struct file_entry *e;
     int rc = check_name(object, err);

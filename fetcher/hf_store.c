@@ -350,8 +350,8 @@ static void hf_await(struct ps_source *base, struct ps_range *r)
         ps_source_await(from, r);
 }
 
-static int hf_get(struct ps_source *base, const char *name, uint64_t max_bytes, char **out,
-                  size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int hf_get(struct ps_source *base, const char *name, bool elsewhere, uint64_t max_bytes,
+                  char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct hf_store *s = (struct hf_store *)base;
     struct ps_source *from;
@@ -361,7 +361,7 @@ static int hf_get(struct ps_source *base, const char *name, uint64_t max_bytes, 
     if (rc == 0)
         rc = choose(s, name, false, &from, &held, err);
     if (rc == 0)
-        rc = ps_source_get(from, name, max_bytes, &data, len, info, err);
+        rc = from->ops->get(from, name, elsewhere, max_bytes, &data, len, info, err);
     if (rc != 0)
         return rc;
     rc = name_version(s, name, held, info, err);
@@ -372,8 +372,8 @@ static int hf_get(struct ps_source *base, const char *name, uint64_t max_bytes, 
     return rc;
 }
 
-static int hf_head(struct ps_source *base, const char *name, void *buf, size_t bytes, size_t *len,
-                   struct ps_object_info *info, struct ps_err *err)
+static int hf_head(struct ps_source *base, const char *name, bool elsewhere, void *buf,
+                   size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct hf_store *s = (struct hf_store *)base;
     struct ps_source *from;
@@ -382,7 +382,7 @@ static int hf_head(struct ps_source *base, const char *name, void *buf, size_t b
     if (rc == 0)
         rc = choose(s, name, false, &from, &held, err);
     if (rc == 0)
-        rc = ps_source_head(from, name, buf, bytes, len, info, err);
+        rc = from->ops->head(from, name, elsewhere, buf, bytes, len, info, err);
     if (rc == 0)
         rc = name_version(s, name, held, info, err);
     if (rc != 0)

@@ -8,7 +8,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#define ORIGIN "fetcher"
+#define ORIGIN       "fetcher"
+#define ELSEWHERE_NS (PS_NS_PER_S / 4)
 
 uint64_t http_job_from(const struct http_job *j)
 {
@@ -101,7 +102,7 @@ static void refuse_egress_locked(struct http_store *s, struct http_job *j)
     struct ps_err err;
     ps_err_set(&err, PS_EBUDGET, ORIGIN,
                "egress limit reached: %s: raise --max-egress (now %llu bytes) or use a mirror",
-               j->obj->where, (unsigned long long)s->opt.max_egress_bytes);
+               j->obj->where, (unsigned long long)ps_store_egress_told(s->opt.max_egress_bytes));
     http_finish_push_locked(s, j, PS_EBUDGET, &err);
 }
 
@@ -370,6 +371,15 @@ static void hold_locked(struct http_store *s, const struct http_failure *f, uint
         s->hold_until_ns = now_ns + f->retry_after_ns;
 }
 
+/* Failing servers are waited for while there is time, or for a moment where others have the same bytes. */
+static uint64_t patience_ns(const struct http_store *s, const struct http_job *j,
+                            enum ps_retry_class cls)
+{
+    const uint64_t ns = http_job_deadline_ns(s, j);
+    const bool failing = cls == PS_RETRY_SERVER || cls == PS_RETRY_THROTTLE;
+    return j->r->elsewhere && failing && ns > ELSEWHERE_NS ? ELSEWHERE_NS : ns;
+}
+
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
                      uint64_t now_ns, uint64_t random)
 {
@@ -382,7 +392,7 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         .failures = j->failures,
         .bad_replies = j->bad_replies,
         .elapsed_ns = now_ns - j->first_ns,
-        .deadline_ns = http_job_deadline_ns(s, j),
+        .deadline_ns = patience_ns(s, j, f->cls),
         .retry_after_ns = f->retry_after_ns,
         .first_contact = !s->host_seen,
         .connect_limit_ns = s->opt.connect_timeout_s * PS_NS_PER_S,

@@ -309,6 +309,7 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
                          .bytes = upto - k->len,
                          .buf = k->data,
                          .deadline_ns = s->opt.question_deadline_s * PS_NS_PER_S,
+                         .elsewhere = k->elsewhere,
                          .done = waiter_done,
                          .user = &w};
     waiter_add(&w, 1);
@@ -384,6 +385,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
                                    .bytes = pieces[sent].to - pieces[sent].from,
                                    .buf = k->data + pieces[sent].from,
                                    .object_bytes = k->total,
+                                   .elsewhere = k->elsewhere,
                                    .done = waiter_done,
                                    .user = &w};
             rc = submit_job(s, r, NULL, err);
@@ -440,13 +442,14 @@ static int check_name(const char *object, struct ps_err *err)
                : ps_err_set(err, PS_EDATA, ORIGIN, "bad object name: %s", object);
 }
 
-static int http_get(struct ps_source *base, const char *object, uint64_t max_bytes, char **out,
-                    size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int http_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
+                    char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct http_store *s = (struct http_store *)base;
     /* One byte beyond the limit, so that "larger" is seen also where the server never tells the
      * size. */
     struct http_sink k = {.growable = true,
+                          .elsewhere = elsewhere,
                           .max = max_bytes < SIZE_MAX / 2 ? max_bytes + 1 : SIZE_MAX / 2};
     int rc = check_name(object, err);
     if (rc == 0)
@@ -461,11 +464,11 @@ static int http_get(struct ps_source *base, const char *object, uint64_t max_byt
     return 0;
 }
 
-static int http_head(struct ps_source *base, const char *object, void *buf, size_t bytes,
-                     size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int http_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
+                     size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct http_store *s = (struct http_store *)base;
-    struct http_sink k = {.data = buf, .cap = bytes, .max = bytes};
+    struct http_sink k = {.data = buf, .cap = bytes, .max = bytes, .elsewhere = elsewhere};
     int rc = check_name(object, err);
     if (rc == 0 && bytes == 0)
         rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "head of no bytes: %s", object);

@@ -159,6 +159,7 @@ static void fill_locked(struct mirror_store *m, struct mirror_job *j, unsigned i
     j->inner.user = j;
     if ((int)i != m->reference)
         j->inner.etag = NULL; /* a name that only the reference knows */
+    j->inner.elsewhere = others > 0;
     j->inner.deadline_ns =
         ps_mirror_patience_ns(all > spent ? all - spent : PS_NS_PER_S, others, h->failures > 0);
     j->at = i;
@@ -207,7 +208,8 @@ static enum step step_locked(struct mirror_store *m, struct mirror_job *j, unsig
         j->state = MIRROR_MOVING; /* the caller's to end, nobody else's */
         j->rc = ps_err_set(&j->err, PS_EBUDGET, ORIGIN,
                            "egress limit reached: %s: raise --max-egress (now %llu bytes)",
-                           j->outer->object, (unsigned long long)m->opt.max_egress_bytes);
+                           j->outer->object,
+                           (unsigned long long)ps_store_egress_told(m->opt.max_egress_bytes));
         return STEP_FAILED;
     }
     fill_locked(m, j, (unsigned)i, now_ns);

@@ -131,10 +131,11 @@ struct question {
     struct ps_object_info info;
 };
 
-static int ask(struct ps_source *s, struct question *q, struct ps_err *err)
+static int ask(struct ps_source *s, struct question *q, bool elsewhere, struct ps_err *err)
 {
-    return q->is_get ? ps_source_get(s, q->object, q->max_bytes, &q->data, &q->len, &q->info, err)
-                     : ps_source_head(s, q->object, q->buf, q->bytes, &q->len, &q->info, err);
+    return q->is_get
+               ? s->ops->get(s, q->object, elsewhere, q->max_bytes, &q->data, &q->len, &q->info, err)
+               : s->ops->head(s, q->object, elsewhere, q->buf, q->bytes, &q->len, &q->info, err);
 }
 
 /* Whoever has no manifest may still hold the model, as a plain folder: then there is none, and nobody else is asked.
@@ -244,8 +245,9 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
             break;
         struct ps_err why = {0};
         struct ps_source *s = mirror_open(m, (unsigned)i, &why);
-        int rc = s ? ask(s, q, &why) : PS_ENET;
         tried |= 1u << i;
+        const bool elsewhere = next_to_ask(m, q->object, tried, anyone) >= 0;
+        int rc = s ? ask(s, q, elsewhere, &why) : PS_ENET;
         lasting |= rc == PS_ENET && s;
         if (rc == 0) {
             note_answer(m, (unsigned)i, q);
@@ -277,10 +279,11 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
     return told ? told : ps_err_set(err, PS_ENET, ORIGIN, "%s: nobody to ask", q->object);
 }
 
-static int mirror_get(struct ps_source *base, const char *object, uint64_t max_bytes, char **out,
-                      size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int mirror_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
+                      char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct question q = {.object = object, .is_get = true, .max_bytes = max_bytes};
+    (void)elsewhere; /* that is known here */
     int rc = put((struct mirror_store *)base, &q, err);
     if (rc != 0)
         return rc;
@@ -291,10 +294,11 @@ static int mirror_get(struct ps_source *base, const char *object, uint64_t max_b
     return 0;
 }
 
-static int mirror_head(struct ps_source *base, const char *object, void *buf, size_t bytes,
-                       size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int mirror_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
+                       size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct question q = {.object = object, .buf = buf, .bytes = bytes};
+    (void)elsewhere;
     int rc = put((struct mirror_store *)base, &q, err);
     if (rc != 0)
         return rc;

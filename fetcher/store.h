@@ -58,6 +58,12 @@ static inline uint64_t ps_store_egress_limit(const struct ps_size *s)
     return s->kind != PS_SIZE_BYTES ? 0 : s->bytes ? s->bytes : 1;
 }
 
+/* The same number as the user wrote it, for messages. */
+static inline uint64_t ps_store_egress_told(uint64_t max_egress_bytes)
+{
+    return max_egress_bytes == 1 ? 0 : max_egress_bytes;
+}
+
 /* A remote model may have mirrors (options, or a list beside its manifest): mirror_store.c stands before its store
  * then. No request is made and, for http, no connection opened: that is submit's and get's business. A missing
  * local folder is PS_ENOTFOUND. */

@@ -32,6 +32,7 @@ struct ps_range {
     const char *etag;
     uint64_t object_bytes; /* total size if known, else 0; a reply that says otherwise is PS_EDATA */
     uint64_t priority;     /* smaller is asked first (position in consumption order) */
+    bool elsewhere; /* others can be asked for it: a server that answers that it is failing is not waited for */
     bool alone; /* never joined with a neighbour in one request: a piece of what is waited for */
     uint64_t deadline_ns; /* 0: the source's; else the longest time that this range may go without success */
     void (*done)(struct ps_range *r, int rc, const struct ps_err *err);
@@ -70,13 +71,13 @@ struct ps_source_ops {
     void (*await)(struct ps_source *s, struct ps_range *r);
     /* Blocking: a whole small object of at most max_bytes (config, tokenizer, manifest) into fresh
      * memory (ps_free). A NUL is put behind it. Fills *info (nullable). PS_ENOTFOUND, PS_EREFUSED,
-     * PS_ENET, PS_EDATA (larger than max). */
-    int (*get)(struct ps_source *s, const char *object, uint64_t max_bytes, char **out, size_t *len,
-               struct ps_object_info *info, struct ps_err *err);
+     * PS_ENET, PS_EDATA (larger than max). elsewhere: as in struct ps_range. */
+    int (*get)(struct ps_source *s, const char *object, bool elsewhere, uint64_t max_bytes,
+               char **out, size_t *len, struct ps_object_info *info, struct ps_err *err);
     /* Blocking: the first `bytes` of an object (less if it is shorter) with its info; for headers.
      * *len tells how many came. */
-    int (*head)(struct ps_source *s, const char *object, void *buf, size_t bytes, size_t *len,
-                struct ps_object_info *info, struct ps_err *err);
+    int (*head)(struct ps_source *s, const char *object, bool elsewhere, void *buf, size_t bytes,
+                size_t *len, struct ps_object_info *info, struct ps_err *err);
     /* For local sources: path of the object (heap, ps_free) so that it can be read directly; NULL
      * op or PS_EUNSUPPORTED otherwise. */
     int (*local_path)(struct ps_source *s, const char *object, char **path, struct ps_err *err);
@@ -114,12 +115,12 @@ static inline void ps_source_await(struct ps_source *s, struct ps_range *r)
 static inline int ps_source_get(struct ps_source *s, const char *object, uint64_t max, char **out,
                                 size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    return s->ops->get(s, object, max, out, len, info, err);
+    return s->ops->get(s, object, false, max, out, len, info, err);
 }
 static inline int ps_source_head(struct ps_source *s, const char *object, void *buf, size_t bytes,
                                  size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    return s->ops->head(s, object, buf, bytes, len, info, err);
+    return s->ops->head(s, object, false, buf, bytes, len, info, err);
 }
 static inline bool ps_source_distrust(struct ps_source *s, const char *object)
 {

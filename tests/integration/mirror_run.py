@@ -15,6 +15,7 @@ import badhttp  # noqa: E402
 import fakes3  # noqa: E402
 import hub as hub_in_small  # noqa: E402
 import peer  # noqa: E402
+import proxy as web_proxy  # noqa: E402
 
 ARGS = ("-p", "And it came to pass", "-n", "6", "--temp", "0", "--ignore-eos")
 SLOW = 6 if peer.SANITIZED else 1
@@ -182,6 +183,16 @@ def hangs(t, root, form):
 
 
 @forms
+def fails(t, root, form):
+    """A server that answers each question with 500 costs a moment, where another has what it should give."""
+    first, second, mirror = serve(t, root, lambda q, r: r.error(500)), serve(t, root, lambda q, r: r.error(503)), serve(t, root)
+    r = fine(t, run(t, first.url, "--mirror", second.url, "--mirror", mirror.url), "500 and 503 for everything", 3)
+    t.check(len(first.log) < 40, f"it is left alone: {len(first.log)} requests")
+    first = serve(t, root, lambda q, r: r.error(500) if withheld(q) else None)
+    fine(t, run(t, first.url, "--mirror", mirror.url, cache="c2"), "500 for weights", 3)
+
+
+@forms
 def refuses(t, root, form):
     first = serve(t, root, lambda q, r: r.error(403) if withheld(q) else None)
     mirror = serve(t, root)
@@ -264,10 +275,11 @@ def listed(t):
         if q.name.endswith(".shard") and (q.first or 0) > 0:
             r.error(404)
 
-    def attempt(text, what, cache, ok=True):
+    def attempt(text, what, cache, ok=True, env=None):
         write(text)
         first.set(fails)
-        r = run(t, first.url, "-H", "X-Key: hdrS3cret", "--net-deadline", "8", cache=cache, env={"PENSTOCK_LOG": "debug"})
+        r = run(t, first.url, "-H", "X-Key: hdrS3cret", "--net-deadline", "8", cache=cache,
+                env={"PENSTOCK_LOG": "debug", **(env or {})})
         return fine(t, r, what, 25) if ok else badhttp.check_failed(t, r, 3, (), what=what) if "debug" not in r.err else \
             t.equal(r.rc, 3, f"{what}: {r}")
 
@@ -279,6 +291,12 @@ def listed(t):
     attempt(json.dumps([mirror.url.replace("127.0.0.1", "localhost")]), "a bare list, a name", "c3")
     for i, text in enumerate(("{", "[]", '{"mirrors": 3}', "\0\0", "[" * 100, json.dumps([peer.KJV]), json.dumps({"mirrors": ["x" * 70000]}))):
         attempt(text, f"no list: {text[:12]!r}", f"d{i}", ok=False)
+    # behind a proxy nobody knows how far away the first address is: its list names nothing that is near
+    proxy = web_proxy.Proxy()
+    t.servers.append(proxy)
+    asked = len(mirror.log)
+    attempt(json.dumps([mirror.url]), "a list behind a proxy", "p", ok=False, env={"http_proxy": f"http://127.0.0.1:{proxy.port}"})
+    t.check(proxy.take() and len(mirror.log) == asked, "the mirror that it names is not asked")
     os.unlink(os.path.join(root, "mirrors.json"))
     first.set(None)
     fine(t, run(t, first.url, cache="e"), "without a list")
@@ -336,7 +354,7 @@ def main():
         Setting.text = t.run("run", Setting.plain, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
-        parts = (unreachable, lost, wrong, damaged, dies, storm, hangs, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
+        parts = (unreachable, lost, wrong, damaged, dies, storm, hangs, fails, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
              egress)
         badhttp.side_by_side(t, [(p.__name__, p) for p in parts if not only or p.__name__ in only])
 
