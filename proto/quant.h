@@ -7,12 +7,12 @@
  *     NF4B64   ceil(nb / 2) * 64 bytes of codes, then nb scales (float16), then zeros up to a multiple of 16 bytes
  *     MXFP4    ceil(K / 32) * 16 bytes of codes; its scales (e8m0, one per 32 weights) lie elsewhere
  *
- * with nb = ceil(K / 64). The weight of Q8B64 is code * scale, of NF4B64 value[code] * scale. Byte i of a block of
- * NF4B64 holds code i in its low half and code i + 32 in its high half, so that a register of bytes unpacks into two
- * runs; two blocks share 64 bytes, eight of one and eight of the other by turns, so that four lanes with a load of 16
- * bytes each hold both, a quarter of either (half the loads that a GPU would need for blocks one behind the other; on
- * a CPU a register holds both anyway). MXFP4 (OCP Microscaling Formats 1.0, as gpt-oss stores it) holds an even
- * element and the odd one behind it.
+ * with nb = ceil(K / 64). The weight of Q8B64 is code * scale, of NF4B64 value[code] * scale; scales may be negative.
+ * Byte i of a block of NF4B64 holds code i in its low half and code i + 32 in its high half, so that a register of
+ * bytes unpacks into two runs; two blocks share 64 bytes, eight of one and eight of the other by turns, so that four
+ * lanes with a load of 16 bytes each hold both, a quarter of either (half the loads that a GPU would need for blocks
+ * one behind the other; on a CPU a register holds both anyway). MXFP4 (OCP Microscaling Formats 1.0, as gpt-oss stores
+ * it) holds an even element and the odd one behind it.
  * What lies beyond K in the last block multiplies zeros: codes of weight zero.
  *
  * NF4: the sixteen values of Dettmers et al. 2023, arXiv:2305.14314, each rounded to the nearest bf16 (ties to even).

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/codec/block.h"
+#include "kernels/codec/quant_costs.h"
 #include "kernels/codec/quant_middles.h"
 #include "kernels/codec/quant_ops.h"
 #include "kernels/kernel_scalar.h"
@@ -109,6 +110,16 @@ static inline void vbytes(uint8_t *out, ints q)
 static inline void vhalves(uint16_t *out, lanes a)
 {
     EACH out[l] = ps_f32_to_f16(a.f[l]);
+}
+static inline void vcosts(uint16_t sums[PS_NF4_SCALES], const uint8_t at[PS_QUANT_BLOCK],
+                          const struct ps_nf4_costs *costs)
+{
+    uint32_t wide[PS_NF4_SCALES] = {0}; /* 64 times 65535 fits */
+    for (size_t i = 0; i < PS_QUANT_BLOCK; i++)
+        for (int c = 0; c < PS_NF4_SCALES; c++)
+            wide[c] += costs->of[at[i]][c];
+    for (int c = 0; c < PS_NF4_SCALES; c++)
+        sums[c] = (uint16_t)(wide[c] < UINT16_MAX ? wide[c] : UINT16_MAX);
 }
 static inline void vwiden(float *out, enum ps_dtype t, const uint8_t *weights)
 {

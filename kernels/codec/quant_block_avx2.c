@@ -2,6 +2,7 @@
 #include <immintrin.h>
 #include <math.h>
 
+#include "kernels/codec/quant_costs.h"
 #include "kernels/codec/quant_middles.h"
 #include "kernels/codec/quant_ops.h"
 #include "kernels/kernel_scalar.h"
@@ -121,6 +122,18 @@ static inline void vhalves(uint16_t *out, lanes x)
                      _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     _mm_storeu_si128((__m128i *)(void *)(out + 8),
                      _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline void vcosts(uint16_t sums[PS_NF4_SCALES], const uint8_t at[PS_QUANT_BLOCK],
+                          const struct ps_nf4_costs *costs)
+{
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (size_t i = 0; i < PS_QUANT_BLOCK; i++) {
+        const __m256i *row = (const __m256i *)(const void *)costs->of[at[i]];
+        a = _mm256_adds_epu16(a, _mm256_load_si256(row));
+        b = _mm256_adds_epu16(b, _mm256_load_si256(row + 1));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)sums, a);
+    _mm256_storeu_si256((__m256i *)(void *)(sums + 16), b);
 }
 static inline __m256 widen8(enum ps_dtype t, const uint8_t *weights)
 {

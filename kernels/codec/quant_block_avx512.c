@@ -2,6 +2,7 @@
 #include <immintrin.h>
 #include <math.h>
 
+#include "kernels/codec/quant_costs.h"
 #include "kernels/codec/quant_middles.h"
 #include "kernels/codec/quant_ops.h"
 #include "kernels/kernel_scalar.h"
@@ -68,6 +69,16 @@ static inline void vhalves(uint16_t *out, lanes a)
 {
     _mm256_storeu_si256((__m256i *)(void *)out,
                         _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline void vcosts(uint16_t sums[PS_NF4_SCALES], const uint8_t at[PS_QUANT_BLOCK],
+                          const struct ps_nf4_costs *costs)
+{
+    __m512i a = _mm512_setzero_si512(), b = a;
+    for (size_t i = 0; i < PS_QUANT_BLOCK; i += 2) {
+        a = _mm512_adds_epu16(a, _mm512_load_si512(costs->of[at[i]]));
+        b = _mm512_adds_epu16(b, _mm512_load_si512(costs->of[at[i + 1]]));
+    }
+    _mm512_storeu_si512(sums, _mm512_adds_epu16(a, b));
 }
 static inline void vwiden(float *out, enum ps_dtype t, const uint8_t *weights)
 {

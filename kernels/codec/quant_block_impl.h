@@ -12,12 +12,14 @@
  *     void vhalves(uint16_t *, lanes)              float16, ties to even
  *     void vwiden(float *, enum ps_dtype, const uint8_t *)   sixteen weights as float32
  *
+ *     void vcosts(uint16_t sums[PS_NF4_SCALES], const uint8_t at[64], const struct ps_nf4_costs *)
+ *                               of every candidate, saturating: the order of additions does not matter
+ *
  * The method is that of Dettmers et al. 2023 (arXiv:2305.14314) with a search of the scale by squared error. */
 #ifndef PS_KERNELS_QUANT_BLOCK_IMPL_H
 #define PS_KERNELS_QUANT_BLOCK_IMPL_H
 
-#define QUANT_STEPS      (PS_QUANT_BLOCK / 16)
-#define QUANT_CANDIDATES 17
+#define QUANT_STEPS (PS_QUANT_BLOCK / 16)
 
 static void quant_load(float x[PS_QUANT_BLOCK], enum ps_dtype t, const uint8_t *weights)
 {
@@ -55,49 +57,81 @@ static inline void quant_fold(struct ps_quant_block_sums *out, const struct quan
     out->max_error = vmost(s->max_error);
 }
 
-static void quant_q8(uint8_t codes[PS_QUANT_BLOCK], const float x[PS_QUANT_BLOCK], float scale,
+/* Squared error under a scale, before rounding in the last place. */
+static inline float quant_q8_error(const lanes x[QUANT_STEPS], float scale)
+{
+    lanes inverse = vset(1.0f / scale), sum = vset(0);
+    for (size_t i = 0; i < QUANT_STEPS; i++) {
+        lanes y = vmul(x[i], inverse), d = vsub(y, vround(y));
+        sum = vadd(sum, vmul(d, d));
+    }
+    return vfold(sum) * (scale * scale);
+}
+
+/* `least` * (1 + t / 250), t = 0 .. 15: none clamps a code. A wider step costs little where it meets the weights' own
+ * grid: those of bf16 have 8 bits too. The first of several that are as good. */
+static uint16_t quant_q8_scale(const lanes x[QUANT_STEPS], uint16_t least)
+{
+    static const float steps[16] = {1.000f, 1.004f, 1.008f, 1.012f, 1.016f, 1.020f, 1.024f, 1.028f,
+                                    1.032f, 1.036f, 1.040f, 1.044f, 1.048f, 1.052f, 1.056f, 1.060f};
+    uint16_t scales[16], best = least;
+    float least_error = INFINITY;
+    vhalves(scales, vmul(vset(ps_f16_to_f32(least)), vload(steps)));
+    for (int t = 0; t < 16 && scales[t] < 0x7c00; t++) {
+        if (t > 0 && scales[t] == scales[t - 1])
+            continue;
+        float error = quant_q8_error(x, ps_f16_to_f32(scales[t]));
+        if (error < least_error) {
+            least_error = error;
+            best = scales[t];
+        }
+    }
+    return best;
+}
+
+static void quant_q8(uint8_t codes[PS_QUANT_BLOCK], uint16_t *scale, const float x[PS_QUANT_BLOCK],
                      struct ps_quant_block_sums *sums)
 {
     struct quant_sums s = {vset(0), vset(0), vset(0)};
-    lanes by = vset(scale > 0 ? scale : 1); /* of a scale of 0 all weights are 0 */
+    lanes all[QUANT_STEPS];
+    for (size_t i = 0; i < QUANT_STEPS; i++)
+        all[i] = vload(x + 16 * i);
+    if (*scale > 0)
+        *scale = quant_q8_scale(all, *scale);
+    lanes by = vset(*scale > 0 ? ps_f16_to_f32(*scale) : 1); /* of a scale of 0 all weights are 0 */
     for (size_t i = 0; i < QUANT_STEPS; i++) {
-        lanes w = vload(x + 16 * i), q = vclamp(vround(vdiv(w, by)), -127, 127);
+        lanes w = all[i], q = vclamp(vround(vdiv(w, by)), -127, 127);
         vbytes(codes + 16 * i, vints(q));
         quant_count(&s, w, vmul(q, by));
     }
     quant_fold(sums, &s);
 }
 
-/* Squared error under a scale. */
-static inline float quant_nf4_error(const lanes x[QUANT_STEPS], float scale)
+/* The first with the least of the sums that the candidates cost. */
+static inline int quant_cheapest(const uint16_t sums[PS_NF4_SCALES])
 {
-    lanes by = vset(scale), inverse = vset(1.0f / scale), sum = vset(0);
-    for (size_t i = 0; i < QUANT_STEPS; i++) {
-        lanes d = vsub(x[i], vmul(vvalues(vsearch(vmul(x[i], inverse))), by));
-        sum = vadd(sum, vmul(d, d));
-    }
-    return vfold(sum);
+    uint16_t least = UINT16_MAX;
+    for (int c = 0; c < PS_NF4_SCALES; c++)
+        least = sums[c] < least ? sums[c] : least;
+    int c = 0;
+    while (c < PS_NF4_SCALES - 1 && sums[c] != least)
+        c++;
+    return c;
 }
 
-/* max|w| * (1 - t / 50), t = 0 .. 16; the first of several that are as good. A scale of 0 makes all codes zero. */
+/* See quant_costs.h. 0, which makes all codes zero, for weights below float16. */
 static uint16_t quant_nf4_scale(const lanes x[QUANT_STEPS], float largest)
 {
-    static const float steps[16] = {0.98f, 0.96f, 0.94f, 0.92f, 0.90f, 0.88f, 0.86f, 0.84f,
-                                    0.82f, 0.80f, 0.78f, 0.76f, 0.74f, 0.72f, 0.70f, 0.68f};
-    uint16_t scales[QUANT_CANDIDATES], best = 0;
-    float least = INFINITY;
-    scales[0] = ps_f32_to_f16(largest);
-    vhalves(scales + 1, vmul(vset(largest), vload(steps)));
-    for (int t = 0; t < QUANT_CANDIDATES; t++) {
-        if (scales[t] == 0 || (t > 0 && scales[t] == scales[t - 1]))
-            continue;
-        float error = quant_nf4_error(x, ps_f16_to_f32(scales[t]));
-        if (error < least) {
-            least = error;
-            best = scales[t];
-        }
-    }
-    return best;
+    const struct ps_nf4_costs *costs = ps_nf4_costs();
+    uint16_t sums[PS_NF4_SCALES];
+    uint8_t at[PS_QUANT_BLOCK];
+    if (ps_f32_to_f16(largest) == 0)
+        return 0;
+    lanes per = vset(127.0f / largest);
+    for (size_t i = 0; i < QUANT_STEPS; i++)
+        vbytes(at + 16 * i, vints(vround(vmul(x[i], per))));
+    vcosts(sums, at, costs);
+    return ps_f32_to_f16(largest * costs->scales[quant_cheapest(sums)]);
 }
 
 static void quant_nf4(uint8_t codes[PS_QUANT_BLOCK], uint16_t *scale, const float x[PS_QUANT_BLOCK],

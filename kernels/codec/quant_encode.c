@@ -50,7 +50,7 @@ static bool put_block(uint8_t *codes, size_t b, uint16_t *scale, enum ps_dtype t
         *scale = q8_scale(largest);
         if (*scale >= 0x7c00)
             return false;
-        ops->q8(codes + b * BLOCK, x, ps_f16_to_f32(*scale), &sums);
+        ops->q8(codes + b * BLOCK, scale, x, &sums);
     } else {
         if (largest > F16_MAX)
             return false;

@@ -19,10 +19,11 @@ struct ps_quant_ops {
     void (*load)(float x[PS_QUANT_BLOCK], enum ps_dtype t, const uint8_t *weights);
     /* The bits of the largest magnitude; from 0x7f800000 on not all are finite. */
     uint32_t (*largest)(const float x[PS_QUANT_BLOCK]);
-    /* Codes as int8 under a scale that reaches the largest; zeros for a scale of 0. */
-    void (*q8)(uint8_t codes[PS_QUANT_BLOCK], const float x[PS_QUANT_BLOCK], float scale,
+    /* Codes as int8. *scale: in, the least float16 that reaches the largest; out, the one taken, at most 1.06 times
+     * that. Zeros for a scale of 0. */
+    void (*q8)(uint8_t codes[PS_QUANT_BLOCK], uint16_t *scale, const float x[PS_QUANT_BLOCK],
                struct ps_quant_block_sums *sums);
-    /* Codes (0 .. 15) under the best of the seventeen scales, and that scale as float16. */
+    /* Codes (0 .. 15) under the cheapest scale of quant_costs.h, and that scale as float16. */
     void (*nf4)(uint8_t codes[PS_QUANT_BLOCK], uint16_t *scale, const float x[PS_QUANT_BLOCK],
                 float largest, struct ps_quant_block_sums *sums);
 };
