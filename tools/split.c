@@ -30,6 +30,7 @@
 #define WAIT_NS        (100u * 1000 * 1000) /* how soon a stop is noticed */
 #define PROGRESS_NS    (250u * 1000 * 1000)
 #define FILE_MAX_BYTES (256u << 20)
+#define ROUNDING       "rounding 2" /* of another way to round, half a tree is not continued */
 
 /* Small files of a model that stay objects of their own, where they exist. */
 static const char *const small_files[] = {
@@ -594,6 +595,8 @@ static int journal_key(uint8_t key[PS_SHA256_BYTES], const struct splitter *s, s
     ps_sha256_update(h, s->files.map->model_id, PS_SHA256_BYTES);
     const char *packing = ps_packing_name(&s->o->packing);
     ps_sha256_update(h, packing, strlen(packing) + 1);
+    if (s->o->packing.quant != PS_DTYPE_NONE)
+        ps_sha256_update(h, ROUNDING, sizeof ROUNDING);
     for (uint32_t i = 0; i < s->plan->n_tensors; i++) {
         const char *name = s->files.map->tensors[s->plan->tensors[i]].name;
         ps_sha256_update(h, name, strlen(name) + 1);

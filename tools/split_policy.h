@@ -1,8 +1,10 @@
 /* What a split may do to a tensor, by its name and shape alone. Pure.
  *
- * Only the matrices of linear layers are rounded: norms, biases, routers, convolutions and whatever is not known keep
- * every bit, embedding and head get 8 bits at least (facts: rounding norms or embeddings to 4 bits ruins small models).
- * Checkpoints that hold few bits already (FP8, MXFP4, packed integers) are carried as they are. */
+ * Only the matrices of linear layers are rounded: norms, biases, routers, convolutions and whatever is not known
+ * keep every bit; embedding and head get 8 bits at least (rounding norms or embeddings to 4 bits ruins small models);
+ * the value projections of attention get one type more than asked for: Q8B64 instead of NF4B64, and all their bits
+ * instead of Q8B64 where they have at most half as many rows as columns. Checkpoints that hold few bits already (FP8,
+ * MXFP4, packed integers) are carried as they are. */
 #ifndef PS_TOOLS_SPLIT_POLICY_H
 #define PS_TOOLS_SPLIT_POLICY_H
 #include "proto/map.h"

@@ -37,6 +37,11 @@ static void who_is_rounded(void **state)
         {"model.layers.3.self_attn.q_proj.weight", 3, PS_F16, PS_Q8B64, PS_NF4B64},
         {"model.layers.3.mlp.experts.7.down_proj.weight", 3, PS_BF16, PS_Q8B64, PS_NF4B64},
         {"model.layers.3.self_attn.kv_b_proj.weight", 3, PS_BF16, PS_Q8B64, PS_NF4B64},
+        {"model.layers.3.self_attn.k_proj.weight", 3, PS_BF16, PS_Q8B64, PS_NF4B64},
+        {"model.layers.3.self_attn.v_proj.weight", 3, PS_BF16, 0, PS_Q8B64},
+        {"layers.3.attention.wv.weight", 3, PS_BF16, 0, PS_Q8B64},
+        {"model.layers.3.self_attn.kv_a_proj_with_mqa.weight", 3, PS_BF16, 0, PS_Q8B64},
+        {"model.layers.3.mlp.v_proj.weight", 3, PS_BF16, PS_Q8B64, PS_NF4B64},
         {"model.embed_tokens.weight", -1, PS_BF16, PS_Q8B64, PS_Q8B64},
         {"lm_head.weight", -1, PS_F32, PS_Q8B64, PS_Q8B64},
         {"model.layers.3.mlp.gate.weight", 3, PS_BF16, 0, 0},
@@ -64,6 +69,10 @@ static void who_is_rounded(void **state)
         t.n_dims = 3;
         assert_int_equal(ps_split_quant_of(&t, PS_Q8B64), PS_DTYPE_NONE);
     }
+    /* as many value heads as query heads: a matrix like the others */
+    struct ps_tensor v = tensor("model.layers.0.self_attn.v_proj.weight", PS_BF16, 256, 256, 0);
+    assert_int_equal(ps_split_quant_of(&v, PS_Q8B64), PS_Q8B64);
+    assert_int_equal(ps_split_quant_of(&v, PS_NF4B64), PS_Q8B64);
     /* rows so short that codes and scales would be more bytes */
     struct ps_tensor t = tensor("model.layers.0.mlp.up_proj.weight", PS_BF16, 8, 33, 0);
     assert_int_equal(ps_split_quant_of(&t, PS_Q8B64), PS_DTYPE_NONE);
