@@ -8,12 +8,15 @@
 #include "base/clock.h"
 #include "base/pool.h"
 #include "kernels/codec/codec.h"
+#include "kernels/codec/quant_encode.h"
+#include "proto/quant.h"
 
 #define BLOCK            ((size_t)256 << 10)
 #define BYTES_PER_THREAD ((size_t)16 << 20)
 #define MIN_BYTES        ((size_t)64 << 20)
 #define DRAWN_BYTES      ((size_t)4 << 20) /* drawing a normal number takes longer than packing it */
 #define PASSES           5
+#define QUANT_K          4096u /* weights of a row to be rounded */
 
 struct bench {
     struct ps_pool *pool;
@@ -21,8 +24,8 @@ struct bench {
     size_t bytes;
     uint32_t *sizes; /* of packed blocks */
     enum ps_codec codec;
-    enum ps_dtype type;
-    bool failed; /* written by any thread, never cleared while they run */
+    enum ps_dtype type, quant; /* quant: what rows are rounded to */
+    bool failed;               /* written by any thread, never cleared while they run */
 };
 
 static void copy_blocks(void *user, unsigned index, unsigned threads)
@@ -40,6 +43,19 @@ static void pack_blocks(void *user, unsigned index, unsigned threads)
         if (ps_codec_encode(b->codec, b->type, b->in + at, BLOCK, b->packed + at, &n, NULL) < 0)
             __atomic_store_n(&b->failed, true, __ATOMIC_RELAXED);
         b->sizes[at / BLOCK] = (uint32_t)n;
+    }
+}
+
+static void round_blocks(void *user, unsigned index, unsigned threads)
+{
+    struct bench *b = user;
+    size_t rows = BLOCK / (QUANT_K * ps_dtype_bytes(b->type));
+    for (size_t at = index * BLOCK; at < b->bytes; at += threads * BLOCK) {
+        struct ps_quant_error error;
+        if (ps_quant_rows_encode(b->packed + at, b->quant, b->type, b->in + at, rows, QUANT_K,
+                                 &error) < 0)
+            __atomic_store_n(&b->failed, true, __ATOMIC_RELAXED);
+        b->sizes[at / BLOCK] = (uint32_t)(rows * ps_quant_row_bytes(b->quant, QUANT_K));
     }
 }
 
@@ -109,10 +125,17 @@ static const char *short_name(enum ps_dtype t)
     return t == PS_BF16 ? "bf16" : t == PS_F16 ? "f16" : t == PS_F32 ? "f32" : "f8";
 }
 
+static double ratio(const struct bench *b)
+{
+    size_t stored = 0;
+    for (size_t i = 0; i < b->bytes / BLOCK; i++)
+        stored += b->sizes[i];
+    return (double)b->bytes / (double)stored;
+}
+
 static int measure(struct bench *b, struct ps_bench_codec_row *row, double *copy_s, struct ps_err *err)
 {
     double pack_s = INFINITY, unpack_s = INFINITY, bytes = (double)b->bytes;
-    size_t stored = 0;
     b->failed = false;
     for (int pass = 0; pass < 2; pass++)
         pack_s = less(pack_s, seconds(b, pack_blocks));
@@ -123,13 +146,28 @@ static int measure(struct bench *b, struct ps_bench_codec_row *row, double *copy
     if (b->failed || memcmp(b->in, b->out, b->bytes) != 0)
         return ps_err_set(err, PS_EDATA, "bench", "%s of %s: what comes out is not what went in",
                           ps_codec_name(b->codec), short_name(b->type));
-    for (size_t i = 0; i < b->bytes / BLOCK; i++)
-        stored += b->sizes[i];
     *row = (struct ps_bench_codec_row){.codec = ps_codec_name(b->codec),
                                        .dtype = short_name(b->type),
-                                       .ratio = bytes / (double)stored,
+                                       .ratio = ratio(b),
                                        .decode_gb_s = bytes / unpack_s / 1e9,
                                        .encode_gb_s = bytes / pack_s / 1e9};
+    return 0;
+}
+
+static int measure_rounding(struct bench *b, struct ps_bench_codec_row *row, struct ps_err *err)
+{
+    double s = INFINITY;
+    b->failed = false;
+    for (int pass = 0; pass < PASSES; pass++)
+        s = less(s, seconds(b, round_blocks));
+    const char *name = b->quant == PS_Q8B64 ? "q8b64" : "nf4b64";
+    if (b->failed)
+        return ps_err_set(err, PS_EDATA, "bench", "%s of %s: refused", name, short_name(b->type));
+    *row = (struct ps_bench_codec_row){.codec = name,
+                                       .dtype = short_name(b->type),
+                                       .ratio = ratio(b),
+                                       .decode_gb_s = NAN,
+                                       .encode_gb_s = (double)b->bytes / s / 1e9};
     return 0;
 }
 
@@ -147,6 +185,10 @@ static int measure_all(struct bench *b, struct ps_bench_codec_row *rows, size_t 
         for (size_t c = 0; rc == 0 && done < cap && c < sizeof codecs / sizeof codecs[0]; c++) {
             b->codec = codecs[c];
             rc = measure(b, &rows[done++], &copy_s, err);
+        }
+        for (int q = 0; rc == 0 && done < cap && b->type != PS_F8_E4M3 && q < 2; q++) {
+            b->quant = q ? PS_NF4B64 : PS_Q8B64;
+            rc = measure_rounding(b, &rows[done++], err);
         }
     }
     if (rc < 0)
