@@ -1,9 +1,11 @@
-/* Measures the matrix products: see bench_gemv.h. The matrix lies in plain memory and is walked in stretches of 32
- * MiB, several times; the time is the sum of each stretch's best, because whatever else runs on the machine can
- * only slow them, and rarely spares a whole pass. The probe of the bandwidth is treated in the same way. */
+/* Measures the matrix products: see bench_gemv.h. Memory of a shared machine changes its speed from second to second,
+ * so everything that is compared takes turns within milliseconds: a pass of the read probe, the bf16 product, the
+ * product in question, each over its own stretch of memory; and what counts is the median of the ratios. No stretch
+ * is walked again before far more than the caches hold has passed. */
 #include "kernels/bench_gemv.h"
 
-#include <math.h>
+#include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -14,36 +16,19 @@
 #include "kernels/read_probe.h"
 #include "proto/quant.h"
 
-#define MATRIX_BYTES PS_READ_BYTES
+#define MEMORY_BYTES PS_READ_BYTES
 #define PANEL_BYTES  ((size_t)8 << 20)
-#define STRETCH      PS_READ_STRETCH
 #define BENCH_K      4096
 #define MAX_T        512
-
-/* Best seconds of each stretch, summed as the passes go. */
-struct best {
-    double s[MATRIX_BYTES / STRETCH];
-};
-
-static void best_init(struct best *b)
-{
-    for (size_t i = 0; i < MATRIX_BYTES / STRETCH; i++)
-        b->s[i] = INFINITY;
-}
-
-static double best_sum(const struct best *b, size_t bytes)
-{
-    double sum = 0;
-    for (size_t i = 0; i < ps_div_up(bytes, STRETCH); i++)
-        sum += b->s[i];
-    return sum;
-}
+/* The weights by which `seconds` reckons: 512 MiB of bf16. */
+#define WEIGHTS 0x1p28
 
 struct bench {
     const struct ps_backend *be;
     struct ps_pool *pool;
-    uint8_t *mem;
+    uint8_t *mem; /* the lower half is bf16, which the probe reads too; the upper one the type in question */
     size_t bytes;
+    unsigned variant; /* of the probe: the best at the beginning */
     float *a, *c;
     void *packed;
     void *scales;
@@ -59,15 +44,6 @@ static size_t row_bytes(enum ps_dtype t)
 static size_t panel_rows(enum ps_dtype t)
 {
     return PANEL_BYTES / row_bytes(t);
-}
-
-/* How much of the memory is used: of types smaller than bf16 as many weights as of bf16. */
-static size_t bytes_of(const struct bench *b, enum ps_dtype t)
-{
-    size_t panels = b->bytes / PANEL_BYTES, of_bf16 = BENCH_K * 2;
-    if (row_bytes(t) < of_bf16)
-        panels = ps_max_size(1, panels * row_bytes(t) / of_bf16);
-    return panels * PANEL_BYTES;
 }
 
 /* Weights about one in size, of both signs, random enough for arithmetic. */
@@ -89,16 +65,16 @@ static void fill_row(uint8_t *row, enum ps_dtype t, uint32_t *x)
 
 #define OWN_ROWS 64 /* the others repeat them */
 
-static void fill(const struct bench *b, enum ps_dtype t)
+static void fill(uint8_t *mem, size_t bytes, enum ps_dtype t)
 {
     uint32_t x = 1;
     size_t stride = row_bytes(t), rows = panel_rows(t);
-    for (size_t p = 0; p < bytes_of(b, t); p += PANEL_BYTES)
+    for (size_t p = 0; p + PANEL_BYTES <= bytes; p += PANEL_BYTES)
         for (size_t r = 0; r < rows; r++)
             if (p == 0 && r < OWN_ROWS)
-                fill_row(b->mem + r * stride, t, &x);
+                fill_row(mem + r * stride, t, &x);
             else
-                memcpy(b->mem + p + r * stride, b->mem + r % OWN_ROWS * stride, stride);
+                memcpy(mem + p + r * stride, mem + r % OWN_ROWS * stride, stride);
 }
 
 /* Scales of F8_E4M3 and MXFP4: the same for all panels, as they are for a layer's matrices one after the other. */
@@ -117,17 +93,17 @@ static void bench_panel(const struct bench *b, const struct ps_act *act, const u
     b->be->matmul(b->pool, act, &w, b->c, n, false);
 }
 
-static void one_pass(const struct bench *b, enum ps_dtype t, size_t T, struct best *best)
+/* Multiplies weights per second: all panels of one stretch. */
+static double product_rate(const struct bench *b, enum ps_dtype t, unsigned T, const uint8_t *mem,
+                           size_t panels)
 {
     struct ps_act act = {
         .a = b->a, .T = T, .K = BENCH_K, .lda = BENCH_K, .weights = t, .packed = b->packed};
-    for (size_t at = 0; at < bytes_of(b, t); at += STRETCH) {
-        uint64_t start = ps_now_ns();
-        b->be->act_pack(b->pool, &act);
-        for (size_t p = at; p < ps_min_size(at + STRETCH, bytes_of(b, t)); p += PANEL_BYTES)
-            bench_panel(b, &act, b->mem + p);
-        best->s[at / STRETCH] = fmin(best->s[at / STRETCH], ps_seconds_since(start));
-    }
+    uint64_t start = ps_now_ns();
+    b->be->act_pack(b->pool, &act);
+    for (size_t p = 0; p < panels; p++)
+        bench_panel(b, &act, mem + p * PANEL_BYTES);
+    return (double)(panels * panel_rows(t) * BENCH_K) / ps_seconds_since(start);
 }
 
 static const struct {
@@ -137,50 +113,108 @@ static const struct {
              {PS_NF4B64, "nf4b64"}, {PS_MXFP4, "mxfp4"}, {PS_F8_E4M3, "f8"}};
 #define N_TYPES (sizeof types / sizeof types[0])
 
-static struct ps_bench_row result(const struct bench *b, size_t type, unsigned T,
-                                  const struct best *best)
+static const unsigned Ts[] = {1, 4, 16, 64, 128, 512};
+#define N_T    (sizeof Ts / sizeof Ts[0])
+#define ROUNDS 3
+#define TURNS  16 /* most that a row has in a round */
+
+/* What the turns of one row have measured. */
+struct samples {
+    size_t n;
+    double weights_s[ROUNDS * TURNS], limit[ROUNDS * TURNS], share[ROUNDS * TURNS],
+        per_weight[ROUNDS * TURNS];
+};
+
+/* Where arithmetic binds, the neighbours' use of memory matters little and a turn takes long: few of them, of one
+ * panel. The reference takes seconds for a panel. */
+static unsigned turns_of(const struct bench *b, unsigned T)
 {
-    enum ps_dtype t = types[type].type;
-    size_t rows = bytes_of(b, t) / PANEL_BYTES * panel_rows(t);
-    double seconds = best_sum(best, bytes_of(b, t));
+    if (b->be == &ps_cpu_ref)
+        return 1;
+    return T < 64 ? TURNS : T < 512 ? 4 : 2;
+}
+
+static const uint8_t *next_stretch(const uint8_t *half, size_t *next, size_t n, size_t stretch)
+{
+    return half + (*next)++ % n * stretch;
+}
+
+/* Turns of one row. Reading is timed just before and just after the product; in between it was as fast as their mean
+ * says. */
+static void take_turns(const struct bench *b, enum ps_dtype t, unsigned T, struct samples *s)
+{
+    const size_t half = b->bytes / 2, stretch = ps_min_size(PS_READ_STRETCH, half);
+    const size_t n = half / stretch, panels = T < 64 ? stretch / PANEL_BYTES : 1;
+    const double bytes_per_weight = (double)row_bytes(t) / BENCH_K;
+    size_t at = 0, typed_at = 0;
+    for (unsigned i = 0; i < turns_of(b, T); i++, s->n++) {
+        double before =
+            ps_read_pass(b->pool, next_stretch(b->mem, &at, n, stretch), stretch, b->variant);
+        double rate =
+            product_rate(b, t, T, next_stretch(b->mem + half, &typed_at, n, stretch), panels);
+        double after =
+            ps_read_pass(b->pool, next_stretch(b->mem, &at, n, stretch), stretch, b->variant);
+        double bf16 = product_rate(b, PS_BF16, T, next_stretch(b->mem, &at, n, stretch), panels);
+        s->weights_s[s->n] = rate;
+        s->limit[s->n] = 2 * (double)stretch / (before + after);
+        s->share[s->n] = rate * bytes_per_weight / s->limit[s->n];
+        s->per_weight[s->n] = rate / bf16;
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Sorts them. */
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, by_value);
+    return values[n / 2];
+}
+
+static struct ps_bench_row result(size_t type, unsigned T, struct samples *s)
+{
+    double weights_s = median(s->weights_s, s->n);
     return (struct ps_bench_row){
         .dtype = types[type].name,
         .t = T,
-        .seconds = seconds,
-        .gb_s = (double)(rows * row_bytes(t)) / seconds / 1e9,
-        .gflops = 2.0 * T * (double)(rows * BENCH_K) / seconds / 1e9,
+        .seconds = WEIGHTS / weights_s,
+        .gb_s = weights_s * (double)row_bytes(types[type].type) / BENCH_K / 1e9,
+        .gflops = 2.0 * T * weights_s / 1e9,
+        .limit_gb_s = median(s->limit, s->n) / 1e9,
+        .share = median(s->share, s->n),
+        .per_weight = median(s->per_weight, s->n),
     };
 }
 
-#define N_T    6
-#define ROUNDS 4
-/* Arithmetic binds from here on, and the neighbours' use of memory matters little: fewer passes. */
-#define MANY        128
-#define MANY_ROUNDS 2
-
-/* All rows and the probe take turns, so that a disturbance of some seconds does not fall on one of them alone. */
-static size_t run_all(const struct bench *b, struct ps_bench_row *rows, size_t cap, double *limit_gb_s)
+/* All rows in several rounds, so that a disturbance of some seconds does not fall on one of them alone. */
+static size_t run_all(struct bench *b, struct ps_bench_row *rows, size_t cap, double *limit_gb_s)
 {
-    static const unsigned Ts[N_T] = {1, 4, 16, 64, 128, 512};
-    struct ps_read_best limit;
-    struct best best[N_TYPES][N_T];
+    const size_t half = b->bytes / 2;
+    static_assert(N_TYPES * N_T == PS_BENCH_GEMV_ROWS, "as the header says");
+    struct samples samples[N_TYPES][N_T] = {0};
+    struct ps_read_best best;
+    double limits[PS_BENCH_GEMV_ROWS];
     size_t n = 0;
-    ps_read_best_init(&limit);
-    for (size_t i = 0; i < N_TYPES * N_T; i++)
-        best_init(&best[i / N_T][i % N_T]);
+    fill(b->mem, half, PS_BF16);
+    ps_read_best_init(&best);
+    ps_read_try_all(b->pool, b->mem, half, &best);
+    ps_read_best_gb_s(&best, half, &b->variant);
     for (int round = 0; round < ROUNDS; round++)
         for (size_t i = 0; i < N_TYPES; i++) {
-            fill(b, types[i].type);
-            ps_read_try_all(b->pool, b->mem, b->bytes, &limit);
+            fill(b->mem + half, half, types[i].type);
             for (size_t j = 0; j < N_T; j++)
-                for (int pass = 0; pass < (Ts[j] < 64 ? 4 : 1); pass++)
-                    if (Ts[j] < MANY || round < MANY_ROUNDS)
-                        one_pass(b, types[i].type, Ts[j], &best[i][j]);
+                take_turns(b, types[i].type, Ts[j], &samples[i][j]);
         }
     for (size_t i = 0; i < N_TYPES; i++)
-        for (size_t j = 0; j < N_T && n < cap; j++)
-            rows[n++] = result(b, i, Ts[j], &best[i][j]);
-    *limit_gb_s = ps_read_best_gb_s(&limit, b->bytes, NULL);
+        for (size_t j = 0; j < N_T && n < cap; j++, n++) {
+            rows[n] = result(i, Ts[j], &samples[i][j]);
+            limits[n] = rows[n].limit_gb_s;
+        }
+    *limit_gb_s = n ? median(limits, n) : 0;
     return n;
 }
 
@@ -195,9 +229,10 @@ int ps_bench_gemv(struct ps_bench_row *rows, size_t cap, size_t *n, double *limi
     if (rc)
         return rc;
     /* a quarter of what is free leaves room for the program around; the reference takes minutes for a full matrix */
-    b.bytes = ps_min_size(MATRIX_BYTES, ps_host_free_memory_bytes() / 4) / PANEL_BYTES * PANEL_BYTES;
+    b.bytes = ps_min_size(MEMORY_BYTES, ps_host_free_memory_bytes() / 4) / (2 * PANEL_BYTES) *
+              (2 * PANEL_BYTES);
     if (b.be == &ps_cpu_ref || b.bytes == 0)
-        b.bytes = PANEL_BYTES;
+        b.bytes = 2 * PANEL_BYTES;
     for (size_t i = 0; i < N_TYPES; i++)
         packed_bytes =
             ps_max_size(packed_bytes, b.be->act_bytes(types[i].type, MAX_T, BENCH_K) + 4096);

@@ -241,6 +241,9 @@ static int bench_gemv(struct ps_json_writer *w, unsigned threads, struct ps_err 
         ps_jw_kdouble(w, "seconds", rows[i].seconds);
         ps_jw_kdouble(w, "gb_s", rows[i].gb_s);
         ps_jw_kdouble(w, "gflops", rows[i].gflops);
+        ps_jw_kdouble(w, "limit_gb_s", rows[i].limit_gb_s);
+        ps_jw_kdouble(w, "share", rows[i].share);
+        ps_jw_kdouble(w, "per_weight", rows[i].per_weight);
         ps_jw_object_end(w);
     }
     ps_jw_array_end(w);

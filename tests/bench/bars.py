@@ -26,14 +26,15 @@ def row(what, value, limit, ratio, bar):
 
 def gemv(t, _model, _real):
     d = json.loads(subprocess.check_output([t.program, "bench", "gemv", "-t", "2", "--json"]))
-    limit = d["limit"]["gb_s"]
     by = {(r["dtype"], r["t"]): r for r in d["rows"]}
-    one = by["bf16", 1]
-    row(f"bf16 GEMV T=1 ({d['cpu']}, 2 threads)", f"{one['gb_s']:.1f} GB/s", f"read {limit:.1f} GB/s", f"{one['gb_s'] / limit:.2f}", ">= 0.85")
-    ratio = by["bf16", 16]["seconds"] / one["seconds"]
-    row("T=16 against T=1", f"{by['bf16', 16]['seconds'] * 1e3:.1f} ms", f"T=1 {one['seconds'] * 1e3:.1f} ms", f"{ratio:.2f}", "<= 2.5")
+    for dtype, share, per_weight in ("bf16", 0.85, None), ("q8b64", 0.80, 1.5), ("nf4b64", 0.65, 2.0):
+        r = by[dtype, 1]
+        row(f"{dtype} GEMV T=1 ({d['cpu']}, 2 threads)", f"{r['gb_s']:.1f} GB/s", f"read {r['limit_gb_s']:.1f} GB/s", f"{r['share']:.2f}", f">= {share}")
+        if per_weight:
+            row("the same per weight, against bf16", f"{r['per_weight']:.2f} times", "", "", f">= {per_weight}")
+    one, many = by["bf16", 1], by["bf16", 16]
+    row("T=16 against T=1", f"{many['seconds'] * 1e3:.1f} ms", f"T=1 {one['seconds'] * 1e3:.1f} ms", f"{many['seconds'] / one['seconds']:.2f}", "<= 2.5")
     row("T=512", f"{by['bf16', 512]['gflops']:.0f} GFLOP/s", "", "", "")
-
 
 def model(t, model_1b, _real):
     program = os.path.join(os.path.dirname(t.program), "tests", "bench_model")

@@ -21,7 +21,9 @@ int main(int argc, char **argv)
     }
     printf("backend %s, %u threads, read bandwidth %.1f GB/s\n", be->name, threads, limit);
     for (size_t i = 0; i < n; i++)
-        printf("%-6s t=%-4u %8.2f ms  %6.2f GB/s = %.2f of the limit  %7.1f GFLOP/s\n", rows[i].dtype,
-               rows[i].t, rows[i].seconds * 1e3, rows[i].gb_s, rows[i].gb_s / limit, rows[i].gflops);
+        printf("%-6s t=%-4u %8.2f ms  %6.2f GB/s = %.2f of the limit  %7.1f GFLOP/s  %.2f per "
+               "weight\n",
+               rows[i].dtype, rows[i].t, rows[i].seconds * 1e3, rows[i].gb_s, rows[i].share,
+               rows[i].gflops, rows[i].per_weight);
     return 0;
 }
