@@ -159,6 +159,7 @@ static const struct ps_micro_set set = {
     .rows = 2 * TILE_ROWS,
     .cols = 2 * TILE_ACT,
     .k_step = STEP,
+    .step_bytes = STEP * 4,
     .pad_cols = TILE_ACT,
     .sum_floats = 2,
 };

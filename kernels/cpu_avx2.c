@@ -40,6 +40,7 @@
         .rows_narrow = 4,                                                                          \
         .narrow = NARROW,                                                                          \
         .k_step = VW,                                                                              \
+        .step_bytes = VW * 4,                                                                      \
         .pad_cols = 1,                                                                             \
         .sum_floats = VW,                                                                          \
         .even = true,                                                                              \

@@ -34,6 +34,7 @@
         .rows = 4,                                                                                 \
         .cols = 6,                                                                                 \
         .k_step = VW,                                                                              \
+        .step_bytes = VW * 4,                                                                      \
         .pad_cols = 1,                                                                             \
         .sum_floats = VW,                                                                          \
         .even = true,                                                                              \

@@ -100,6 +100,7 @@ static const struct ps_micro_set few = {
     .rows_narrow = 8,
     .narrow = 1,
     .k_step = STEP,
+    .step_bytes = STEP * 4,
     .pad_cols = 1,
     .sum_floats = VW,
     .even = true,
@@ -110,6 +111,7 @@ static const struct ps_micro_set many = {
     .rows = 4,
     .cols = 6,
     .k_step = STEP,
+    .step_bytes = STEP * 4,
     .pad_cols = 1,
     .sum_floats = VW,
     .even = true,
@@ -132,35 +134,40 @@ static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *
 Q_KERNELS(q_nf4, PS_NF4B64)
 Q_KERNELS(q_mxfp4, PS_MXFP4)
 
-static bool is_ours(enum ps_dtype t)
-{
-    return t == PS_BF16 || t == PS_NF4B64 || t == PS_MXFP4 ||
-           (t == PS_F8_E4M3 && ps_host_cpu()->avx512_vbmi);
-}
+/* How products with one type of weights are done here; `pack` is NULL for those that the plain backend does. */
+struct way {
+    const struct ps_micro_set *set;
+    void (*pack)(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
+};
 
-static const struct ps_micro_set *set_for(enum ps_dtype weights, size_t T)
+static struct way way_for(enum ps_dtype weights, size_t T)
 {
+    const struct ps_cpu_features *cpu = ps_host_cpu();
     switch (weights) {
-    case PS_BF16: return set_of(T);
-    case PS_NF4B64: return &q_nf4;
-    case PS_MXFP4: return &q_mxfp4;
-    default: return &ps_f8_avx512bf16vbmi;
+    case PS_BF16: return (struct way){set_of(T), pack_block};
+    case PS_NF4B64: return (struct way){&q_nf4, q_pack_columns};
+    case PS_MXFP4: return (struct way){&q_mxfp4, q_pack_columns};
+    case PS_Q8B64:
+        return cpu->avx512_vnni ? (struct way){&ps_q8_avx512vnni, ps_q8_pack_avx512vnni}
+                                : (struct way){0};
+    case PS_F8_E4M3:
+        return cpu->avx512_vbmi ? (struct way){&ps_f8_avx512bf16vbmi, ps_f8_pack_avx512bf16vbmi}
+                                : (struct way){0};
+    default: return (struct way){0};
     }
 }
 
 static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
 {
-    return is_ours(weights) ? ps_packed_bytes(set_for(weights, T), T, K)
-                            : ps_cpu_avx512.act_bytes(weights, T, K);
+    struct way way = way_for(weights, T);
+    return way.pack ? ps_packed_bytes(way.set, T, K) : ps_cpu_avx512.act_bytes(weights, T, K);
 }
 
 static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 {
-    if (is_ours(act->weights))
-        ps_drive_pack(pool, set_for(act->weights, act->T), act,
-                      act->weights == PS_BF16      ? pack_block
-                      : act->weights == PS_F8_E4M3 ? ps_f8_pack_avx512bf16vbmi
-                                                   : q_pack_columns);
+    struct way way = way_for(act->weights, act->T);
+    if (way.pack)
+        ps_drive_pack(pool, way.set, act, way.pack);
     else
         ps_cpu_avx512.act_pack(pool, act);
 }
@@ -168,12 +175,13 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
 static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
                    float *C, size_t ldc, bool accumulate)
 {
-    if (!is_ours(act->weights)) {
+    struct way way = way_for(act->weights, act->T);
+    if (!way.pack) {
         ps_cpu_avx512.matmul(pool, act, w, C, ldc, accumulate);
         return;
     }
     struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
-    ps_drive_matmul(pool, set_for(act->weights, act->T), &job);
+    ps_drive_matmul(pool, way.set, &job);
 }
 
 /* All other products and operations are the plain AVX-512 backend's. */

@@ -56,7 +56,7 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
                          .begun = s->k0 > 0};
     m.more = s->k0 + m.K < act->K;
     m.a = (const uint8_t *)act->packed + t * d->col_bytes +
-          s->k0 * 4 * ps_round_up(m.cols, d->set->pad_cols);
+          ps_col_bytes(d->set, s->k0) * ps_round_up(m.cols, d->set->pad_cols);
     if (s->sums)
         m.sums = s->sums + ((r - s->r0) / d->step * n_blocks + i) * handful;
     size_t next = r + m.rows, n_next = ps_min_size(d->step, s->r1 - next);
@@ -165,8 +165,9 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
     d.stretch = T * d.col_bytes > GROUP_BYTES ? STRETCH : K + 1;
     d.group = d.blocks;
     if (many)
-        d.group =
-            ps_max_size(1, GROUP_BYTES / (set->cols * 4 * ps_min_size(ps_max_size(K, 1), STRETCH)));
+        d.group = ps_max_size(1, GROUP_BYTES /
+                                     (set->cols *
+                                      ps_col_bytes(set, ps_min_size(ps_max_size(K, 1), STRETCH))));
     if (!many) {
         ps_fork(pool, even_run, &d);
         return;

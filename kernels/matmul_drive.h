@@ -4,8 +4,8 @@
  * unrounded and unreduced. "Column" here is a row of activations, a column of the product W x A^T.
  *
  * Packed activations: column blocks one after the other; within a block, for each k_step elements of K (the last
- * one filled up with zeros), its columns side by side, four bytes per element: a float, or its hi and lo bf16
- * halves. */
+ * one filled up with zeros), its columns side by side, step_bytes each: four bytes per element, a float or its hi and
+ * lo bf16 halves, or what else the micro-kernels make of them. */
 #ifndef PS_KERNELS_MATMUL_DRIVE_H
 #define PS_KERNELS_MATMUL_DRIVE_H
 #include "kernels/kernels_internal.h"
@@ -32,6 +32,7 @@ struct ps_micro_set {
     unsigned rows, cols;
     unsigned rows_narrow, narrow; /* rows of a call where T <= narrow */
     unsigned k_step;              /* elements */
+    unsigned step_bytes;          /* of packed activations that so many of a column take */
     unsigned pad_cols;            /* column blocks are stored as a multiple of this */
     unsigned sum_floats;          /* that `sums` takes per row and column */
     bool even; /* column blocks as even as they come (16 is 5 + 5 + 6); else all full but the last */
@@ -51,7 +52,7 @@ static inline size_t ps_col_start(const struct ps_micro_set *set, size_t T, size
 /* Bytes of one column of packed activations; block b starts at ps_col_start(b) times this. */
 static inline size_t ps_col_bytes(const struct ps_micro_set *set, size_t K)
 {
-    return ps_round_up(K, set->k_step) * 4;
+    return ps_div_up(K, set->k_step) * set->step_bytes;
 }
 
 static inline size_t ps_packed_bytes(const struct ps_micro_set *set, size_t T, size_t K)
@@ -67,7 +68,10 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job);
 
 #if PS_KERNELS_X86
-/* f8_avx512bf16vbmi.c: FP8 by look-ups of bytes and vdpbf16ps, a part of the backend in cpu_avx512bf16.c. */
+/* Parts of the backend in cpu_avx512bf16.c. q8_avx512vnni.c: Q8B64 by vpdpbusd. f8_avx512bf16vbmi.c: FP8 by look-ups
+ * of bytes and vdpbf16ps. */
+extern const struct ps_micro_set ps_q8_avx512vnni;
+void ps_q8_pack_avx512vnni(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
 extern const struct ps_micro_set ps_f8_avx512bf16vbmi;
 void ps_f8_pack_avx512bf16vbmi(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
 #endif

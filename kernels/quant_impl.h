@@ -18,7 +18,6 @@
 #define Q_COLS  16 /* most of a micro-kernel */
 #define Q_TALL  4  /* rows of one with many columns */
 #define Q_AHEAD 4  /* columns at once, there */
-#define Q_CODES 64 /* bytes of a block */
 
 /* Bytes of scales of a block, where they are not F8_E4M3's. */
 MM_INLINE size_t q_scale_bytes(enum ps_dtype t)
@@ -100,17 +99,6 @@ MM_INLINE struct q_at q_row_at(const struct q_rows *q, enum ps_dtype t, size_t i
     return (struct q_at){codes, q->scales + (size_t)r * q->scale_stride + scales_at};
 }
 
-/* The scales in the rows that are prefetched; their codes are by the loops. */
-static inline void q_ahead_scales(const struct ps_micro *m, enum ps_dtype t)
-{
-    if (m->n_ahead == 0 || (t != PS_Q8B64 && t != PS_NF4B64))
-        return;
-    size_t code_bytes = ps_quant_code_bytes(t, m->matrix->K), begin = m->k0 / 64 * 2;
-    size_t end = begin + ps_div_up(m->K, 64) * 2;
-    for (size_t at = begin; at < end; at += 64) /* `ahead` begins at element k0 */
-        mm_ahead(m, code_bytes + at - m->k0 / q_elems(t) * Q_CODES);
-}
-
 /* Sums of a block's products, P rows times C columns; a: the block of the first of them. */
 MM_INLINE void q_chain(vf (*sum)[MM_ROWS], q_vec (*w)[Q_VECS_MOST], const uint8_t *a,
                        size_t col_bytes, int n, int P, int C)
@@ -142,17 +130,6 @@ MM_INLINE void q_few_block(vf (*acc)[MM_ROWS], enum ps_dtype t, const struct q_a
         for (int c = 0; c < C; c++)
             acc[c][r] = v_fma(sum[c][0], scale, acc[c][r]);
     }
-}
-
-MM_INLINE void q_finish(const struct ps_micro *m, vf *acc, size_t col, int R)
-{
-    if (!m->more) {
-        vf factor = v_set1(m->matrix->factor != 0 ? m->matrix->factor : 1.0f);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-            acc[r] = v_mul(acc[r], factor);
-    }
-    mm_finish(m, acc, col, R);
 }
 
 MM_INLINE void q_few(const struct ps_micro *m, enum ps_dtype t, int R, int C)
@@ -334,6 +311,7 @@ static inline void q_pack_columns(const struct ps_act *act, size_t t0, size_t t1
         .rows_narrow = 8,                                                                          \
         .narrow = 1,                                                                               \
         .k_step = (t) == PS_NF4B64 || (t) == PS_MXFP4 ? 128 : 64,                                  \
+        .step_bytes = ((t) == PS_NF4B64 || (t) == PS_MXFP4 ? 128 : 64) * 4,                        \
         .pad_cols = 1,                                                                             \
         .sum_floats = VW,                                                                          \
         .even = true,                                                                              \

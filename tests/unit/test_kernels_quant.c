@@ -443,7 +443,71 @@ static void test_ref_mxfp4(void **state)
     assert_true(isnan(c[1]));
 }
 
-/* ---- products of all backends, weight by weight ---- */
+/* ---- products of all backends ---- */
+
+/* A product of one row with every backend, the last of which `use` is told. */
+static void each_product(const struct ps_matrix *w, const float *a,
+                         void (*use)(const struct ps_backend *be, float got, double want, double size),
+                         double want, double size)
+{
+    const struct ps_backend *be[KT_BACKENDS];
+    size_t n = kt_backends(be);
+    for (size_t b = 0; b < n; b++) {
+        float c[8];
+        size_t bytes = be[b]->act_bytes(w->type, 1, w->K);
+        void *packed = bytes ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
+        struct ps_act act = {
+            .a = a, .T = 1, .K = w->K, .lda = w->K, .weights = w->type, .packed = packed};
+        ps_backend_thread_start((void *)be[b]);
+        be[b]->act_pack(NULL, &act);
+        be[b]->matmul(NULL, &act, w, c, 8, false);
+        use(be[b], c[0], want, size);
+        free(packed);
+    }
+}
+
+static void is_near(const struct ps_backend *be, float got, double want, double size)
+{
+    if (!(fabs((double)got - want) <= 1e-6 * size))
+        fail_msg("%s: %g, not %g", be->name, (double)got, want);
+}
+
+static void is_not_finite(const struct ps_backend *be, float got, double want, double size)
+{
+    (void)want, (void)size;
+    if (isfinite(got))
+        fail_msg("%s: %g from an activation that is not finite", be->name, (double)got);
+}
+
+/* Where the sums of integers in a block are as large as they come: the code that no encoder of ours writes, against
+ * the largest float below a power of two. Then blocks that are far apart in size, and an empty one. */
+static void test_q8_extremes(void **state)
+{
+    enum { K = 6 * 64 };
+    static const float sizes_of[6] = {0x1.fffffep0f, 0x1.fffffep90f, 0, 0x1p-95f, 0x1p-100f, 3};
+    uint8_t row[K + 16] = {0};
+    float a[K];
+    (void)state;
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (size_t only = 0; only < 6; only++) {
+            double want = 0, squares = 0;
+            for (size_t k = 0; k < K; k++) {
+                row[k] = k % 64 < 60 ? 0x80 : 0x7f;
+                a[k] = k / 64 == only ? (float)sign * sizes_of[k / 64] : 0;
+                want += (double)(int8_t)row[k] * 0.5 * (double)a[k];
+                squares += 64.0 * 64.0 * (double)a[k] * (double)a[k];
+            }
+            for (size_t b = 0; b < 6; b++)
+                memcpy(row + K + 2 * b, &(uint16_t){0x3800}, 2); /* 0.5 */
+            struct ps_matrix m = {
+                .type = PS_Q8B64, .K = K, .data = row, .row_stride = sizeof row, .n_rows = 1};
+            each_product(&m, a, is_near, want, sqrt(squares));
+            a[only * 64 + 7] = only % 2 ? NAN : INFINITY;
+            each_product(&m, a, is_not_finite, 0, 0);
+        }
+}
+
+/* ---- weight by weight ---- */
 
 /* Activations of one at k, zeros elsewhere: the weight itself, which no backend may round. */
 static void each_weight(const struct ps_backend *be, const struct ps_matrix *w, size_t K)
@@ -585,6 +649,7 @@ int main(void)
         cmocka_unit_test(test_ref_quantised_rows),
         cmocka_unit_test(test_ref_f8),
         cmocka_unit_test(test_ref_mxfp4),
+        cmocka_unit_test(test_q8_extremes),
         cmocka_unit_test(test_every_f8),
         cmocka_unit_test(test_every_mxfp4),
         cmocka_unit_test(test_every_quantised_code),
