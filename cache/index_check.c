@@ -12,9 +12,11 @@
 #include "base/hash.h"
 #include "cache/index_pages.h"
 #include "cache/index_rows.h"
+#include "proto/parallel.h"
 
 #define ORIGIN    "cache"
 #define SUM_CHUNK (256u << 10) /* stays in the L2 cache between the read and the sum */
+#define SUM_PART  (4u << 20)   /* a thread's share, if there are several */
 
 /* ---- counting again ---- */
 
@@ -272,30 +274,98 @@ int ps_index_check_file(const char *path, struct ps_err *err)
     return rc;
 }
 
-/* Read, not mapped: a sector that can't be read is an error here and would be SIGBUS there. */
-int ps_index_sum_file(struct ps_index_sum *out, const char *path, struct ps_err *err)
+/* ---- sums ---- */
+
+/* Exactly n bytes. Read, not mapped: a sector that can't be read is an error here and would be SIGBUS there. */
+static int read_whole(int fd, void *buf, size_t n, uint64_t at, struct ps_err *err)
 {
-    struct ps_index_sum s = {.bytes = 0};
+    for (size_t done = 0; done < n;) {
+        const ssize_t k = pread(fd, (char *)buf + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: read: %s",
+                              k < 0 ? strerror(errno) : "shorter than it was");
+        done += (size_t)k;
+    }
+    return 0;
+}
+
+static int sum_head(struct ps_index_sum *out, int fd, const struct stat *st, struct ps_err *err)
+{
+    uint8_t head[PS_PAGES_HEAD] = {0};
+    const uint64_t size = (uint64_t)st->st_size;
+    const size_t n = size < sizeof head ? (size_t)size : sizeof head;
+    const int rc = read_whole(fd, head, n, 0, err);
+    if (rc != 0)
+        return rc;
+    const uint64_t used = ps_pages_used(head) * PS_CACHE_GRAIN;
+    *out = (struct ps_index_sum){.bytes = used > 0 && used < size ? used : size,
+                                 .head = ps_crc32c(0, head, n)};
+    return 0;
+}
+
+struct parts {
+    int fd;
+    uint64_t bytes;
+    uint32_t *sums;
+};
+
+static int sum_part(void *user, uint32_t i, struct ps_err *err)
+{
+    const struct parts *p = user;
+    uint64_t at = (uint64_t)i * SUM_PART;
+    const uint64_t end = p->bytes - at < SUM_PART ? p->bytes : at + SUM_PART;
+    uint8_t *buf = ps_malloc(SUM_CHUNK);
+    int rc = buf ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "index: sum: out of memory");
+    uint32_t sum = 0;
+    while (rc == 0 && at < end) {
+        const size_t n = end - at < SUM_CHUNK ? (size_t)(end - at) : SUM_CHUNK;
+        rc = read_whole(p->fd, buf, n, at, err);
+        if (rc == 0)
+            sum = ps_crc32c(sum, buf, n);
+        at += n;
+    }
+    p->sums[i] = sum;
+    ps_free(buf);
+    return rc;
+}
+
+/* The sum of the parts' sums. */
+static int sum_parts(uint32_t *out, int fd, uint64_t bytes, struct ps_err *err)
+{
+    const uint32_t n = (uint32_t)((bytes + SUM_PART - 1) / SUM_PART);
+    struct parts p = {.fd = fd, .bytes = bytes, .sums = ps_calloc(n + 1, sizeof *p.sums)};
+    int rc = p.sums ? ps_parallel(n, sum_part, &p, err)
+                    : ps_err_set(err, PS_ENOMEM, ORIGIN, "index: sum: out of memory");
+    if (rc == 0)
+        *out = ps_crc32c(0, p.sums, n * sizeof *p.sums);
+    ps_free(p.sums);
+    return rc;
+}
+
+static int sum_file(struct ps_index_sum *out, const char *path, bool whole, struct ps_err *err)
+{
+    struct ps_index_sum s;
     struct stat st;
     const int fd = open_regular(path, &st, err);
     if (fd < 0)
         return fd;
-    uint8_t *buf = ps_malloc(SUM_CHUNK);
-    int rc = buf ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "index: sum: out of memory");
-    for (ssize_t n = 1; rc == 0 && n > 0;) {
-        n = pread(fd, buf, SUM_CHUNK, (off_t)s.bytes);
-        if (n < 0 && errno == EINTR) {
-            n = 1;
-        } else if (n < 0) {
-            rc = ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: read: %s", strerror(errno));
-        } else {
-            s.crc32c = ps_crc32c(s.crc32c, buf, (size_t)n);
-            s.bytes += (uint64_t)n;
-        }
-    }
-    ps_free(buf);
+    int rc = sum_head(&s, fd, &st, err);
+    if (rc == 0 && whole)
+        rc = sum_parts(&s.crc32c, fd, s.bytes, err);
     close(fd);
     if (rc == 0)
         *out = s;
     return rc;
+}
+
+int ps_index_sum_head(struct ps_index_sum *out, const char *path, struct ps_err *err)
+{
+    return sum_file(out, path, false, err);
+}
+
+int ps_index_sum_file(struct ps_index_sum *out, const char *path, struct ps_err *err)
+{
+    return sum_file(out, path, true, err);
 }

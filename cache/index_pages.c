@@ -174,9 +174,22 @@ static uint64_t branch_bytes(const uint8_t *node, uint64_t room)
     return key > room ? 0 : NODE_HEAD + ((key + 1) & ~1ull);
 }
 
+static uint64_t child_of(const uint8_t *node)
+{
+    return u16_at(node) | u16_at(node + 2) << 16 | u16_at(node + 4) << 32;
+}
+
+/* Pages of a tree lie in no order, and nodes in a page neither: without this the walk waits for memory. */
+static void prefetch_page(const struct ps_pages *p, uint64_t at)
+{
+    if (at < p->n_pages)
+        for (size_t i = 0; i < PAGE; i += 64)
+            __builtin_prefetch(p->bytes + at * PAGE + i);
+}
+
 static bool branch_node_ok(struct tree *t, const uint8_t *node, uint64_t i, int levels)
 {
-    const uint64_t child = u16_at(node) | u16_at(node + 2) << 16 | u16_at(node + 4) << 32;
+    const uint64_t child = child_of(node);
     /* The first separator of a page is never looked at, and may be stale. */
     if (i > 0 && !key_follows(t, node + NODE_HEAD, u16_at(node + 6), true))
         return false;
@@ -221,6 +234,8 @@ static bool walk_tree(struct tree *t, uint64_t page, int levels)
     *(leaf ? &t->leaves : &t->branches) += 1;
     for (uint64_t i = 0; i < n; i++) {
         const uint8_t *node = p + u16_at(p + PAGE_HEAD + 2 * i);
+        if (!leaf && i + 1 < n)
+            prefetch_page(t->p, child_of(p + u16_at(p + PAGE_HEAD + 2 * (i + 1))));
         if (leaf ? !leaf_node_ok(t, node) : !branch_node_ok(t, node, i, levels))
             return false;
     }
@@ -316,6 +331,15 @@ static int walk_base(struct ps_pages *p, const uint8_t *meta)
     if (!p->seen)
         return PS_ENOMEM;
     return walk_table(&free_list, db) && walk_table(&tables, db + DB_BYTES) ? 0 : PS_EDATA;
+}
+
+uint64_t ps_pages_used(const uint8_t head[PS_PAGES_HEAD])
+{
+    if (!meta_ok(head, 0) || !meta_ok(head + PAGE, 1))
+        return 0;
+    const uint64_t a = u64_at(head + PAGE_HEAD + META_LAST_PAGE),
+                   b = u64_at(head + PAGE + PAGE_HEAD + META_LAST_PAGE), last = a > b ? a : b;
+    return last < MAP_MAX / PAGE ? last + 1 : 0;
 }
 
 int ps_pages_begin(struct ps_pages *p, const void *bytes, size_t len)

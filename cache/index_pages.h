@@ -43,6 +43,9 @@ struct ps_pages_record { /* borrowed from the file */
 /* False: this record is not what it should be. */
 typedef bool (*ps_pages_visit)(void *user, const struct ps_pages_record *r);
 
+/* Pages of a file that LMDB has ever used, from its first PS_PAGES_HEAD bytes; 0: they are no headers of an index. */
+#define PS_PAGES_HEAD 8192u
+uint64_t ps_pages_used(const uint8_t head[PS_PAGES_HEAD]);
 /* Headers, free list and table of tables. 0, PS_EDATA, PS_ENOMEM; ps_pages_end after either. */
 int ps_pages_begin(struct ps_pages *p, const void *bytes, size_t len);
 void ps_pages_end(struct ps_pages *p);

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include "base/err.h"
 
-#define PS_OWNER_MARK_MAGIC "plclean2" /* first bytes of a clean mark (recover.c) */
+#define PS_OWNER_MARK_MAGIC "plclean3" /* first bytes of a clean mark (recover.c) */
 
 enum ps_owner {
     PS_OWNER_OURS,

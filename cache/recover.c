@@ -155,13 +155,16 @@ static int check_index(struct ps_cache *c, struct ps_err *err)
     struct ps_index_sum now = {.bytes = 0};
     const bool marked = read_mark(c, &then);
     index_path(c, path, "index/data.mdb");
-    const int rc = ps_index_sum_file(&now, path, err);
+    int rc = ps_index_sum_head(&now, path, err);
     if (rc != 0)
         return rc == PS_ENOTFOUND ? 0 : rc;
     if (now.bytes == 0) /* LMDB fills it, but what it held before is gone: say so */
         return !marked ? 0 : ps_err_set(err, PS_EDATA, PS_CACHE_ORIGIN, "index: damaged: emptied");
-    if (marked && memcmp(&now, &then.sum, sizeof now) == 0)
-        return 0;
+    /* Any commit since has changed the headers: then the rest need not be read twice. */
+    if (marked && now.bytes == then.sum.bytes && now.head == then.sum.head)
+        rc = ps_index_sum_file(&now, path, err);
+    if (rc != 0 || (marked && memcmp(&now, &then.sum, sizeof now) == 0))
+        return rc;
     return ps_index_check_file(path, err);
 }
 
