@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """`penstock run s3://...` of models/kjv through a small S3 that checks every signature: the text of a run from the
 folder, from each source of keys, through a wrong region, a wrong clock and keys that expire under way; a refusal names
-bucket, key and what to do; no secret appears in a log, an error or the cache."""
+bucket, key and what to do; no secret appears in a log, an error or the cache. Where PENSTOCK_TEST_S3 names a real store
+(tests/support/real_s3.py says how): what can be asked of that one instead."""
 # ctest-timeout: 240
 import glob
 import os
@@ -12,6 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import badhttp  # noqa: E402
 import fakes3  # noqa: E402
 import peer  # noqa: E402
+import real_s3  # noqa: E402
 
 PROMPT, N = "In the beginning", 16
 SLOW = 6 if peer.SANITIZED else 1
@@ -213,15 +215,52 @@ def renewed(t, s3):
         service.stop()
 
 
-def nothing_stays(t, s3):
-    r = run(t, "s3://models/kjv", s3.env())
+def nothing_stays(t, s3, address="s3://models/kjv", secrets=(b"topSecretValue", b"AKIATEST", b"AWS4-HMAC", b"X-Amz")):
+    r = run(t, address, s3.env())
     fine(t, r, "cached")
     for path in glob.glob(t.path("cache", "**", "*"), recursive=True):
         if os.path.isfile(path):
             with open(path, "rb") as f:
                 data = f.read()
-            for secret in (b"topSecretValue", b"AKIATEST", b"AWS4-HMAC", b"X-Amz"):
+            for secret in secrets:
                 t.check(secret not in data, f"{secret} in {path}")
+
+
+# ---- a real store ----
+
+def real(t):
+    s3 = real_s3.Store()
+    t.servers.append(s3)
+    s3.put_folder(peer.KJV, "kjv")
+    s3.put_folder(peer.KJV, PREFIX)
+    address, tree = s3.address("kjv"), s3.address("kjv-split")
+    t.name = "real store"
+    fine(t, run(t, s3.address(PREFIX), s3.env()), "odd key")
+    r = run(t, s3.address(PREFIX), s3.env())
+    fine(t, r, "again, from the cache")
+    t.check(r.stats["bytes_net"] < os.path.getsize(os.path.join(peer.KJV, "model.safetensors")), "the cache is used")
+    fine(t, run(t, address, s3.env(PENSTOCK_LOG="trace"), cache="c2"), "a plain key")
+    files = {"AWS_PROFILE": "mine", "AWS_EC2_METADATA_DISABLED": "true", "PENSTOCK_MIN_FREE": "0"}
+    os.makedirs(t.path("home", ".aws"))
+    with open(t.path("home", ".aws", "credentials"), "w") as f:
+        f.write(f"[mine]\naws_access_key_id = {s3.key}\naws_secret_access_key = {s3.secret}\n")
+    with open(t.path("home", ".aws", "config"), "w") as f:
+        f.write(f"[profile mine]\nregion = {s3.region}\nendpoint_url = {s3.url}\n")
+    fine(t, run(t, address, files, cache="c3"), "profile")
+    split = t.run("split", peer.KJV, tree, "--codec", "lz4", env=s3.env())
+    t.equal(split.rc, 0, f"split to it: {split}")
+    fine(t, run(t, tree, s3.env(), cache="c4"), "a pre-split tree")
+    wrong = "otherSecretValue"
+    for what, status, says, where, env in (
+            ("wrong secret", 3, ("SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"), address, {"AWS_SECRET_ACCESS_KEY": wrong}),
+            ("unknown key", 3, ("InvalidAccessKeyId",), address, {"AWS_ACCESS_KEY_ID": "unknown-key"}),
+            ("unsigned", 3, (address,), address, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
+            ("no bucket", 3, ("NoSuchBucket",), f"s3://{s3.bucket}-none/kjv", {}), ("no key", 3, (s3.address("none"),), s3.address("none"), {})):
+        r = run(t, where, s3.env(PENSTOCK_LOG="info", **env), "--net-deadline", "6", cache="c5")
+        badhttp.check_failed(t, r, status, says, what=what)
+        for secret in (s3.secret, wrong, "Signature=", "AWS4-HMAC"):
+            t.check(secret not in r.err and secret not in str(r.stats), f"{what}: a secret is shown")
+    nothing_stays(t, s3, address, (s3.secret.encode(), b"AWS4-HMAC", b"X-Amz"))
 
 
 def main():
@@ -233,6 +272,9 @@ def main():
         local = t.run("run", peer.KJV, "-p", PROMPT, "-n", N, "--temp", "0", "--ignore-eos")
         t.equal(local.rc, 0, f"from the folder: {local}")
         Setting.text = local.text
+        if real_s3.named():
+            real(t)
+            return
         parts = [
             ("odd key", served(plain)),
             ("version", served(version)),
