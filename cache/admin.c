@@ -222,11 +222,12 @@ static int each_record(struct ps_cache *c,
     return 0;
 }
 
-/* Bytes held of each part of a model: [0] outside of its layers, then layer by layer. */
+/* Bytes held of each part of a model: [0] outside of its layers, then layer by layer; and of files beside them. */
 struct held_parts {
     struct {
         uint64_t *bytes; /* made when first needed */
         size_t n;
+        uint64_t files_bytes;
     } of[PS_INDEX_MODELS_MAX]; /* by model number */
 };
 
@@ -235,6 +236,10 @@ static int note_part(void *user, const struct ps_keyed_record *k, struct ps_err 
     struct held_parts *h = user;
     if (k->rec.model >= PS_INDEX_MODELS_MAX)
         return 0;
+    if (k->rec.layer == PS_CACHE_LAYER_FILE) {
+        h->of[k->rec.model].files_bytes += k->rec.bytes;
+        return 0;
+    }
     uint64_t **bytes = &h->of[k->rec.model].bytes;
     size_t *n = &h->of[k->rec.model].n;
     const size_t part = k->rec.layer < 0 ? 0 : (size_t)k->rec.layer + 1;
@@ -298,6 +303,7 @@ static int describe_model(struct ps_cache *c, struct ps_json_writer *w, const st
     ps_jw_kstring(w, "model_id", id);
     ps_jw_kstring(w, "source", m->label);
     ps_jw_kuint(w, "bytes", m->bytes);
+    ps_jw_kuint(w, "files_bytes", h->of[m->number].files_bytes);
     ps_jw_kuint(w, "stored_bytes", total);
     ps_jw_kbool(w, "pinned", m->pinned != 0);
     ps_jw_key(w, "priority");

@@ -95,6 +95,8 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
  * this key; *out untouched. Evicts in the order of evict.h: what has a lower priority, what nobody uses, what
  * `ps_cache_set_plan` does not name. */
 struct ps_cache_ticket;
+#define PS_CACHE_LAYER_FILE                                                                        \
+    (-2) /* instead of a layer: no weight, a file of the model; -1: outside of layers */
 int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t model,
                      const uint8_t key[PS_SHA256_BYTES], int32_t layer, size_t bytes,
                      struct ps_err *err);
@@ -121,7 +123,8 @@ int ps_cache_set_plan(struct ps_cache *c, uint32_t model, const uint8_t (*keys)[
 
 /* Facts. Appends the members models, budget_bytes, allocated_bytes (contract.md "cache ls, cache stat") to an open
  * JSON object. Of a model: its layers of which anything is held, and as `resident` every part with the bytes held
- * and the bytes that it has (0: never told): the layers in order, and what lies outside of them as layer -1.
+ * and the bytes that it has (0: never told): the layers in order, and what lies outside of them as layer -1. Files
+ * kept beside the weights are counted in `bytes` and told as `files_bytes`: `stored_bytes` knows nothing of them.
  * budget_bytes: the smallest of those who have the cache open or, if nobody has, the one that governed last; 0 where
  * nobody knows. */
 int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_err *err);

@@ -9,7 +9,6 @@
 #define FORMAT                                                                                     \
     "penstock kept file 1" /* begins every key: another meaning of the bytes is another number */
 #define PART_BYTES (4u << 20)
-#define LAYER      (-1) /* outside of all layers */
 #define ROOM_LEAST (512ull << 10)
 #define ROOM_MOST  (48ull << 20)
 
@@ -147,7 +146,7 @@ static bool put(const struct ps_kept *k, const uint8_t key[PS_SHA256_BYTES], con
     struct ps_cache_ticket *t = NULL;
     if (holds(k, key))
         return true;
-    const int rc = ps_cache_reserve(&t, k->cache, k->model, key, LAYER, n, NULL);
+    const int rc = ps_cache_reserve(&t, k->cache, k->model, key, PS_CACHE_LAYER_FILE, n, NULL);
     return rc == PS_EAGAIN || (rc == 0 && ps_cache_put(t, bytes, n, NULL) == 0);
 }
 

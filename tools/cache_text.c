@@ -109,13 +109,16 @@ static void parts(struct ps_strbuf *b, const struct ps_json *resident)
 static void model(struct ps_strbuf *b, const struct ps_json *m)
 {
     char held[32], all[32];
-    int64_t bytes = number(m, "bytes"), stored = number(m, "stored_bytes");
+    int64_t files = number(m, "files_bytes"), weights = number(m, "bytes") - files;
+    int64_t stored = number(m, "stored_bytes");
     const struct ps_json *pinned = ps_json_get(m, "pinned");
 
-    ps_strbuf_printf(b, "%.12s  %s", string(m, "model_id"), size(held, sizeof held, bytes));
+    ps_strbuf_printf(b, "%.12s  %s", string(m, "model_id"), size(held, sizeof held, weights));
     if (stored > 0)
         ps_strbuf_printf(b, " of %s (%.1f %%)", size(all, sizeof all, stored),
-                         (double)share(bytes, stored) / 10);
+                         (double)share(weights, stored) / 10);
+    if (files > 0)
+        ps_strbuf_printf(b, ", files %s", size(held, sizeof held, files));
     if (number(m, "priority") != 0)
         ps_strbuf_printf(b, ", priority %" PRId64, number(m, "priority"));
     if (pinned && pinned->kind == PS_JSON_BOOL && pinned->boolean)

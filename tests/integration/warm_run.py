@@ -232,6 +232,10 @@ def test_kept_files(t):
     w = warm(t, server, cache="kept", disk="100%")
     server.set(None)
     t.check(w["complete"] and w["files_kept"] == 3, f"three files are there: {w}")
+    ls = t.run("cache", "ls", "--json", cache=cache).json["models"][0]
+    t.check(ls["files_bytes"] > os.path.getsize(tokenizer) and ls["bytes"] - ls["files_bytes"] == ls["stored_bytes"], f"files apart: {ls}")
+    table = t.run("cache", "ls", cache=cache)
+    t.equal(set(re.findall(r"([0-9.]+) %", table.text.decode())), {"100.0"}, f"all is there, and no more than all: {table}")
     for disk in ("100%", "100%", "1G"):
         r = t.run("run", server.url, *RUN, cache=cache, disk=disk)
         t.check(r.out == want and r.stats["bytes_net"] < SIZE / 100, f"a later run: {r.stats['bytes_net']} bytes of {SIZE}")
