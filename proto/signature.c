@@ -14,7 +14,8 @@
 #define ORIGIN          "signature"
 #define SIGNATURE_BYTES 64
 #define PUBLIC_BYTES    32
-#define HEADER          "penstock-signature 1\n"
+#define BEGINS          "penstock-signature "
+#define VERSION         1u
 #define MAX_KEYS        64u
 #define LINE_CHARS      256
 
@@ -128,6 +129,19 @@ static bool next_line(struct line *l, const char **p, const char *end)
     return false;
 }
 
+/* The version that the first line states; 0: it is no such line. */
+static unsigned version_of(const char *text, size_t len)
+{
+    const size_t begin = strlen(BEGINS);
+    unsigned version = 0;
+    size_t n = begin;
+    if (len < begin || memcmp(text, BEGINS, begin) != 0)
+        return 0;
+    for (; n < len && n < begin + 9 && text[n] >= '0' && text[n] <= '9'; n++)
+        version = 10 * version + (unsigned)(text[n] - '0');
+    return n < len && text[n] == '\n' ? version : 0;
+}
+
 static void model_id(char hex[2 * PS_SHA256_BYTES + 1], const void *manifest, size_t len)
 {
     uint8_t sha[PS_SHA256_BYTES];
@@ -139,6 +153,8 @@ bool ps_signature_names(const char *text, const void *manifest, size_t manifest_
 {
     char model[2 * PS_SHA256_BYTES + 1];
     struct line l;
+    if (version_of(text, strlen(text)) != VERSION)
+        return false;
     model_id(model, manifest, manifest_len);
     for (const char *p = text, *end = text + strlen(text); next_line(&l, &p, end);)
         if (strcmp(l.model, model) == 0)
@@ -166,7 +182,7 @@ int ps_signature_make(char **out, size_t *len, const char *private_pem, const vo
     model_id(l.model, manifest, manifest_len);
     ps_hex_encode(sig, sizeof sig, l.sig);
     ps_strbuf_init(&b, 2 * PS_SIGNATURE_MAX_BYTES);
-    ps_strbuf_puts(&b, HEADER);
+    ps_strbuf_printf(&b, BEGINS "%u\n", VERSION);
     ps_strbuf_printf(&b, "ed25519 %s %s %s\n", l.key, l.model, l.sig);
     char *text = ps_strbuf_ok(&b) ? ps_strbuf_take(&b, len) : NULL;
     ps_strbuf_deinit(&b);
@@ -229,6 +245,17 @@ int ps_trust_check(const struct ps_trust *t, const void *manifest, size_t manife
         return ps_err_set(err, PS_EDATA, ORIGIN,
                           "the model is not signed: there is no %s: split it with --sign, or leave "
                           "--verify-key out",
+                          PS_SIGNATURE_NAME);
+    unsigned version = version_of(text, text_len);
+    if (version > VERSION)
+        return ps_err_set(
+            err, PS_EUNSUPPORTED, ORIGIN,
+            "%s was made by a newer Penstock (version %u, this one reads %u): update, or "
+            "leave --verify-key out",
+            PS_SIGNATURE_NAME, version, VERSION);
+    if (version == 0)
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          "wrong signature: %s does not begin as a signature does: was it changed?",
                           PS_SIGNATURE_NAME);
     model_id(model, manifest, manifest_len);
     for (const char *p = text, *end = text + text_len; next_line(&l, &p, end);) {

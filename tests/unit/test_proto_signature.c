@@ -1,4 +1,5 @@
 /* Signatures: keys as texts, who is trusted, what is refused, and that no text breaks the reader. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -57,26 +58,63 @@ static void signed_and_trusted(void **state)
     free_pair(&b);
 }
 
-/* Every bit of the object: none but those of the header and the last newline may be flipped unnoticed. */
+/* Every bit of the object: none but that of the last newline may be flipped unnoticed. */
 static void every_flip_is_noticed(void **state)
 {
     (void)state;
     struct pair a = new_pair();
     char *text;
-    size_t len, begin;
+    size_t len;
     assert_int_equal(ps_signature_make(&text, &len, a.secret, manifest, LEN, NULL), 0);
-    begin = (size_t)(strchr(text, '\n') - text);
-    for (size_t bit = 8 * begin; bit < 8 * (len - 1); bit++) {
+    size_t number = (size_t)(strchr(text, '\n') - text) - 1; /* another one is another version */
+    for (size_t bit = 0; bit < 8 * (len - 1); bit++) {
         text[bit / 8] ^= (char)(1 << bit % 8);
-        bool blank =
-            bit / 8 == begin; /* "ed25519" is then not at a line's beginning, or stays there */
         int rc = ps_trust_check(a.trust, manifest, LEN, text, len, NULL);
-        if (rc != PS_EDATA && !blank && text[bit / 8] != ' ' && text[bit / 8] != '\t')
+        if (rc != PS_EDATA && (bit / 8 != number || rc != PS_EUNSUPPORTED) &&
+            text[bit / 8] != ' ' && text[bit / 8] != '\t')
             fail_msg("bit %zu of %zu: %d", bit, 8 * len, rc);
         text[bit / 8] ^= (char)(1 << bit % 8);
     }
     for (size_t n = 0; n + 1 < len; n++) /* cut off anywhere */
         assert_int_equal(ps_trust_check(a.trust, manifest, LEN, text, n, NULL), PS_EDATA);
+    ps_free(text);
+    free_pair(&a);
+}
+
+/* A valid line counts under its own version alone. */
+static void versions(void **state)
+{
+    static const struct {
+        const char *head;
+        int rc;
+    } cases[] = {
+        {"penstock-signature 1\n", 0},
+        {"penstock-signature 2\n", PS_EUNSUPPORTED},
+        {"penstock-signature 10\n", PS_EUNSUPPORTED},
+        {"penstock-signature 999999999\n", PS_EUNSUPPORTED},
+        {"penstock-signature 0\n", PS_EDATA},
+        {"penstock-signature 1 \n", PS_EDATA},
+        {"penstock-signature one\n", PS_EDATA},
+        {"penstock-signature 1", PS_EDATA},
+        {"penstock-signature 1000000000000000000000000000\n", PS_EDATA},
+        {"", PS_EDATA},
+    };
+    (void)state;
+    struct pair a = new_pair();
+    struct ps_err err = {0};
+    char *text, other[1024];
+    size_t len;
+    assert_int_equal(ps_signature_make(&text, &len, a.secret, manifest, LEN, NULL), 0);
+    const char *line = strchr(text, '\n') + 1;
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        int n = snprintf(other, sizeof other, "%s%s", cases[i].head, line);
+        int rc = ps_trust_check(a.trust, manifest, LEN, other, (size_t)n, &err);
+        if (rc != cases[i].rc)
+            fail_msg("'%s': %d", cases[i].head, rc);
+        assert_int_equal(ps_signature_names(other, manifest, LEN), rc == 0);
+        if (rc == PS_EUNSUPPORTED)
+            assert_non_null(strstr(err.text, "newer"));
+    }
     ps_free(text);
     free_pair(&a);
 }
@@ -103,6 +141,7 @@ static void what_is_no_key(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(signed_and_trusted),
     cmocka_unit_test(every_flip_is_noticed),
+    cmocka_unit_test(versions),
     cmocka_unit_test(what_is_no_key),
 };
 
