@@ -188,6 +188,24 @@ static void write_side(struct ps_json_writer *w, const char *key, const struct s
     ps_jw_object_end(w);
 }
 
+/* Without hashes nothing can be told of two files but whether they are one. Said where people read it: the JSON has
+ * "hashed". */
+static void say_what_was_not_compared(const struct side *a, const struct side *b)
+{
+    const struct side *const sides[] = {a, b};
+    if (a->files.map->presplit && b->files.map->presplit)
+        return;
+    if (memcmp(a->files.map->model_id, b->files.map->model_id, PS_SHA256_BYTES) == 0)
+        return;
+    for (size_t i = 0; i < 2; i++)
+        if (!sides[i]->files.map->presplit)
+            fprintf(
+                stderr,
+                "penstock: inspect: %s is a plain folder, without hashes: its tensors count as "
+                "changed whether they are or not: `penstock split` it, then compare the splits\n",
+                sides[i]->label);
+}
+
 static int inspect_two(const struct ps_opts *o, struct ps_err *err)
 {
     struct side a = {0}, b = {0};
@@ -210,6 +228,8 @@ static int inspect_two(const struct ps_opts *o, struct ps_err *err)
     }
     if (rc == 0)
         rc = ps_cli_print_json(o, ps_strbuf_ok(&text) ? text.data : NULL, err);
+    if (rc == 0 && !o->json)
+        say_what_was_not_compared(&a, &b);
     ps_strbuf_deinit(&text);
     ps_free(a.label);
     ps_free(b.label);

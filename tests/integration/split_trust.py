@@ -95,11 +95,14 @@ def wrong(t, m, run, key):
     good = open(path).read()
     last = good.rstrip("\n")
     flipped = last[:-1] + ("0" if last[-1] != "0" else "1") + "\n"
-    for text, says in ((flipped, "does not fit"), ("", "none of this manifest"), (good.replace("ed25519", "rot13"), "none of this manifest"),
-                       ("x" * 70000, ""), (good.upper(), "none of this manifest")):
+    for text, says in ((flipped, "does not fit"), ("", "does not begin"), (good.replace("ed25519", "rot13"), "none of this manifest"),
+                       ("x" * 70000, ""), (good.upper(), "does not begin")):
         with open(path, "w") as f:
             f.write(text)
         expect(t, 4, says, *run, *key)
+    with open(path, "w") as f:
+        f.write(good.replace("penstock-signature 1", "penstock-signature 2"))
+    expect(t, 1, "newer Penstock", *run, *key)
     with open(path, "w") as f:
         f.write(good)
     manifest = os.path.join(m, "penstock.manifest")
@@ -155,6 +158,10 @@ def revision(t):
     t.equal(d["tensors"]["changed"], 1, "one")
     t.check(0 < d["bytes_new"] < d["bytes_b"] / 20 and d["bytes_new"] + d["bytes_shared"] == d["bytes_b"], f"{d}")
     t.equal(json.loads(call(t, "inspect", "--diff", t.path("v1s"), t.path("v1s"), "--json").stdout)["same"], True, "same")
+    for pair, plain in (("v1 v2", 2), ("v1 v2s", 1), ("v1s v2s", 0), ("v1 v1", 0)):  # plain folders have no hashes to compare by
+        r = call(t, "inspect", "--diff", *(t.path(p) for p in pair.split()))
+        t.equal((r.returncode, r.stderr.count("without hashes")), (0, plain), f"{pair}: {r.stderr}")
+        t.equal(call(t, "inspect", "--diff", *(t.path(p) for p in pair.split()), "--json").stderr, "", f"{pair} --json")
     expect(t, 2, "missing", "inspect", "--diff", t.path("v1s"))
     expect(t, 2, "--diff", "inspect", t.path("v1s"), t.path("v2s"))
     web = t.nginx(t.path("."))
