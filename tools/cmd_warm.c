@@ -6,9 +6,11 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/json.h"
+#include "cache/cache.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
+#include "tools/warm_held.h"
 #include "tools/warm_list.h"
 
 #define FACTS_MAX ((size_t)1 << 30)
@@ -49,6 +51,7 @@ struct batch {
     int worst; /* the code with the highest exit status */
     struct ps_strbuf facts;
     struct ps_json_writer w;
+    struct ps_warm_held held;
 };
 
 /* Text as it comes; JSON at the end, in one object. */
@@ -98,28 +101,70 @@ static int warm_all(struct batch *b, struct ps_err *err)
 
         if (one == 0)
             rc = tell_facts(b, json, err);
-        else
+        if (one == 0 && rc == 0 && !b->o->dry_run)
+            rc = ps_warm_held_note(&b->held, json, err);
+        if (one != 0)
             tell_failure(b, b->models[i], one, &e);
         ps_string_free(json);
     }
     return rc;
 }
 
+/* How many models have lost to later ones what was stored of them. */
+static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
+{
+    const struct ps_cache_options co = {.budget_bytes = UINT64_MAX,
+                                        .read_only = true,
+                                        .must_exist = true};
+    struct ps_cache *cache = NULL;
+    struct ps_json_writer w;
+    struct ps_strbuf text;
+    char *dir = NULL;
+    int rc = ps_cli_cache_dir(&dir, b->o, err);
+
+    if (rc == 0)
+        rc = ps_cache_open(&cache, dir, &co, NULL, err);
+    ps_strbuf_init(&text, FACTS_MAX);
+    ps_jw_init(&w, &text);
+    ps_jw_object(&w);
+    if (rc == 0)
+        rc = ps_cache_describe(cache, &w, err);
+    ps_jw_object_end(&w);
+    if (rc == 0)
+        rc = ps_strbuf_ok(&text) ? ps_warm_held_lost(n, &b->held, text.data, text.len, err)
+                                 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+    ps_strbuf_deinit(&text);
+    ps_cache_close(cache);
+    ps_free(dir);
+    return rc;
+}
+
 static int end_batch(struct batch *b, struct ps_err *err)
 {
-    int rc = 0;
+    size_t displaced = 0;
+    int rc = b->held.n > 1 ? count_displaced(&displaced, b, err) : 0;
 
+    if (rc < 0)
+        return rc;
+    if (displaced > 0 && ps_err_exit_status(b->worst) < ps_err_exit_status(PS_EBUDGET))
+        b->worst = PS_EBUDGET;
     ps_jw_array_end(&b->w);
     ps_jw_kuint(&b->w, "failed", b->n_failed);
+    ps_jw_kuint(&b->w, "displaced", displaced);
     ps_jw_kint(&b->w, "exit", ps_interrupt_seen ? PS_EXIT_INTERRUPTED : ps_err_exit_status(b->worst));
     ps_jw_object_end(&b->w);
     if (b->o->json)
         rc = ps_cli_print_json(b->o, ps_strbuf_ok(&b->facts) ? b->facts.data : NULL, err);
     if (rc == 0 && ps_interrupt_seen)
         return ps_err_set(err, PS_EINTERRUPTED, "warm", "interrupted");
-    if (rc == 0 && b->worst < 0)
+    if (rc == 0 && b->n_failed > 0)
         return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above",
                           b->n_failed, b->n, b->o->from_file);
+    if (rc == 0 && displaced > 0)
+        return ps_err_set(err, PS_EBUDGET, "warm",
+                          "%zu of %zu models were displaced by later ones: %s: the disk does not "
+                          "hold all: use a larger --disk, or a shorter list",
+                          displaced, b->held.n, b->o->from_file);
     return rc;
 }
 
@@ -145,6 +190,7 @@ static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
             rc = end_batch(&b, err);
         ps_strbuf_deinit(&b.facts);
     }
+    ps_warm_held_deinit(&b.held);
     ps_free(b.models);
     ps_free(text);
     return rc;

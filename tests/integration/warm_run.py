@@ -160,6 +160,20 @@ def test_list(t, server):
     t.check(m[0]["complete"] and m[4]["bytes_fetched"] == 0, f"the same model once more: {m[4]}")
     t.check("geheim" not in p.stdout + p.stderr, f"a secret is shown: {p.stderr}")
     t.check(p.stderr.count("penstock: ") == 4, f"a line for each failure and one for all: {p.stderr}")
+    # models that do not fit together: each is stored whole, and then displaced
+    tree = t.path("tree-of-list")
+    t.equal(t.run("split", KJV, tree, "--codec", "wh").rc, 0, "split")
+    other = badhttp.Server(tree)
+    t.servers.append(other)
+    both = t.path("both.txt")
+    with open(both, "w") as f:
+        f.write(f"{server.url}\n{other.url}\n")
+    for disk, status, displaced in (("9M", 5, 1), ("16M", 0, 0)):
+        p = subprocess.run([t.program, "warm", "--from-file", both, "--json", "--cache", t.path("both" + disk), "--disk", disk],
+                           capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
+        d = json.loads(p.stdout)
+        t.check((p.returncode, d["displaced"]) == (status, displaced) and all(m["complete"] for m in d["models"]), f"{disk} for both: {p}")
+        t.check(("displaced by later ones" in p.stderr) == bool(displaced), f"{disk} for both: {p.stderr}")
     p = run("--from-file", "-")
     t.check(p.returncode == 3 and p.stdout.count("complete") == 2, f"from stdin, as text: {p.stdout}")
     p = run("--from-file", listed, server.url)
