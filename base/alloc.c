@@ -132,6 +132,8 @@ void *ps_alloc_pages(size_t bytes, size_t align)
         munmap(map, head);
     if (extra > head)
         munmap(map + head + size, extra - head);
+    if (align >= PS_HUGE_PAGE)
+        (void)madvise(map + head, size, MADV_HUGEPAGE); /* a system without them has refused, no more */
     count_in(size);
     return map + head;
 }

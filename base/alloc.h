@@ -17,7 +17,9 @@ char *ps_strndup(const char *s, size_t n);
 void ps_free(void *p);
 
 /* `bytes` of page-backed memory aligned to `align` (a power of two, >= 4096 recommended for direct I/O), straight from
- * mmap, so that freeing gives it back to the system at once. NULL on failure. Free with ps_free_pages(p, bytes). */
+ * mmap, so that freeing gives it back to the system at once. Aligned to PS_HUGE_PAGE it asks for huge pages too, for
+ * memory that is read whole again and again. NULL on failure. Free with ps_free_pages(p, bytes). */
+#define PS_HUGE_PAGE ((size_t)2 << 20)
 void *ps_alloc_pages(size_t bytes, size_t align);
 void ps_free_pages(void *p, size_t bytes);
 

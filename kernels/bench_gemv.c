@@ -1,7 +1,7 @@
 /* Measures the matrix products: see bench_gemv.h. Memory of a shared machine changes its speed from second to second,
  * so everything that is compared takes turns within milliseconds: a pass of the read probe, the bf16 product, the
  * product in question, each over its own stretch of memory; and what counts is the median of the ratios. No stretch
- * is walked again before far more than the caches hold has passed. */
+ * is walked again before far more than the caches hold has passed. Huge pages, as the arena of a sweep has them. */
 #include "kernels/bench_gemv.h"
 
 #include <assert.h>
@@ -239,7 +239,7 @@ int ps_bench_gemv(struct ps_bench_row *rows, size_t cap, size_t *n, double *limi
     rc = ps_pool_new(&b.pool, threads, ps_backend_thread_start, (void *)b.be, err);
     if (rc)
         return rc;
-    b.mem = ps_alloc_pages(b.bytes, 4096);
+    b.mem = ps_alloc_pages(b.bytes, PS_HUGE_PAGE);
     b.a = ps_alloc_pages(a_bytes, 4096);
     b.c = ps_alloc_pages(c_bytes, 4096);
     b.packed = ps_alloc_pages(packed_bytes, 4096);

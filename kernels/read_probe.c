@@ -118,7 +118,7 @@ int ps_read_bandwidth(double *gb_s, unsigned threads, const atomic_int *interrup
     int rc = ps_pool_new(&pool, threads, NULL, NULL, err);
     if (rc)
         return rc;
-    void *mem = bytes ? ps_alloc_pages(bytes, 4096) : NULL;
+    void *mem = bytes ? ps_alloc_pages(bytes, PS_HUGE_PAGE) : NULL;
     if (mem) {
         memset(mem, 1, bytes); /* pages that nobody wrote are one page of zeros */
         rc = measure(gb_s, pool, mem, bytes, interrupt, err);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "base/alloc.h"
@@ -218,10 +217,9 @@ static int alloc_tables(struct ps_sweep *s)
 static int alloc_memory(struct ps_sweep *s)
 {
     if (s->arena_bytes) {
-        s->arena = ps_alloc_pages(s->arena_bytes, 2u << 20);
+        s->arena = ps_alloc_pages(s->arena_bytes, PS_HUGE_PAGE);
         if (!s->arena)
             return PS_ENOMEM;
-        madvise(s->arena, s->arena_bytes, MADV_HUGEPAGE);
     }
     s->slots_bytes = s->slot_bytes * s->o.ring_slots + s->gather_slot_bytes * s->o.gather_slots;
     s->slots = ps_alloc_pages(s->slots_bytes ? s->slots_bytes : PAGE, PAGE);

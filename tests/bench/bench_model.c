@@ -36,7 +36,7 @@ struct clock_user {
 static void probe_open(struct probe *p, unsigned threads)
 {
     struct ps_read_best best;
-    p->mem = ps_alloc_pages(PS_READ_BYTES, 4096);
+    p->mem = ps_alloc_pages(PS_READ_BYTES, PS_HUGE_PAGE);
     if (!p->mem || ps_pool_new(&p->pool, threads, NULL, NULL, NULL) < 0) {
         fprintf(stderr, "bench_model: no memory for the probe\n");
         exit(1);

@@ -1,7 +1,9 @@
 /* The heap's counters and failures, string buffers, the clock and the counters of a run. */
 #include "tests/support/test.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -107,6 +109,37 @@ static void test_pages_are_aligned_and_returned(void **state)
     ps_free_pages(NULL, 1);
 }
 
+/* The flags of the mapping that begins at p say whether it asked for huge pages. */
+static bool wants_huge_pages(const void *p)
+{
+    char line[512], start[32];
+    bool found = false, huge = false;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    assert_non_null(f);
+    int n = snprintf(start, sizeof start, "%lx-", (unsigned long)(uintptr_t)p);
+    while (fgets(line, sizeof line, f)) {
+        if (strncmp(line, start, (size_t)n) == 0)
+            found = true;
+        else if (found && strncmp(line, "VmFlags:", 8) == 0) {
+            huge = strstr(line, " hg") != NULL;
+            break;
+        }
+    }
+    fclose(f);
+    assert_true(found);
+    return huge;
+}
+
+static void test_huge_pages_by_alignment(void **state)
+{
+    (void)state;
+    const size_t size = 2 * PS_HUGE_PAGE;
+    uint8_t *huge = ps_alloc_pages(size, PS_HUGE_PAGE);
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) == 0)
+        assert_true(wants_huge_pages(huge));
+    ps_free_pages(huge, size);
+}
+
 static void test_strbuf_grows_to_its_maximum(void **state)
 {
     (void)state;
@@ -207,6 +240,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_strings),
     cmocka_unit_test(test_armed_failure_happens_once),
     cmocka_unit_test(test_pages_are_aligned_and_returned),
+    cmocka_unit_test(test_huge_pages_by_alignment),
     cmocka_unit_test(test_strbuf_grows_to_its_maximum),
     cmocka_unit_test(test_strbuf_take),
     cmocka_unit_test(test_strbuf_alloc_failures),
