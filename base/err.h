@@ -31,7 +31,8 @@ enum ps_code {
     PS_EIO = -11,          /* exit 1: a local system call failed */
     PS_ENOSPC = -12,       /* exit 5: no room on a file system */
     PS_ECANCELLED = -13,   /* the caller withdrew the request; never shown to a user */
-    PS_EAGAIN = -14,       /* not now (full queue, nothing ready); never shown to a user */
+    PS_EAGAIN =
+        -14, /* not now (full queue, nothing ready); exit 1: a cache in use where it can't be shared */
 };
 
 #define PS_ERR_TEXT_MAX 512

@@ -29,7 +29,8 @@ struct ps_cache_options {
     struct ps_stats *stats;  /* nullable */
 };
 /* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget; a damaged
- * index is emptied, with one warning. PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EBUDGET:
+ * index is emptied, with one warning. PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EAGAIN:
+ * in use by a process of another PID namespace, with which LMDB's reader table can't be shared. PS_EBUDGET:
  * budget below the least that an index needs (*least_bytes nullable). PS_EUSAGE: the directory is neither empty nor a
  * cache of ours; nothing was changed in it. PS_EDATA: damaged, and opened read-only or in use by others. A directory
  * that can't be written is opened read-only when it holds a cache, else PS_EIO. */

@@ -64,7 +64,7 @@ static int lmdb_error(const struct ps_index *ix, int rc, const char *what, struc
     case ENOENT:
         return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "index: %s: no index in %s", what, ix->dir);
     case EAGAIN: /* two processes with one pid: LMDB's reader table takes them for one (measured) */
-        return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+        return ps_err_set(err, PS_EAGAIN, ORIGIN,
                           "index: %s: shared with another PID namespace (container): let both "
                           "share one PID namespace, "
                           "or give each its own --cache",

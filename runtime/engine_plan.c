@@ -100,7 +100,7 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
             e->cache = NULL;
         }
     }
-    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA) {
+    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EAGAIN) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
     }
@@ -126,8 +126,8 @@ static int look_at_cache(struct ps_engine *e, struct ps_err *err)
     if (rc == 0)
         return ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
                                    e->arch->n_layers, &e->cache_model, err);
-    if (rc == PS_ENOTFOUND || rc == PS_EIO ||
-        rc == PS_EDATA) { /* none yet, or one that a run makes anew */
+    if (rc == PS_ENOTFOUND || rc == PS_EIO || rc == PS_EAGAIN ||
+        rc == PS_EDATA) { /* none yet, or one that a run makes anew or goes without */
         ps_log(PS_LOG_INFO, "cache", "nothing is known of a cache: %s", ce.text);
         return 0;
     }

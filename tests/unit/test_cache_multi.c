@@ -368,7 +368,7 @@ static int child_in_namespace(const char *folder)
         struct ps_err err = {.code = 0};
         const struct ps_cache_options o = {.budget_bytes = 64u << 20};
         const int rc = ps_cache_open(&c, folder, &o, NULL, &err);
-        _exit(rc == PS_EUNSUPPORTED && strstr(err.text, "PID namespace") ? 0 : 1);
+        _exit(rc == PS_EAGAIN && strstr(err.text, "PID namespace") ? 0 : 1);
     }
     int status;
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
