@@ -7,11 +7,17 @@
  * itself (no bytes come back). The first parts wait in either case: head and index stand in front and come last.
  *
  * Nothing is visible before it is whole: uploads that are not completed are aborted, by this run or, after a kill,
- * by the next one, which finds them by listing. Two splits into one prefix at once would end each other's uploads:
- * each then fails, none writes wrong bytes. */
+ * by the next one, which finds them, and temporary objects, by listing.
+ *
+ * Two splits into one prefix at once: whoever begins later takes the prefix over. Each has a number of its own, in
+ * the name of its temporary object and in the journal. The earlier one finds another journal than it wrote, at the
+ * latest before its manifest, and ends without touching anything more; what is left to chance is the moment between
+ * that look and the manifest. (Not If-Match: stores differ in what they support for PUT, and a PUT that is tried again
+ * after a lost reply would refuse itself.) */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
@@ -29,7 +35,8 @@
 #define BUFFERS_MIN  4u
 #define BUFFERS_MAX  256u
 #define SMALL_MAX    (256u << 20)
-#define TEMP_NAME    PS_SPLIT_JOURNAL ".shard"
+#define TEMP_BEGINS  PS_SPLIT_JOURNAL ".shard" /* and the run's number behind it */
+#define RUN_CHARS    16u
 #define SHARDS       "shards/"
 
 struct part {
@@ -54,7 +61,9 @@ struct s3_tree {
     struct ps_split_tree base;
     struct ps_s3_writer *w;
     struct ps_source *back; /* the same place, for reading */
-    struct ps_strbuf journal;
+    const struct ps_split_place *place;
+    struct ps_strbuf journal; /* as this run wrote it last */
+    char run[RUN_CHARS + 1], temp_name[sizeof TEMP_BEGINS + 1 + RUN_CHARS];
     size_t part_bytes;
     uint8_t *buffers[BUFFERS_MAX];
     unsigned n_buffers;
@@ -138,6 +147,43 @@ static void *run_job(void *user)
     return NULL;
 }
 
+/* PS_EFAIL: the journal is another run's by now. A store that lets nobody read can't tell. Asked by a source of its
+ * own: `back` takes an object that has changed since it saw it for an error. */
+static int check_owner(const struct s3_tree *t, struct ps_err *err)
+{
+    struct ps_source *now;
+    char *text = NULL;
+    size_t len = 0;
+    int rc = ps_store_open(&now, t->place->dst, t->place->store, err);
+    if (rc != 0)
+        return rc;
+    rc = ps_source_get(now, PS_SPLIT_JOURNAL, PS_SPLIT_JOURNAL_MAX_BYTES, &text, &len, NULL, err);
+    ps_source_close(now);
+    bool ours = rc == 0 && len == t->journal.len && memcmp(text, t->journal.data, len) == 0;
+    if (rc == 0)
+        ps_free(text);
+    if (ours || rc == PS_EREFUSED)
+        return 0;
+    return rc != 0 && rc != PS_ENOTFOUND
+               ? rc
+               : ps_err_set(
+                     err, PS_EFAIL, S3_ORIGIN,
+                     "another split has taken over %s: let it end; if there is none, run this "
+                     "again: what is finished is kept",
+                     t->back->label);
+}
+
+/* Whoever takes over ends the uploads of the run before: that is then why one fails. */
+static int reason(const struct s3_tree *t, int rc, struct ps_err *err)
+{
+    struct ps_err other;
+    if (rc == 0 || rc == PS_EINTERRUPTED || check_owner(t, &other) != PS_EFAIL)
+        return rc;
+    if (err)
+        *err = other;
+    return PS_EFAIL;
+}
+
 static int put_journal(struct s3_tree *t, struct ps_err *err)
 {
     return ps_strbuf_ok(&t->journal)
@@ -149,6 +195,9 @@ static int note_finished(struct s3_tree *t, uint32_t shard, const struct ps_spli
                          struct ps_err *err)
 {
     char line[PS_SPLIT_LINE_MAX];
+    int rc = check_owner(t, err);
+    if (rc != 0)
+        return rc;
     ps_split_journal_line(line, sizeof line, shard, d);
     ps_strbuf_puts(&t->journal, line);
     return put_journal(t, err);
@@ -205,7 +254,7 @@ static int start_job(struct s3_tree *t, struct job *j, unsigned from, unsigned t
 /* All full parts but those that wait for the index go to the temporary object. */
 static int spill(struct s3_tree *t, struct ps_err *err)
 {
-    int rc = t->temp ? 0 : ps_s3_upload_begin(&t->temp, t->w, TEMP_NAME, err);
+    int rc = t->temp ? 0 : ps_s3_upload_begin(&t->temp, t->w, t->temp_name, err);
     if (rc != 0)
         return rc;
     unsigned from = t->sent;
@@ -325,8 +374,8 @@ static int finish_spilled(struct s3_tree *t, const char *name, struct ps_err *er
     t->temp = NULL; /* complete frees it, also when it fails */
     rc = ps_s3_upload_complete(u, err);
     if (rc == 0)
-        rc = ps_s3_copy(t->w, TEMP_NAME, name, t->size, err);
-    ps_s3_delete(t->w, TEMP_NAME, rc == 0 ? err : NULL);
+        rc = ps_s3_copy(t->w, t->temp_name, name, t->size, err);
+    ps_s3_delete(t->w, t->temp_name, rc == 0 ? err : NULL);
     return rc;
 }
 
@@ -348,7 +397,7 @@ static int s3_finish_shard(struct ps_split_tree *base, uint32_t shard,
         rc = start_job(t, &j, 0, t->n_parts, err);
     }
     drop_parts(t);
-    return rc;
+    return reason(t, rc, err);
 }
 
 /* ---- small objects ---- */
@@ -374,20 +423,24 @@ static int s3_put(struct ps_split_tree *base, const char *name, const void *byte
 /* ---- seal ---- */
 
 struct leftover {
-    struct s3_tree *t;
-    const struct ps_split_done *done;
+    const struct ps_split_done *done; /* NULL: whatever is listed goes */
     uint32_t n;
     char **names; /* gathered first: a list that changes under way may skip */
     size_t n_names, cap;
     bool failed;
 };
 
+static bool is_named(const struct leftover *l, const char *object)
+{
+    uint8_t sha[PS_SHA256_BYTES];
+    return l->done && (!ps_split_is_shard_file(object + strlen(SHARDS), sha) ||
+                       ps_split_names_shard(l->done, l->n, sha));
+}
+
 static bool gather_unnamed(void *user, const char *object)
 {
     struct leftover *l = user;
-    uint8_t sha[PS_SHA256_BYTES];
-    if (!ps_split_is_shard_file(object + strlen(SHARDS), sha) ||
-        ps_split_names_shard(l->done, l->n, sha))
+    if (is_named(l, object))
         return true;
     if (l->n_names == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 64;
@@ -405,18 +458,12 @@ static bool gather_unnamed(void *user, const char *object)
     return !l->failed;
 }
 
-/* Shards that `done` does not name are removed. A store that lets nobody list keeps them: the tree is whole all the
- * same. */
-static int remove_leftovers(struct s3_tree *t, const struct ps_split_done *done, uint32_t n,
-                            struct ps_err *err)
+/* Removes what begins so and is not named. PS_EREFUSED: the store does not list. */
+static int remove_objects(struct s3_tree *t, const char *begins, const struct ps_split_done *done,
+                          uint32_t n, struct ps_err *err)
 {
-    struct leftover l = {.t = t, .done = done, .n = n};
-    int rc = ps_s3_list(t->w, SHARDS, gather_unnamed, &l, err);
-    if (rc == PS_EREFUSED) {
-        ps_log(PS_LOG_WARN, S3_ORIGIN,
-               "the store does not list: shards of an earlier split, if any, were left");
-        rc = 0;
-    }
+    struct leftover l = {.done = done, .n = n};
+    int rc = ps_s3_list(t->w, begins, gather_unnamed, &l, err);
     if (rc == 0 && l.failed)
         rc = s3_no_memory(err);
     for (size_t i = 0; i < l.n_names; i++) {
@@ -428,11 +475,25 @@ static int remove_leftovers(struct s3_tree *t, const struct ps_split_done *done,
     return rc;
 }
 
+/* A store that lets nobody list keeps old shards: the tree is whole all the same. */
+static int remove_leftovers(struct s3_tree *t, const struct ps_split_done *done, uint32_t n,
+                            struct ps_err *err)
+{
+    int rc = remove_objects(t, SHARDS, done, n, err);
+    if (rc != PS_EREFUSED)
+        return rc;
+    ps_log(PS_LOG_WARN, S3_ORIGIN,
+           "the store does not list: shards of an earlier split, if any, were left");
+    return 0;
+}
+
 static int s3_seal(struct ps_split_tree *base, const void *manifest, size_t len,
                    const struct ps_split_done *done, uint32_t n_shards, struct ps_err *err)
 {
     struct s3_tree *t = (struct s3_tree *)base;
-    int rc = join_job(t, err);
+    int rc = reason(t, join_job(t, err), err);
+    if (rc == 0)
+        rc = check_owner(t, err); /* the tree would name shards that the other one removes */
     if (rc == 0)
         rc = s3_put(base, PS_MANIFEST_NAME, manifest, len, err);
     if (rc == 0)
@@ -501,6 +562,7 @@ static void take_journal(struct s3_tree *t, const char *text, const char *head,
 {
     char line[PS_SPLIT_LINE_MAX];
     ps_strbuf_puts(&t->journal, head);
+    ps_strbuf_printf(&t->journal, "run %s\n", t->run);
     if (strncmp(text, head, strlen(head)) != 0)
         return; /* of another split: its shards go when this one is sealed */
     for (const char *p = text + strlen(head), *end; (end = strchr(p, '\n')); p = end + 1) {
@@ -526,12 +588,14 @@ static int end_old_uploads(struct s3_tree *t, struct ps_err *err)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < 2; i++)
         rc = ps_s3_abort_uploads(t->w, ours[i], &n, err);
-    if (rc == PS_EREFUSED || rc == PS_ENOTFOUND) {
-        ps_log(PS_LOG_WARN, S3_ORIGIN,
-               "the store does not list uploads: one that a killed split left open stays so");
-        rc = 0;
-    }
-    return rc == 0 ? ps_s3_delete(t->w, TEMP_NAME, err) : rc;
+    if (rc == 0)
+        rc = remove_objects(t, TEMP_BEGINS, NULL, 0, err);
+    if (rc != PS_EREFUSED && rc != PS_ENOTFOUND)
+        return rc;
+    ps_log(
+        PS_LOG_WARN, S3_ORIGIN,
+        "the store does not list: an upload or temporary object of a killed split, if any, stays");
+    return 0;
 }
 
 static int take_up(struct s3_tree *t, const uint8_t key[PS_SHA256_BYTES],
@@ -554,6 +618,17 @@ static int take_up(struct s3_tree *t, const uint8_t key[PS_SHA256_BYTES],
     }
     ps_free(text);
     return rc;
+}
+
+/* Numbers that no two runs share. */
+static int draw_run(struct s3_tree *t, struct ps_err *err)
+{
+    uint8_t drawn[RUN_CHARS / 2];
+    if (getrandom(drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn)
+        return ps_err_set(err, PS_EIO, S3_ORIGIN, "no random numbers from the system");
+    ps_hex_encode(drawn, sizeof drawn, t->run);
+    snprintf(t->temp_name, sizeof t->temp_name, TEMP_BEGINS ".%s", t->run);
+    return 0;
 }
 
 static int make_buffers(struct s3_tree *t, uint64_t ram_bytes, uint64_t max_shard_bytes,
@@ -628,10 +703,13 @@ int ps_split_s3_open(struct ps_split_tree **out, const struct ps_split_place *pl
     if (!t)
         return s3_no_memory(err);
     t->base.ops = &s3_ops;
+    t->place = place;
     ps_strbuf_init(&t->journal, PS_SPLIT_JOURNAL_MAX_BYTES);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->freed, NULL);
-    int rc = ps_s3_writer_open(&t->w, place->dst, place->store, err);
+    int rc = draw_run(t, err);
+    if (rc == 0)
+        rc = ps_s3_writer_open(&t->w, place->dst, place->store, err);
     if (rc == 0)
         rc = ps_store_open(&t->back, place->dst, place->store, err);
     if (rc == 0)

@@ -28,9 +28,9 @@ struct ps_split_place {
     uint64_t ram_bytes;
 };
 bool ps_split_place_is_remote(const struct ps_split_place *p);
-/* Makes or takes up `dst`. `key` names source, codec and plan: a journal of another key is dropped. done[n_shards]
- * is filled with the shards that are finished already; max_shard_bytes: no shard will be longer. PS_EUSAGE: the
- * place holds something else, or another split runs in that folder. */
+/* Makes or takes up `dst`; `place` must outlive the tree. `key` names source, codec and plan: a journal of another
+ * key is dropped. done[n_shards] is filled with the shards that are finished already; max_shard_bytes: no shard
+ * will be longer. PS_EUSAGE: the place holds something else, or another split runs in that folder. */
 int ps_split_tree_open(struct ps_split_tree **out, const struct ps_split_place *place,
                        const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
                        uint32_t n_shards, uint64_t max_shard_bytes, struct ps_err *err);

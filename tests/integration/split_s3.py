@@ -100,6 +100,44 @@ def killed(t, s3, src, want):
     t.check(left_open > 0, "no kill left an upload open: this proves nothing")
 
 
+def two_at_once(t, s3, src, want):
+    """Whoever begins later has the prefix. The earlier one ends, says why, and leaves no trace, wherever it is just then:
+    in its first parts, in a copy, before its manifest."""
+    for at, what in (("uploadId", "in parts"), ("copy", "in a copy"), ("shards/", "between shards"), ("config.json", "at its beginning")):
+        state, prefix = {"later": None}, f"two-{what.replace(' ', '-')}"
+
+        def scenario(q, r):
+            here = at == "copy" and "x-amz-copy-source" in q.headers or at != "copy" and q.method == "PUT" and at in q.name + "?" + q.query
+            if here and state["later"] is None:
+                state["later"] = False  # what it asks for itself comes here too
+                state["later"] = split(t, s3, src, f"s3://models/{prefix}")
+        s3.set(scenario)
+        earlier = split(t, s3, src, f"s3://models/{prefix}")
+        s3.set(None)
+        later = state["later"]
+        t.equal(later and later.returncode, 0, f"{what}: the later one: {later}")
+        t.equal(earlier.returncode, 1, f"{what}: the earlier one: {earlier.stderr}")
+        t.check("another split" in earlier.stderr and earlier.stderr.count("\n") == 1, f"{what}: the reason: {earlier.stderr}")
+        left = tree(os.path.join(s3.root, prefix))
+        t.equal(sorted(set(left) - set(want)), [], f"{what}: left behind")
+        t.check(left == want, f"{what}: another tree")
+        t.equal(s3.uploads, {}, f"{what}: uploads are open")
+
+
+def leftovers(t, s3, src, want):
+    """Temporary objects of runs that are dead, of this version and of the one before, which had one name for all."""
+    s3.store("left/.penstock-split", b"penstock-split 2 00\n")
+    for name in (".penstock-split.shard", ".penstock-split.shard.0123456789abcdef"):
+        s3.store(f"left/{name}", b"x")
+    names = set()
+    for prefix in ("left", "left2"):
+        r = split(t, s3, src, f"s3://models/{prefix}")
+        t.equal(r.returncode, 0, f"over leftovers: {r.stderr}")
+        check_tree(t, s3, prefix, want, "over leftovers")
+        names |= {q.name.split("/")[-1] for q in s3.log if q.method == "POST" and q.query == "uploads=" and ".penstock-split" in q.name}
+    t.equal(len(names), 2, f"two runs have one name for what is temporary: {names}")
+
+
 def refused(t, s3, src, want):
     def scenario(q, r):
         if q.method == "PUT" and "shards/" in q.name:
@@ -154,6 +192,8 @@ def main():
         t.servers.append(s3)
         undisturbed(t, s3, src, want)
         killed(t, s3, src, want)
+        two_at_once(t, s3, src, want)
+        leftovers(t, s3, src, want)
         refused(t, s3, src, want)
         others(t, s3, src)
         runs(t, s3)
