@@ -143,6 +143,27 @@ static void redact_userinfo(char *text, size_t cap)
     }
 }
 
+/* "user:pass@host" where nobody wrote "//": parts of what is no address, as of a path. */
+static void redact_bare_userinfo(char *text, size_t cap)
+{
+    static const char end[] = "/ \t\r\n\"'<>,;";
+    bool address = false;
+    for (size_t i = 0; text[i];) {
+        size_t part = strcspn(text + i, end), colon = strcspn(text + i, ":");
+        address = address || (colon < part && strncmp(text + i + colon, "://", 3) == 0);
+        for (size_t n = address ? 0 : part; n > colon + 1; n--) {
+            if (text[i + n - 1] == '@') {
+                i = replace(text, cap, i, n - 1, "[redacted]");
+                part = strcspn(text + i, end);
+                break;
+            }
+        }
+        i += part;
+        address = address && text[i] == '/';
+        i += text[i] != '\0';
+    }
+}
+
 /* The values of one address's query, from behind its '?': names stay, because they say what kind of address it was.
  * Returns the offset behind the query. */
 static size_t redact_query(char *text, size_t cap, size_t i)
@@ -252,6 +273,7 @@ static void redact_tokens(char *text, size_t cap)
 void ps_redact(char *text, size_t cap)
 {
     redact_userinfo(text, cap);
+    redact_bare_userinfo(text, cap);
     redact_amz(text, cap);
     redact_queries(text, cap); /* after redact_amz: inside an address "..." is enough */
     redact_authorization(text, cap);

@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "fetcher/path_hint.h"
 #include "fetcher/range_plan.h"
 
 #define ORIGIN "fetcher"
@@ -41,7 +42,7 @@ int file_table_init(struct file_table *t, const char *path, bool direct_io, stru
     if (t->dir_fd < 0) {
         int e = errno;
         if (e == ENOENT)
-            return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "no such folder: %s: check the path", path);
+            return ps_path_missing(err, path);
         if (e == ENOTDIR)
             return ps_err_set(err, PS_EUSAGE, ORIGIN,
                               "not a folder: %s: give the folder that holds config.json", path);

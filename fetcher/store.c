@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "fetcher/hf_ref.h"
+#include "fetcher/path_hint.h"
 #include "fetcher/store_impl.h"
 #include "fetcher/uri.h"
 
@@ -108,6 +109,9 @@ int ps_store_label(char **out, const char *address, struct ps_err *err)
     case PS_URI_HF: rc = hf_label(&label, address, err); break;
     case PS_URI_UNKNOWN: rc = unknown_open(NULL, address, NULL, err); break;
     case PS_URI_PATH:
+        if (!(label = ps_path_label(address)))
+            rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+        break;
     case PS_URI_FILE:
         if (!(label = ps_strdup(address)))
             rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");

@@ -2,13 +2,16 @@
  * engine, no network. */
 #include "tools/cli.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/size.h"
 #include "cache/cache.h"
+#include "cache/owner.h"
 #include "tools/cache_text.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
@@ -19,6 +22,24 @@ struct upkeep {
     char *dir;
     struct ps_cache *cache; /* NULL: there is no cache yet */
 };
+
+/* A cache that was never made is clean and empty, but not one that was named: a slip in its name must not read as a
+ * proof. Nor is a folder full of other things a cache. */
+static int no_cache(const struct upkeep *u, struct ps_err *err)
+{
+    const int fd = open(u->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc;
+
+    if (fd < 0 && u->o->cache)
+        return ps_err_set(err, PS_ENOTFOUND, "cache",
+                          "no cache: %s: check --cache or PENSTOCK_CACHE", u->dir);
+    rc = fd >= 0 ? ps_owner_check(fd, u->dir, false, false, err) : 0;
+    if (fd >= 0)
+        close(fd);
+    if (rc == 0 && !u->o->quiet)
+        fprintf(stderr, "penstock: no cache yet: %s\n", u->dir);
+    return rc;
+}
 
 /* Upkeep never shrinks a cache: its budget is no limit, and the smallest budget of the living
  * processes governs. */
@@ -31,7 +52,7 @@ static int open_cache(struct upkeep *u, bool writes, struct ps_err *err)
         u->cache = NULL;
         if (err)
             memset(err, 0, sizeof *err);
-        return 0;
+        return no_cache(u, err);
     }
     return rc;
 }

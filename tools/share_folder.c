@@ -12,10 +12,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "fetcher/path_hint.h"
 
 int ps_share_folder_open(struct ps_share_folder *f, const char *dir, struct ps_err *err)
 {
     f->fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (f->fd < 0 && errno == ENOENT)
+        return ps_path_missing(err, dir);
     if (f->fd < 0)
         return ps_err_set(err, PS_ENOTFOUND, "share", "%s: %s", dir, strerror(errno));
     return 0;

@@ -140,6 +140,35 @@ expect 0 '' cache dir
 [ "$(cat "$work/out")" = "$work/cache/penstock" ] || fail "cache dir: $(cat "$work/out")"
 [ ! -e "$work/cache/penstock" ] || fail "the cache folder was made by looking at it"
 
+# a name that is mistyped is no clean cache
+mkdir -p "$work/full/slabs" "$work/empty"
+: >"$work/full/slabs/x.slab"
+for verb in ls stat verify "evict --all" "evict abcd" "pin abcd"; do
+    expect 3 "^penstock: no cache: $work/none/x: " cache $verb --cache "$work/none/x"
+    PENSTOCK_CACHE=$work/none expect 3 "no cache: $work/none" cache $verb
+    expect 2 'no cache: left as it is' cache $verb --cache "$work/full"
+done
+expect 2 'no cache: left as it is' cache verify --repair --cache "$work/full/slabs"
+[ -e "$work/full/slabs/x.slab" ] || fail "cache verify --repair removed a file of others"
+expect 0 "^penstock: no cache yet: $work/empty" cache verify --cache "$work/empty"
+expect 0 '' cache verify
+
+# an address whose scheme was forgotten holds its password all the same
+for model in user:geheim@127.0.0.1/nope http:/user:geheim@127.0.0.1/nope geheim@localhost:1/nope 'h/m?sig=geheim' user:ge/heim@geheim@h; do
+    expect 3 'no such folder: ' run "$model" -p x --stats "$work/stats.json"
+    grep -q 'heim' "$work/err" "$work/stats.json" && fail "a secret of $model: $(cat "$work/err" "$work/stats.json")"
+    for command in "plan $model" "share $model" "inspect $model" "split $model $work/tree" "tokenize $model x" "warm $model" \
+        "inspect --diff $model $work" "run $work/none --mirror $model -p x"; do
+        expect 3 '' $command
+        grep -q 'heim' "$work/err" "$work/out" && fail "a secret: penstock $command: $(cat "$work/err")"
+    done
+done
+expect 3 'did you mean http://127.0.0.1/nope?' run user:geheim@127.0.0.1/nope -p x
+expect 3 'did you mean http://localhost:18470/x?' plan localhost:18470/x
+expect 3 'did you mean http://host/x?' share http:/host/x
+expect 3 'did you mean hf://org/name?' run org/name -p x
+expect 3 "^penstock: no such folder: $work/none: check the path$" run "$work/none" -p x
+
 # options stand anywhere; -- ends them
 expect 3 "$work/none" --temp 0 run -p x "$work/none" -n 1
 expect 3 '--odd' run -p x -- --odd

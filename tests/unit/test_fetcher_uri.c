@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "fetcher/path_hint.h"
 #include "fetcher/store.h"
 #include "fetcher/uri.h"
 
@@ -254,6 +255,46 @@ static void test_labels(void **state)
     }
 }
 
+/* What was taken for a folder, and isn't there. */
+static void test_forgotten_schemes(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"user:geheim@127.0.0.1/nope", "[redacted]@127.0.0.1/nope", "http://127.0.0.1/nope"},
+        {"geheim@host/m?sig=geheim", "[redacted]@host/m?...", "http://host/m"},
+        {"http:/user:geheim@127.0.0.1/nope", "http:/[redacted]@127.0.0.1/nope",
+         "http://127.0.0.1/nope"},
+        {"https:user:ge/heim@h:80/x", "https:[redacted]@h:80/x", "https://h:80/x"},
+        {"user:ge/h@eim@host", "[redacted]@host", "http://host"},
+        {"localhost:18470/x@y", "localhost:18470/x@y", "http://localhost:18470/x@y"},
+        {"example.org/model?sig=geheim", "example.org/model?...", "http://example.org/model"},
+        {"10.0.0.1/m", "10.0.0.1/m", "http://10.0.0.1/m"},
+        {"http:/host/x", "http:/host/x", "http://host/x"},
+        {"hf:org/name@v1", "hf:org/name@v1", "hf://org/name@v1"},
+        {"org/name", "org/name", "hf://org/name"},
+        {"org/name.v2@main", "org/name.v2@main", "hf://org/name.v2@main"},
+        {"./org/name", "./org/name", ""},
+        {"/srv/models/x", "/srv/models/x", ""},
+        {"../x", "../x", ""},
+        {"model", "model", ""},
+        {"a/b/c", "a/b/c", ""},
+        {"", "", ""},
+    };
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        char hint[PS_PATH_HINT_MAX_BYTES];
+        struct ps_err err = {0};
+        char *shown = ps_path_conceal(cases[i][0]);
+        assert_string_equal(shown, cases[i][1]);
+        ps_path_hint(hint, sizeof hint, cases[i][0]);
+        assert_string_equal(hint, cases[i][2]);
+        assert_int_equal(ps_path_missing(&err, cases[i][0]), PS_ENOTFOUND);
+        assert_null(strstr(err.text, "geheim"));
+        assert_null(strstr(err.text, "heim@"));
+        assert_true(!*hint == !strstr(err.text, "did you mean"));
+        ps_free(shown);
+    }
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -263,11 +304,17 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds),      cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_objects),
-        cmocka_unit_test(test_redirects),  cmocka_unit_test(test_origins),
-        cmocka_unit_test(test_file_paths), cmocka_unit_test(test_open),
-        cmocka_unit_test(test_memory),     cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_objects),
+        cmocka_unit_test(test_redirects),
+        cmocka_unit_test(test_origins),
+        cmocka_unit_test(test_file_paths),
+        cmocka_unit_test(test_open),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_forgotten_schemes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
