@@ -757,7 +757,8 @@ static int split_model(struct splitter *s, uint8_t model_id[PS_SHA256_BYTES], st
     struct ps_manifest *m = NULL;
     int rc = open_source(s, err);
     if (rc == 0)
-        rc = ps_split_tree_check_model(&s->place, s->files.config, s->files.config_len, err);
+        rc = ps_split_tree_check_model(&s->place, s->files.config, s->files.config_len,
+                                       ps_packing_name(&s->o->packing), err);
     if (rc == 0)
         rc = open_destination(s, err);
     if (rc == 0)

@@ -349,19 +349,24 @@ static bool same_content(const struct folder *t, const char *name, const void *b
     return same;
 }
 
-int ps_split_folder_check_model(const char *dst, const void *config, size_t len, struct ps_err *err)
+static void look_for(char **text, size_t *len, const char *dst, const char *name, size_t max_bytes)
 {
-    struct folder t = {.dir = open(dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (t.dir < 0)
-        return 0; /* nothing there, or told when it is opened for writing */
-    bool other = exists(t.dir, PS_MANIFEST_NAME) && exists(t.dir, "config.json") &&
-                 !same_content(&t, "config.json", config, len);
-    close(t.dir);
-    return other
-               ? ps_err_set(
-                     err, PS_EUSAGE, ORIGIN,
-                     "%s holds a split of another model: name an empty directory, or remove it", dst)
-               : 0;
+    struct ps_strbuf path;
+    ps_strbuf_init(&path, 1 << 16);
+    ps_strbuf_printf(&path, "%s/%s", dst, name);
+    if (!ps_strbuf_ok(&path) || ps_file_read(text, len, path.data, max_bytes, NULL) != 0)
+        *text = NULL; /* none, or one that is told of when the folder is opened for writing */
+    ps_strbuf_deinit(&path);
+}
+
+int ps_split_folder_look(struct ps_split_found *f, const char *dst, struct ps_err *err)
+{
+    f->where = ps_strdup(dst);
+    if (!f->where)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    look_for(&f->manifest, &f->manifest_len, dst, PS_MANIFEST_NAME, PS_MANIFEST_MAX_BYTES);
+    look_for(&f->config, &f->config_len, dst, "config.json", PS_SPLIT_CONFIG_MAX_BYTES);
+    return 0;
 }
 
 static int folder_put(struct ps_split_tree *base, const char *name, const void *bytes, size_t len,

@@ -724,25 +724,21 @@ int ps_split_s3_open(struct ps_split_tree **out, const struct ps_split_place *pl
     return 0;
 }
 
-int ps_split_s3_check_model(const struct ps_split_place *place, const void *config, size_t len,
-                            struct ps_err *err)
+int ps_split_s3_look(struct ps_split_found *f, const struct ps_split_place *place, struct ps_err *err)
 {
     struct ps_source *s;
-    char *manifest = NULL, *old = NULL;
-    size_t n;
-    bool other = false;
     int rc = ps_store_open(&s, place->dst, place->store, err);
     if (rc != 0)
         return rc;
-    if (ps_source_get(s, PS_MANIFEST_NAME, PS_MANIFEST_MAX_BYTES, &manifest, &n, NULL, NULL) == 0 &&
-        ps_source_get(s, "config.json", SMALL_MAX, &old, &n, NULL, NULL) == 0)
-        other = n != len || memcmp(old, config, len) != 0;
-    ps_free(manifest);
-    ps_free(old);
-    if (other)
-        rc = ps_err_set(err, PS_EUSAGE, S3_ORIGIN,
-                        "%s holds a split of another model: name an empty prefix, or remove it",
-                        s->label);
+    f->where = ps_strdup(s->label);
+    if (!f->where)
+        rc = s3_no_memory(err);
+    else if (ps_source_get(s, PS_MANIFEST_NAME, PS_MANIFEST_MAX_BYTES, &f->manifest,
+                           &f->manifest_len, NULL, NULL) != 0)
+        f->manifest = NULL;
+    else if (ps_source_get(s, "config.json", PS_SPLIT_CONFIG_MAX_BYTES, &f->config, &f->config_len,
+                           NULL, NULL) != 0)
+        f->config = NULL;
     ps_source_close(s);
     return rc;
 }

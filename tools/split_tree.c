@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/strbuf.h"
+#include "proto/manifest.h"
 #include "proto/signature.h"
 #include "tools/split_tree_impl.h"
 
@@ -25,12 +26,39 @@ int ps_split_tree_open(struct ps_split_tree **out, const struct ps_split_place *
     return ps_split_folder_open(out, place->dst, key, done, n_shards, err);
 }
 
-int ps_split_tree_check_model(const struct ps_split_place *place, const void *config, size_t len,
-                              struct ps_err *err)
+/* A damaged manifest is no finished split's. */
+static int check_codec(const struct ps_split_found *f, const char *codec, struct ps_err *err)
 {
-    return ps_split_place_is_remote(place)
-               ? ps_split_s3_check_model(place, config, len, err)
-               : ps_split_folder_check_model(place->dst, config, len, err);
+    struct ps_manifest *m;
+    int rc = ps_manifest_decode(&m, f->manifest, f->manifest_len, NULL);
+    if (rc != 0)
+        return rc == PS_ENOMEM ? ps_err_set(err, rc, "split", "out of memory") : 0;
+    if (strcmp(m->codec, codec) != 0)
+        rc = ps_err_set(err, PS_EUSAGE, "split",
+                        "%s holds a finished split with --codec %s: name another place for %s, or "
+                        "remove it: who reads it now would find its shards gone",
+                        f->where, m->codec, codec);
+    ps_manifest_free(m);
+    return rc;
+}
+
+int ps_split_tree_check_model(const struct ps_split_place *place, const void *config, size_t len,
+                              const char *codec, struct ps_err *err)
+{
+    struct ps_split_found f = {0};
+    bool remote = ps_split_place_is_remote(place);
+    int rc = remote ? ps_split_s3_look(&f, place, err) : ps_split_folder_look(&f, place->dst, err);
+    if (rc == 0 && f.manifest && f.config &&
+        (f.config_len != len || memcmp(f.config, config, len) != 0))
+        rc = ps_err_set(err, PS_EUSAGE, "split",
+                        "%s holds a split of another model: name an empty %s, or remove it",
+                        f.where, remote ? "prefix" : "directory");
+    if (rc == 0 && f.manifest)
+        rc = check_codec(&f, codec, err);
+    ps_free(f.where);
+    ps_free(f.manifest);
+    ps_free(f.config);
+    return rc;
 }
 
 void ps_split_tree_close(struct ps_split_tree *t)

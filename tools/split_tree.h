@@ -34,10 +34,12 @@ bool ps_split_place_is_remote(const struct ps_split_place *p);
 int ps_split_tree_open(struct ps_split_tree **out, const struct ps_split_place *place,
                        const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
                        uint32_t n_shards, uint64_t max_shard_bytes, struct ps_err *err);
-/* PS_EUSAGE if the place holds a finished split with another config.json: of another model, which is not to be
- * lost by a slip. A new version of the same model, or another codec, may take its place. */
+#define PS_SPLIT_CONFIG_MAX_BYTES (16u << 20)
+/* PS_EUSAGE if the place holds a finished split with another config.json (of another model, which is not to be lost by
+ * a slip) or of another codec (whose readers would find its shards gone). A new version of the same model may take its
+ * place. */
 int ps_split_tree_check_model(const struct ps_split_place *place, const void *config, size_t len,
-                              struct ps_err *err);
+                              const char *codec, struct ps_err *err);
 /* Nullable; removes what is unfinished (temporary files, open uploads). */
 void ps_split_tree_close(struct ps_split_tree *t);
 

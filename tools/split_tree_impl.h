@@ -28,10 +28,16 @@ struct ps_split_tree {
 int ps_split_folder_open(struct ps_split_tree **out, const char *dst,
                          const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
                          uint32_t n_shards, struct ps_err *err);
-int ps_split_folder_check_model(const char *dst, const void *config, size_t len, struct ps_err *err);
+/* Of a finished split that is there already. The texts (heap) are NULL where there is none, and nothing is made. */
+struct ps_split_found {
+    char *where; /* the place as it may be shown */
+    char *manifest, *config;
+    size_t manifest_len, config_len;
+};
+int ps_split_folder_look(struct ps_split_found *f, const char *dst, struct ps_err *err);
 int ps_split_s3_open(struct ps_split_tree **out, const struct ps_split_place *place,
                      const uint8_t key[PS_SHA256_BYTES], struct ps_split_done *done,
                      uint32_t n_shards, uint64_t max_shard_bytes, struct ps_err *err);
-int ps_split_s3_check_model(const struct ps_split_place *place, const void *config, size_t len,
-                            struct ps_err *err);
+int ps_split_s3_look(struct ps_split_found *f, const struct ps_split_place *place,
+                     struct ps_err *err);
 #endif
