@@ -27,6 +27,7 @@ struct run {
     size_t n_ids;
     uint64_t seed;
     struct ps_strbuf text; /* with --json: what stdout would have shown */
+    bool tells_stats;      /* --stats names what can be written */
     bool began;            /* a token has been written */
     bool shares_terminal;  /* text and progress would meet on one screen */
     struct ps_err out_err; /* of a write to stdout; code 0: none */
@@ -169,11 +170,14 @@ static int generate(struct run *r, struct ps_err *err)
     return 0;
 }
 
-/* Other programs write a "-" to stdout, and that is where the text goes. */
+/* A name that can't be written would cost the figures at the end. Other programs write a "-" to stdout, and that
+ * is where the text goes. */
 static int check_stats(const struct ps_opts *o, struct ps_err *err)
 {
-    if (!o->stats || strcmp(o->stats, "-") != 0)
+    if (!o->stats)
         return 0;
+    if (strcmp(o->stats, "-") != 0)
+        return ps_text_check_file("--stats", o->stats, err);
     return ps_err_set(err, PS_EUSAGE, "run",
                       "--stats -: stdout is for the text: use --json (text and figures in one "
                       "object) or --stats /dev/stderr");
@@ -184,6 +188,7 @@ static int work(struct run *r, struct ps_err *err)
 {
     int rc = check_stats(r->o, err);
 
+    r->tells_stats = rc == 0 && r->o->stats;
     if (rc == 0)
         rc = read_prompt(r, err);
     if (rc == 0)
@@ -241,7 +246,7 @@ static int report(struct run *r, int rc, struct ps_err *err)
 
     if (r->o->json && r->session && r->out_err.code == 0)
         print_json(r, rc, err->text, &other);
-    if (r->o->stats && check_stats(r->o, NULL) == 0)
+    if (r->tells_stats)
         write_stats(r, rc, err->text, &other);
     if (r->session && !r->o->quiet && (rc == 0 || rc == PS_EINTERRUPTED))
         print_summary(r);

@@ -50,6 +50,17 @@ int ps_cmd_tokenize(const struct ps_opts *o, struct ps_err *err)
     return rc;
 }
 
+static int check_out(const struct ps_opts *o, struct ps_err *err)
+{
+    if (!o->out)
+        return 0;
+    if (strcmp(o->out, "-") != 0)
+        return ps_text_check_file("--out", o->out, err);
+    return o->json ? ps_err_set(err, PS_EUSAGE, "logits",
+                                "--out - with --json: both go to stdout: give one of them")
+                   : 0;
+}
+
 /* "1,15043,3186": digits and single commas alone. */
 static int parse_ids(uint32_t **out, size_t *n, const char *text, struct ps_err *err)
 {
@@ -134,6 +145,8 @@ static int print_logits(const struct ps_opts *o, const float *logits, size_t n, 
     int rc = 0;
 
     ps_progress_end();
+    if (o->out && strcmp(o->out, "-") == 0)
+        return ps_out_write((const char *)logits, n * vocab * sizeof *logits, err);
     if (o->out)
         rc = ps_text_write_file(o->out, logits, n * vocab * sizeof *logits, err);
     if (rc < 0 || (o->out && !o->json))
@@ -194,7 +207,9 @@ int ps_cmd_logits(const struct ps_opts *o, struct ps_err *err)
     if (!o->tokens)
         return ps_err_set(err, PS_EUSAGE, "logits",
                           "--tokens is missing: give ids separated by commas");
-    rc = ps_cli_engine_options(&e, o, err);
+    rc = check_out(o, err);
+    if (rc == 0)
+        rc = ps_cli_engine_options(&e, o, err);
     if (rc == 0)
         rc = parse_ids(&ids, &n, o->tokens, err);
     if (rc < 0)

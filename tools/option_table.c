@@ -169,8 +169,8 @@ static const struct ps_opt_spec options[] = {
 
     {"tokens", NULL, NULL, "IDS", "Token ids, separated by commas", NULL, NULL, PS_OPT_TEXT,
      PS_GROUP_COMMAND, LOGITS, AT(tokens), 0, 0},
-    {"out", NULL, NULL, "FILE", "Write raw float32, little-endian, [positions][vocab]", NULL, NULL,
-     PS_OPT_FILE, PS_GROUP_COMMAND, LOGITS, AT(out), 0, 0},
+    {"out", NULL, NULL, "FILE", "Write raw float32, little-endian, [positions][vocab]; - is stdout",
+     NULL, NULL, PS_OPT_FILE, PS_GROUP_COMMAND, LOGITS, AT(out), 0, 0},
     {"probe", NULL, NULL, NULL, "Measure link, disk and memory first", NULL, NULL, PS_OPT_FLAG,
      PS_GROUP_COMMAND, PLAN, AT(probe), 0, 0},
     {"seconds", NULL, NULL, "S", "About how long to measure", "3", NULL, PS_OPT_REAL,

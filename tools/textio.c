@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,33 +128,103 @@ static int write_error(const char *path, int e, struct ps_err *err)
     return ps_err_set(err, write_code(e), "textio", "%s: can't be written: %s", path, strerror(e));
 }
 
+/* Where the bytes of a result file go. */
+struct target {
+    char name[PATH_MAX];           /* behind symbolic links, which stay what they are */
+    char temporary[PATH_MAX + 32]; /* beside it, on the same file system */
+    bool direct; /* no regular file (a pipe, /dev/null), or a link to what is not there yet */
+    bool exists;
+};
+
+/* 0 or -errno. */
+static int find_target(struct target *t, const char *path)
+{
+    struct stat st;
+
+    if (!*path)
+        return -ENOENT;
+    if (strlen(path) >= sizeof t->name)
+        return -ENAMETOOLONG;
+    t->exists = stat(path, &st) == 0;
+    if (t->exists && S_ISDIR(st.st_mode))
+        return -EISDIR;
+    t->direct = t->exists ? !S_ISREG(st.st_mode) : lstat(path, &st) == 0;
+    if (t->direct || !t->exists)
+        memcpy(t->name, path, strlen(path) + 1);
+    else if (!realpath(path, t->name))
+        return -errno;
+    snprintf(t->temporary, sizeof t->temporary, "%s.%ld.tmp", t->name, (long)getpid());
+    return 0;
+}
+
+static int open_target(const struct target *t)
+{
+    const int flags = t->direct && t->exists ? 0 : O_CREAT | O_TRUNC;
+    const int fd = open(t->direct ? t->name : t->temporary, O_WRONLY | O_CLOEXEC | flags, 0666);
+
+    return fd < 0 ? -errno : fd;
+}
+
+static int write_target(const struct target *t, const void *bytes, size_t len)
+{
+    int fd = open_target(t), rc;
+
+    if (fd < 0)
+        return fd;
+    rc = write_all(fd, bytes, len);
+    if (close(fd) < 0 && rc == 0)
+        rc = -errno;
+    if (rc == 0 && !t->direct && rename(t->temporary, t->name) < 0)
+        rc = -errno;
+    if (rc < 0 && !t->direct)
+        unlink(t->temporary);
+    return rc;
+}
+
 int ps_text_write_file(const char *path, const void *bytes, size_t len, struct ps_err *err)
 {
-    char temporary[4096];
-    struct stat st;
-    bool direct = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
-    const char *name = direct ? path : temporary;
+    struct target t;
     int fd = fd_by_name(path), rc;
 
     if (fd >= 0) {
         rc = write_all(fd, bytes, len);
-        return rc < 0 ? write_error(path, -rc, err) : 0;
+    } else {
+        rc = find_target(&t, path);
+        if (rc == 0)
+            rc = write_target(&t, bytes, len);
     }
-    if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >=
-        (int)sizeof temporary)
-        return ps_err_set(err, PS_EUSAGE, "textio", "%s: the name is too long", path);
-    fd = open(name, O_WRONLY | O_CLOEXEC | (direct ? 0 : O_CREAT | O_TRUNC), 0666);
+    return rc < 0 ? write_error(path, -rc, err) : 0;
+}
+
+/* Opening is the proof, but not of a pipe: that would wait for its reader. */
+static int try_target(const char *path)
+{
+    struct target t;
+    int fd = fd_by_name(path), rc;
+
+    if (fd >= 0)
+        return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
+    rc = find_target(&t, path);
+    if (rc < 0)
+        return rc;
+    if (t.direct && t.exists)
+        return access(path, W_OK) < 0 ? -errno : 0;
+    fd = open_target(&t);
     if (fd < 0)
-        return write_error(path, errno, err);
-    rc = write_all(fd, bytes, len);
-    if (close(fd) < 0 && rc == 0)
-        rc = -errno;
-    if (rc == 0 && !direct && rename(temporary, path) < 0)
-        rc = -errno;
-    if (rc < 0) {
-        if (!direct)
-            unlink(temporary);
-        return write_error(path, -rc, err);
-    }
+        return fd;
+    close(fd);
+    if (!t.direct)
+        unlink(t.temporary);
     return 0;
+}
+
+int ps_text_check_file(const char *option, const char *path, struct ps_err *err)
+{
+    const int rc = try_target(path);
+
+    if (rc == 0)
+        return 0;
+    return ps_err_set(err, write_code(-rc) == PS_ENOSPC ? PS_ENOSPC : PS_EUSAGE, "textio",
+                      "%s: %s: can't be written: %s: name a file in a folder of yours", option,
+                      path, strerror(-rc));
 }

@@ -71,7 +71,7 @@ complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -o ctv -l cache-type-v -x -a 'f32 f16 bf16' -d 'Type of the V cache (default: f16; f32 in `logits`)'
 complete -c penstock -n '__fish_seen_subcommand_from run plan doctor warm logits' -l direct-io -x -a 'auto on off' -d 'Local folders: read past the page cache'
 complete -c penstock -n '__fish_seen_subcommand_from logits' -l tokens -x -d 'Token ids, separated by commas'
-complete -c penstock -n '__fish_seen_subcommand_from logits' -l out -r -F -d 'Write raw float32, little-endian, [positions][vocab]'
+complete -c penstock -n '__fish_seen_subcommand_from logits' -l out -r -F -d 'Write raw float32, little-endian, [positions][vocab]; - is stdout'
 complete -c penstock -n '__fish_seen_subcommand_from plan' -l probe -d 'Measure link, disk and memory first'
 complete -c penstock -n '__fish_seen_subcommand_from plan doctor bench' -l seconds -x -d 'About how long to measure'
 complete -c penstock -n '__fish_seen_subcommand_from split' -l codec -x -a 'raw lz4 wh xc34 q8b64 nf4b64' -d 'How blocks are stored: bit by bit as they are, or linear weights rounded to 8 or 4 bits (q8b64, nf4b64)'
