@@ -112,6 +112,21 @@ static int check_ids(const struct ps_engine *e, const uint32_t *ids, size_t n, s
     return 0;
 }
 
+/* An empty prompt is the beginning of a text, also where the tokenizer puts nothing before one. */
+static int begin_empty(const struct ps_tokenizer *t, uint32_t **ids, size_t *n, struct ps_err *err)
+{
+    const int64_t bos = ps_tokenizer_bos(t);
+    if (bos < 0)
+        return 0;
+    uint32_t *one = ps_realloc_array(*ids, 1, sizeof *one);
+    if (!one)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
+    one[0] = (uint32_t)bos;
+    *ids = one;
+    *n = 1;
+    return 0;
+}
+
 int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32_t flags,
                        uint32_t **ids, size_t *n, struct ps_error *error)
 {
@@ -121,6 +136,8 @@ int ps_engine_tokenize(struct ps_engine *e, const char *text, size_t len, uint32
     int rc = ps_engine_need_tokenizer(e, &err);
     if (rc == 0)
         rc = ps_tokenize(e->tokenizer, text, len, flags, &list, &count, &err);
+    if (rc == 0 && count == 0 && (flags & PS_TOK_ADD_SPECIAL))
+        rc = begin_empty(e->tokenizer, &list, &count, &err);
     if (rc == 0)
         rc = check_ids(e, list, count, &err);
     if (rc < 0) {

@@ -400,8 +400,10 @@ static int add_symbols(const struct ps_tok_bpe *m, struct ps_tok_bpe_work *w, co
             unsigned k = id == PS_TOK_NONE ? ps_tok_byte_char((uint8_t)*c, mapped) : 0;
             rc = add_char(m, w, &u, mapped, k, id, err);
         } else {
-            ps_utf8_decode(c, &n);
-            if (m->prefix || m->suffix)
+            const int byte = ps_tok_carried_byte(ps_utf8_decode(c, &n));
+            if (w->carried && byte >= 0)
+                rc = add_char(m, w, &u, c, n, m->byte_token_id[byte], err);
+            else if (m->prefix || m->suffix)
                 rc = add_affixed(m, w, &u, c, n, i == 0, i + n == len, err);
             else
                 rc = add_char(m, w, &u, c, n, char_id(m, c, n), err);

@@ -98,7 +98,15 @@ int ps_tok_ids_push(struct ps_tok_ids *ids, uint32_t id); /* 0 or PS_ENOMEM */
 struct ps_tok_symbol {
     uint32_t id, rank, next, prev, merged;
 };
+/* Bytes that are no text travel as private characters, U+10FE80 to U+10FEFF, from the front of the pipeline to their
+ * tokens: to the stages between they are symbols. The byte, or -1. */
+#define PS_TOK_CARRIED 0x10fe00u
+static inline int ps_tok_carried_byte(uint32_t c)
+{
+    return c >= PS_TOK_CARRIED + 0x80 && c <= PS_TOK_CARRIED + 0xff ? (int)(c - PS_TOK_CARRIED) : -1;
+}
 struct ps_tok_bpe_work {
+    bool carried; /* the text holds such characters */
     struct ps_tok_symbol *sym;
     size_t n_sym, cap_sym;
     uint64_t *heap;

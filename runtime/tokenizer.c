@@ -122,21 +122,65 @@ static void work_deinit(struct ps_tok_work *w)
     ps_tok_bpe_work_deinit(&w->bpe);
 }
 
-/* The text with every ill-formed piece replaced by U+FFFD; `text` itself when there is none. */
-static int repair(const char **text, size_t *len, struct ps_strbuf *b, struct ps_err *err)
+/* The byte-level mapping need not be written out when nothing after it looks at the text. */
+static bool lazy_bytes(const struct ps_tokenizer *t)
+{
+    return t->n_pre && t->pre[t->n_pre - 1].kind == PS_PRE_BYTE_LEVEL && !t->bpe.prefix &&
+           !t->bpe.suffix;
+}
+
+static bool maps_bytes(const struct ps_tokenizer *t)
+{
+    for (size_t i = 0; i < t->n_norm; i++)
+        if (t->norm[i].kind == PS_NORM_BYTE_LEVEL)
+            return true;
+    for (size_t i = 0; i < t->n_pre; i++)
+        if (t->pre[i].kind == PS_PRE_BYTE_LEVEL)
+            return true;
+    return false;
+}
+
+/* Whether bytes that are no text can be carried through the stages to tokens of their own. A text that holds the
+ * characters that would carry them can't be told from such bytes. */
+static bool keeps_bytes(const struct ps_tokenizer *t, const char *s, size_t n)
+{
+    const bool can = lazy_bytes(t) || (!maps_bytes(t) && t->bpe.byte_fallback);
+    return can && !memmem(s, n, "\xf4\x8f\xba", 3) && !memmem(s, n, "\xf4\x8f\xbb", 3);
+}
+
+/* Vocabularies made from well-formed text alone lack the bytes that never stand in one (0xc0, 0xff). */
+static bool has_tokens(const struct ps_tokenizer *t, const char *s, size_t n)
+{
+    const uint32_t *ids = lazy_bytes(t) ? t->bpe.byte_char_id : t->bpe.byte_token_id;
+    for (size_t i = 0; i < n; i++)
+        if (ids[(unsigned char)s[i]] == PS_TOK_NONE)
+            return false;
+    return true;
+}
+
+/* Makes the text well-formed for the stages. Bytes of an ill-formed piece become private characters that
+ * ps_tok_carried_byte knows (*carried is set), or U+FFFD for the piece where they have no tokens; `text` stays itself
+ * when all is well. */
+static int repair(const struct ps_tokenizer *t, const char **text, size_t *len, struct ps_strbuf *b,
+                  bool *carried, struct ps_err *err)
 {
     const char *s = *text;
     size_t n = *len, good = ps_utf8_check(s, n);
     if (good == n)
         return 0;
+    *carried = keeps_bytes(t, s, n);
     ps_strbuf_append(b, s, good);
     for (size_t i = good; i < n;) {
         bool valid;
+        char c[4];
         size_t k = ps_utf8_step(s + i, n - i, &valid);
+        const bool keeps = !valid && *carried && has_tokens(t, s + i, k);
         if (valid)
             ps_strbuf_append(b, s + i, k);
-        else
+        else if (!keeps)
             ps_strbuf_append(b, "\xef\xbf\xbd", 3);
+        for (size_t j = 0; j < k && keeps; j++)
+            ps_strbuf_append(b, c, ps_utf8_encode(PS_TOK_CARRIED + (unsigned char)s[i + j], c));
         i += k;
     }
     *text = b->data;
@@ -182,11 +226,22 @@ static int extract(const struct ps_tokenizer *t, struct ps_tok_work *w, const ch
     return rc;
 }
 
-/* The byte-level mapping need not be written out when nothing after it looks at the text. */
-static bool lazy_bytes(const struct ps_tokenizer *t)
+/* Puts carried bytes back in place, where only bytes are looked at from here on. Never longer. */
+static void put_bytes_back(char *text, struct ps_tok_piece *p)
 {
-    return t->n_pre && t->pre[t->n_pre - 1].kind == PS_PRE_BYTE_LEVEL && !t->bpe.prefix &&
-           !t->bpe.suffix;
+    char *s = text + p->off;
+    size_t to = 0;
+    for (size_t i = 0; i < p->len;) {
+        unsigned n;
+        const int byte = ps_tok_carried_byte(ps_utf8_decode(s + i, &n));
+        if (byte >= 0)
+            s[to] = (char)byte;
+        else
+            memmove(s + to, s + i, n);
+        to += byte >= 0 ? 1 : n;
+        i += n;
+    }
+    p->len = (uint32_t)to;
 }
 
 static int encode(const struct ps_tokenizer *t, struct ps_tok_work *w, struct ps_tok_ids *ids,
@@ -197,7 +252,9 @@ static int encode(const struct ps_tokenizer *t, struct ps_tok_work *w, struct ps
     for (size_t i = 0; i < t->n_pre && !rc; i++)
         rc = ps_tok_pretokenize(&t->pre[i], w, lazy && i + 1 == t->n_pre, err);
     for (size_t i = 0; i < w->pieces.n && !rc; i++) {
-        const struct ps_tok_piece *p = &w->pieces.v[i];
+        struct ps_tok_piece *p = &w->pieces.v[i];
+        if (w->bpe.carried && lazy && p->id == PS_TOK_NONE)
+            put_bytes_back(w->text.data, p);
         if (p->id != PS_TOK_NONE)
             rc = ps_tok_ids_push(ids, p->id);
         else if (p->len)
@@ -226,7 +283,7 @@ int ps_tokenize(struct ps_tokenizer *t, const char *text, size_t len, unsigned f
                           "text of %zu bytes: at most 512 MiB can be tokenized at once", len);
     work_init(&w, len);
     ps_strbuf_init(&fixed, PS_TOK_TEXT_MAX);
-    int rc = repair(&text, &len, &fixed, err);
+    int rc = repair(t, &text, &len, &fixed, &w.bpe.carried, err);
     if (!rc && add)
         rc = push_all(&out, t->before, t->n_before);
     if (!rc)

@@ -43,10 +43,11 @@ enum {
     PS_TOK_ADD_SPECIAL = 1, /* what the file's post-processor and add_bos_token add */
     PS_TOK_PARSE_SPECIAL = 2, /* text of special tokens becomes those tokens: the default everywhere */
 };
-/* Appends ids to *ids (grown with ps_realloc, NULL to start; *n counts; untouched on failure).
- * Invalid UTF-8 in text becomes U+FFFD. At most 512 MiB of text (PS_EUSAGE). PS_EDATA when a
- * pattern of the file backtracks without end on this text. Any length takes O(n log n); some 10
- * MB/s on one core for prose. */
+/* Appends ids to *ids (grown with ps_realloc, NULL to start; *n counts; untouched on failure). Bytes that are not
+ * UTF-8 become the tokens of these bytes: in byte-level BPE, and where byte fallback has a token for each byte;
+ * U+FFFD elsewhere, and in a text that also holds characters of U+10FE80 to U+10FEFF. At most 512 MiB of text
+ * (PS_EUSAGE). PS_EDATA when a pattern of the file backtracks without end on this text. Any length takes O(n log
+ * n); some 10 MB/s on one core for prose. */
 int ps_tokenize(struct ps_tokenizer *t, const char *text, size_t len, unsigned flags,
                 uint32_t **ids, size_t *n, struct ps_err *err);
 

@@ -119,8 +119,9 @@ char *ps_engine_inspect_json(struct ps_engine *engine, int extents);
  * measured is null. Under net_limit the link's is at most that, and a higher one of before stays saved. */
 int ps_engine_probe_json(char **out, struct ps_engine *engine, double seconds, struct ps_error *err);
 
-/* Ids of a text. flags: 1 = add what the model adds (BOS), 2 = parse the text of special tokens. *ids is freed
- * with ps_ids_free. */
+/* Ids of a text. flags: 1 = add what the model adds (BOS; BOS alone for an empty text where the model has one), 2
+ * = parse the text of special tokens. Bytes that are not UTF-8 become tokens of these bytes where the model has
+ * them. *ids is freed with ps_ids_free. */
 int ps_engine_tokenize(struct ps_engine *engine, const char *text, size_t len, uint32_t flags,
                        uint32_t **ids, size_t *n, struct ps_error *err);
 void ps_ids_free(uint32_t *ids);

@@ -95,6 +95,19 @@ def test_prompts(work, text):
     check(penstock("run", MODEL, env=env).stdout == text, "everything from variables")
     check(penstock("run", MODEL, "-p", "Once upon a time", "-f", "/none", *common, status=2).stdout == b"", "-p and -f")
     check(penstock("run", MODEL, "-p", "", *common).stdout != b"\n", "-p '' is BOS alone")
+    bare = os.path.join(work, "bare")  # a tokenizer that adds nothing: an empty prompt is BOS all the same
+    shutil.copytree(MODEL, bare)
+    with open(os.path.join(MODEL, "tokenizer.json"), encoding="utf-8") as f:
+        tokenizer = json.load(f)
+    tokenizer["post_processor"] = None
+    with open(os.path.join(bare, "tokenizer.json"), "w", encoding="utf-8") as f:
+        json.dump(tokenizer, f)
+    with open(os.path.join(bare, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+        json.dump({"bos_token": "<s>", "add_bos_token": False}, f)
+    check(penstock("tokenize", bare, "").stdout == b"\n", "the tokenizer adds nothing")
+    begun = penstock("run", MODEL, "-p", "", *common).stdout
+    check(penstock("run", bare, "-p", "", *common).stdout == begun, "-p '' is BOS alone where the tokenizer adds none")
+    penstock("run", bare, "-p", "", "--no-bos", *common, status=2)
     p = penstock("run", MODEL, "-p", "Once upon a time", "-c", "2", *common, status=2)
     check(b"--ctx-size" in p.stderr, f"a prompt longer than -c: {p.stderr}")
 
@@ -160,7 +173,32 @@ def test_pipes(work):
             p = subprocess.run([PENSTOCK, *argv], stdout=full, stderr=subprocess.PIPE)
         check(p.returncode == 5 and b"stdout" in p.stderr, f"a full disk: {argv[0]}: {p.returncode} {p.stderr}")
     penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", "/dev/full", status=5)
-    penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", os.path.join(work, "no", "such", "dir"), status=1)
+    penstock("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats", "/dev/stderr")
+
+
+def test_result_files(work):
+    """A name that can't be written is told before the work; a link stays one; - is stdout."""
+    run = ("run", MODEL, "-p", "Once", "-n", "3", "-q", "--stats")
+    for name in (os.path.join(work, "no", "such", "dir"), work, "/proc/stats", "", "/dev/fd/99"):
+        p = penstock(*run, name, status=2)
+        check(p.stdout == b"" and b"--stats" in p.stderr, f"--stats '{name}': {p.stdout} {p.stderr}")
+        p = penstock("logits", MODEL, "--tokens", "1,2", "--out", name, status=2)
+        check(p.stdout == b"" and b"--out" in p.stderr, f"--out '{name}': {p.stdout} {p.stderr}")
+    link, target = os.path.join(work, "link"), os.path.join(work, "target")
+    os.symlink("target", link)
+    for old in (None, b"old"):  # a link to nothing, and one to a file
+        if old:
+            with open(target, "wb") as f:
+                f.write(old)
+        penstock(*run, link)
+        check(os.path.islink(link) and "tokens_generated" in json.load(open(target)), f"--stats through a link, {old}")
+        penstock("logits", MODEL, "--tokens", "1,2", "--out", link)
+        check(os.path.islink(link) and os.path.getsize(target) > 8, f"--out through a link, {old}")
+    raw = open(target, "rb").read()
+    check(penstock("logits", MODEL, "--tokens", "1,2", "--out", "-", cwd=work).stdout == raw, "--out - is stdout")
+    check(not os.path.exists(os.path.join(work, "-")), "--out - made a file")
+    check(b"--json" in penstock("logits", MODEL, "--tokens", "1,2", "--out", "-", "--json", status=2).stderr, "--out - and --json")
+    check(not [n for n in os.listdir(work) if n.endswith(".tmp")], f"temporary files are left: {os.listdir(work)}")
 
 
 def test_interrupt(work):
@@ -324,6 +362,7 @@ def main():
         test_pipes(work)
         test_least_memory()
         test_too_far()
+        test_result_files(work)
         test_interrupt(work)
         test_interrupt_early(work)
         test_truncated(work)
