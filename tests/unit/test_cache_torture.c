@@ -1,7 +1,7 @@
-/* The Nth allocation, pread, pwrite, writev, fdatasync, ftruncate or fallocate fails, ours or LMDB's, once, for
- * every N of a scenario that opens, writes, reads, evicts, verifies and closes. The scenario may fail, in good
- * order; afterwards the cache opens, holds no wrong byte, verifies clean, and lies within its budget.
- * ctest-timeout: 300 */
+/* The Nth allocation (LMDB's and the C library's too), pread, pwrite, writev, fdatasync, ftruncate or fallocate
+ * fails, ours or LMDB's, once, for every N of a scenario that opens, writes, reads, evicts, verifies and closes.
+ * The scenario may fail, in good order; afterwards the cache opens, holds no wrong byte, verifies clean, and lies
+ * within its budget. ctest-timeout: 300 */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -22,9 +22,18 @@
 
 /* ---- the shim: these names come before the C library's, for LMDB too ---- */
 
-enum call { CALL_PREAD, CALL_PWRITE, CALL_WRITEV, CALL_SYNC, CALL_TRUNCATE, CALL_ALLOCATE, CALLS };
-static const char *const call_names[CALLS] = {"pread",     "pwrite",    "writev",
-                                              "fdatasync", "ftruncate", "fallocate"};
+enum call {
+    CALL_PREAD,
+    CALL_PWRITE,
+    CALL_WRITEV,
+    CALL_SYNC,
+    CALL_TRUNCATE,
+    CALL_ALLOCATE,
+    CALL_MALLOC,
+    CALLS
+};
+static const char *const call_names[CALLS] = {"pread",     "pwrite",    "writev", "fdatasync",
+                                              "ftruncate", "fallocate", "malloc"};
 static _Atomic int64_t seen[CALLS]; /* calls since armed */
 static _Atomic int64_t fail_at[CALLS];
 static _Atomic int fail_errno;
@@ -97,6 +106,45 @@ int shim_posix_fallocate64(int fd, off_t at, off_t n)
         return errno;
     return syscall(SYS_fallocate, fd, 0, at, n) == 0 ? 0 : errno;
 }
+
+/* Sanitizers have their own; there ps_alloc_fail_at has to do (test_allocations). */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SHIMS CALL_MALLOC
+#else
+#define SHIMS CALLS
+void *__libc_malloc(size_t n);
+void *__libc_calloc(size_t n, size_t each);
+void *__libc_realloc(void *p, size_t n);
+
+static bool no_memory(void)
+{
+    const int before = errno;
+    if (fails_now(CALL_MALLOC)) {
+        errno = ENOMEM;
+        return true;
+    }
+    errno = before;
+    return false;
+}
+
+VISIBLE void *shim_malloc(size_t n) __asm__("malloc");
+void *shim_malloc(size_t n)
+{
+    return no_memory() ? NULL : __libc_malloc(n);
+}
+
+VISIBLE void *shim_calloc(size_t n, size_t each) __asm__("calloc");
+void *shim_calloc(size_t n, size_t each)
+{
+    return no_memory() ? NULL : __libc_calloc(n, each);
+}
+
+VISIBLE void *shim_realloc(void *p, size_t n) __asm__("realloc");
+void *shim_realloc(void *p, size_t n)
+{
+    return no_memory() ? NULL : __libc_realloc(p, n);
+}
+#endif
 
 static void arm(int call, int64_t nth, int error)
 {
@@ -189,7 +237,7 @@ static bool one_round(int call, int64_t n, int error)
 
 static void every_call(int error)
 {
-    for (int call = 0; call < CALLS; call++) {
+    for (int call = 0; call < SHIMS; call++) {
         int64_t n = 1;
         while (n <= 1000 && one_round(call, n, error))
             n++;
