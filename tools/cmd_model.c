@@ -189,7 +189,7 @@ static void write_side(struct ps_json_writer *w, const char *key, const struct s
 }
 
 /* Without hashes nothing can be told of two files but whether they are one. Said where people read it: the JSON has
- * "hashed". */
+ * "not_compared" and "hashed". */
 static void say_what_was_not_compared(const struct side *a, const struct side *b)
 {
     const struct side *const sides[] = {a, b};
@@ -199,11 +199,10 @@ static void say_what_was_not_compared(const struct side *a, const struct side *b
         return;
     for (size_t i = 0; i < 2; i++)
         if (!sides[i]->files.map->presplit)
-            fprintf(
-                stderr,
-                "penstock: inspect: %s is a plain folder, without hashes: its tensors count as "
-                "changed whether they are or not: `penstock split` it, then compare the splits\n",
-                sides[i]->label);
+            fprintf(stderr,
+                    "penstock: inspect: %s is a plain folder, without hashes: its tensors can't be "
+                    "compared: `penstock split` it, then compare the splits\n",
+                    sides[i]->label);
 }
 
 static int inspect_two(const struct ps_opts *o, struct ps_err *err)

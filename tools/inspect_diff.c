@@ -8,8 +8,8 @@
 
 #define LISTED_MAX 100u
 
-enum change { SAME, CHANGED, ONLY_A, ONLY_B };
-static const char *const change_names[] = {"same", "changed", "only_a", "only_b"};
+enum change { SAME, CHANGED, ONLY_A, ONLY_B, NOT_COMPARED, N_CHANGES };
+static const char *const change_names[] = {"same", "changed", "only_a", "only_b", "not_compared"};
 
 struct layer_sum {
     int32_t layer;
@@ -20,7 +20,7 @@ struct layer_sum {
 struct diff {
     const struct ps_map *a, *b;
     const uint8_t **keys; /* of a's extents, sorted */
-    uint32_t counts[4];
+    uint32_t counts[N_CHANGES];
     uint64_t extents_shared, bytes_shared;
     struct layer_sum *layers; /* of b, one a tensor at most */
     uint32_t n_layers;
@@ -49,11 +49,16 @@ static enum change compare(const struct diff *d, const struct ps_tensor *y)
     if (i < 0)
         return ONLY_B;
     const struct ps_tensor *x = &d->a->tensors[i];
-    bool same = same_shape(x, y) && x->n_extents == y->n_extents;
+    if (!same_shape(x, y))
+        return CHANGED;
+    bool same = x->n_extents == y->n_extents;
     for (uint32_t e = 0; same && e < y->n_extents; e++)
         same = memcmp(d->a->extents[x->first_extent + e].key,
                       d->b->extents[y->first_extent + e].key, PS_SHA256_BYTES) == 0;
-    return same ? SAME : CHANGED;
+    if (same)
+        return SAME;
+    /* What names an extent of a plain folder tells its file, not its bytes. */
+    return d->a->presplit && d->b->presplit ? CHANGED : NOT_COMPARED;
 }
 
 /* The layer's sum; tensors of one layer need not be neighbours. */
@@ -143,10 +148,15 @@ static void write_layers(struct ps_json_writer *w, const struct diff *d)
 
 static void write_sums(struct ps_json_writer *w, const struct diff *d)
 {
-    ps_jw_kbool(w, "same", d->counts[SAME] == d->b->n_tensors && d->counts[ONLY_A] == 0);
+    const bool differ = d->counts[CHANGED] + d->counts[ONLY_A] + d->counts[ONLY_B] > 0;
+    ps_jw_key(w, "same");
+    if (!differ && d->counts[NOT_COMPARED] > 0)
+        ps_jw_null(w);
+    else
+        ps_jw_bool(w, !differ);
     ps_jw_key(w, "tensors");
     ps_jw_object(w);
-    for (int c = 0; c < 4; c++)
+    for (int c = 0; c < N_CHANGES; c++)
         ps_jw_kuint(w, change_names[c], d->counts[c]);
     ps_jw_object_end(w);
     ps_jw_kuint(w, "extents_b", d->b->n_extents);

@@ -99,7 +99,12 @@ static void text(char *out, size_t cap, const struct ps_json *v)
 char *ps_pretty_value(char *out, size_t cap, const char *key, const struct ps_json *v)
 {
     switch (v->kind) {
-    case PS_JSON_NULL: snprintf(out, cap, ends_in(key, "bytes_s") ? "not measured" : "-"); break;
+    case PS_JSON_NULL:
+        snprintf(out, cap, "%s",
+                 ends_in(key, "bytes_s")    ? "not measured"
+                 : strcmp(key, "same") == 0 ? "can't be told"
+                                            : "-");
+        break;
     case PS_JSON_BOOL: snprintf(out, cap, v->boolean ? "yes" : "no"); break;
     case PS_JSON_INT:
     case PS_JSON_DOUBLE: number(out, cap, key, v); break;

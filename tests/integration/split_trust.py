@@ -165,6 +165,13 @@ def revision(t):
         r = call(t, "inspect", "--diff", *(t.path(p) for p in pair.split()))
         t.equal((r.returncode, r.stderr.count("without hashes")), (0, plain), f"{pair}: {r.stderr}")
         t.equal(call(t, "inspect", "--diff", *(t.path(p) for p in pair.split()), "--json").stderr, "", f"{pair} --json")
+    # a split beside the folder it was made from: nothing says that they differ
+    t.equal(call(t, "split", t.path("v1"), t.path("v1raw"), "--codec", "raw", "-q").returncode, 0, "split v1 --codec raw")
+    beside = json.loads(call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1"), "--json").stdout)
+    t.equal((beside["same"], beside["tensors"]["changed"], beside["tensors"]["same"]), (None, 0, 0), f"{beside['tensors']}")
+    t.check(beside["tensors"]["not_compared"] > 0 and {c["change"] for c in beside["changes"]} == {"not_compared"}, f"{beside['tensors']}")
+    r = call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1"))
+    t.check("can't be told" in r.stdout and "can't be compared" in r.stderr, f"{r.stdout[-600:]} {r.stderr}")
     expect(t, 2, "missing", "inspect", "--diff", t.path("v1s"))
     expect(t, 2, "--diff", "inspect", t.path("v1s"), t.path("v2s"))
     web = t.nginx(t.path("."))

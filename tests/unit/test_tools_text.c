@@ -46,6 +46,7 @@ static void test_values(void **state)
         {"layers", "[0,1,2]", "0 1 2"},
         {"pinned", "true", "yes"},
         {"x", "null", "-"},
+        {"same", "null", "can't be told"},
         {"link_bytes_s", "null", "not measured"},
         {"name", "\"a\\u0007b\\u001b[31m\"", "a?b?[31m"},
     };
