@@ -890,11 +890,25 @@ static bool end_badly(struct http_transfer *t, const struct http_failure *f,
     return false;
 }
 
+static void trace(const struct http_transfer *t, CURLcode rc, const struct http_failure *cut)
+{
+    const bool well = !cut && rc == CURLE_OK;
+    if (t->obj)
+        ps_log(PS_LOG_TRACE, ORIGIN, "%s: %llu-%llu: status %d, %llu bytes in %.1f ms%s%s",
+               t->obj->where, (unsigned long long)t->from, (unsigned long long)t->to - 1,
+               t->reply.status, (unsigned long long)t->body_bytes,
+               1e3 * ps_seconds_since(t->started_ns), well ? "" : ": ",
+               well  ? ""
+               : cut ? cut->what
+                     : curl_easy_strerror(rc));
+}
+
 void http_transfer_end(struct http_transfer *t, CURLcode rc, const struct http_failure *cut)
 {
     struct http_store *s = t->net->store;
     struct http_failure f;
     struct ps_err detail = {0};
+    trace(t, rc, cut);
     if (t->receiving)
         atomic_fetch_sub_explicit(&s->receiving, 1, memory_order_relaxed);
     t->receiving = false;

@@ -33,7 +33,7 @@ static bool fetch_once(struct ps_fetched *f, struct ps_source *src, const char *
         return false;
     ps_fetched_deinit(f);
     f->rc = ps_err_set(&f->err, PS_ENOTFOUND, ORIGIN,
-                       "%s: the server answered with a web page instead", name);
+                       "%s: the server answered with a web page instead: check the address", name);
     return true;
 }
 

@@ -206,7 +206,7 @@ static int read_tying(enum tying *out, const char *config, size_t len, struct ps
     int rc = ps_json_parse(&root, config, len, NULL, err);
     if (rc != 0) {
         if (err && err->code != 0)
-            ps_err_prefix(err, "config.json");
+            ps_err_set(err, rc, ORIGIN, "config.json: %s: fetch it again", err->text);
         return rc;
     }
     static const char key[] = "tie_word_embeddings";

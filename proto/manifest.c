@@ -179,7 +179,7 @@ static int read_version(const uint8_t *p, size_t len, uint64_t *version, struct 
 {
     uint64_t v = 0;
     if (len < 2 || p[0] != VERSION_TAG)
-        return bad(err, "is not a manifest");
+        return bad(err, "is not a manifest: check the address, or split the model again");
     for (size_t i = 1; i < len && i <= 9; i++) {
         v |= (uint64_t)(p[i] & 0x7F) << (7 * (i - 1));
         if (!(p[i] & 0x80)) {
@@ -187,7 +187,7 @@ static int read_version(const uint8_t *p, size_t len, uint64_t *version, struct 
             return 0;
         }
     }
-    return bad(err, "is not a manifest");
+    return bad(err, "is not a manifest: check the address, or split the model again");
 }
 
 /* NUL-terminated copy of a wire text; PS_EDATA if a NUL is inside. */
@@ -254,7 +254,7 @@ static int take_shards(struct ps_manifest *m, const Ps__Wire__Manifest *w, struc
 static int take_manifest(struct ps_manifest *m, const Ps__Wire__Manifest *w, struct ps_err *err)
 {
     if (w->version != PS_FORMAT_VERSION) /* stated twice, differently */
-        return bad(err, "is not a manifest");
+        return bad(err, "is not a manifest: check the address, or split the model again");
     m->version = w->version;
     m->raw_bytes = w->raw_bytes;
     m->stored_bytes = w->stored_bytes;

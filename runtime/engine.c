@@ -132,7 +132,7 @@ static int open_files(struct ps_engine *e, struct ps_err *err)
     return rc;
 }
 
-static int open_model(struct ps_engine *e, struct ps_err *err)
+static int read_model(struct ps_engine *e, struct ps_err *err)
 {
     int rc;
     if ((rc = open_files(e, err)) < 0 || (rc = choose_direct(e, err)) < 0)
@@ -143,6 +143,15 @@ static int open_model(struct ps_engine *e, struct ps_err *err)
     return ps_weights_order(&e->order, &e->n_order, e->weights, e->files.map, err);
 }
 
+/* What is wrong with a file says which model's it is. */
+static int open_model(struct ps_engine *e, struct ps_err *err)
+{
+    const int rc = read_model(e, err);
+    if (e->source && (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED))
+        ps_err_place(err, e->source->label);
+    return rc;
+}
+
 static int open_compute(struct ps_engine *e, struct ps_err *err)
 {
     int rc = ps_backend_choose(&e->backend, err);
@@ -151,6 +160,27 @@ static int open_compute(struct ps_engine *e, struct ps_err *err)
         return rc;
     return ps_pool_new(&e->pool, threads, ps_backend_thread_start, (void *)(uintptr_t)e->backend,
                        err);
+}
+
+/* What a run will do, for those who look for why it does that. */
+static void tell_opened(const struct ps_engine *e)
+{
+    const struct ps_map *m = e->files.map;
+    const struct ps_plan *p = &e->plan;
+    ps_log(PS_LOG_DEBUG, ORIGIN, "%s: %s, %u layers, %llu bytes in %u extents", e->source->label,
+           m->presplit ? "pre-split" : "a plain folder", e->arch->n_layers,
+           (unsigned long long)m->stored_bytes, m->n_extents);
+    if (e->cache)
+        ps_log(PS_LOG_DEBUG, ORIGIN, "cache: %s: %llu bytes taken of %llu", e->cache_dir,
+               (unsigned long long)ps_cache_allocated_bytes(e->cache),
+               (unsigned long long)e->disk_budget_bytes);
+    ps_log(
+        PS_LOG_DEBUG, ORIGIN,
+        "plan: %llu bytes a sweep, of these %llu over the network and %llu from disk; %llu bytes "
+        "of weights in RAM beside %llu of all else; bound by %s",
+        (unsigned long long)p->bytes_per_sweep, (unsigned long long)p->bytes_net_per_sweep,
+        (unsigned long long)p->bytes_disk_per_sweep, (unsigned long long)p->ram_weight_bytes,
+        (unsigned long long)p->ram_fixed_bytes, p->binds);
 }
 
 static int open_all(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
@@ -175,6 +205,8 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
                                    .rows = e->o.max_rows ? e->o.max_rows : ctx,
                                    .ubatch = e->o.ubatch};
     rc = ps_engine_replan(e, err);
+    if (rc == 0)
+        tell_opened(e);
     if (rc == 0 && !e->o.headers_only) {
         rc = ps_engine_start_sweep(e, err);
         if (rc == 0)

@@ -345,6 +345,19 @@ static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_promp
     return rc;
 }
 
+static void tell_generated(const struct ps_engine *e, int rc)
+{
+    const struct ps_stats *s = &e->stats;
+    ps_log(PS_LOG_DEBUG, ORIGIN,
+           "%s after %llu tokens in %llu sweeps: %llu bytes over the network in %llu requests, "
+           "%llu from disk, %llu from RAM",
+           rc == 0 ? "done" : ps_err_name(rc), (unsigned long long)e->run.tokens_generated,
+           (unsigned long long)e->run.sweeps, (unsigned long long)ps_stat_get(&s->bytes_net),
+           (unsigned long long)ps_stat_get(&s->requests),
+           (unsigned long long)ps_stat_get(&s->bytes_disk_read),
+           (unsigned long long)ps_stat_get(&s->bytes_ram_hit));
+}
+
 int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,
                         const struct ps_generate_options *options, ps_token_fn on_token, void *user,
                         struct ps_error *error)
@@ -378,6 +391,7 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     s->e->run.vram_bytes = ps_engine_device_taken(s->e);
     writer_deinit(&w);
     ps_sampler_free(sampler);
+    tell_generated(s->e, rc);
     s->e->run.error = err;
     return ps_engine_error(error, rc, &err);
 }

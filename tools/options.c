@@ -68,6 +68,22 @@ static int unknown_option(const char *arg, struct ps_err *err)
                       (int)(dashes + n), arg);
 }
 
+/* "-n=1" is how long options take their values. */
+static int unknown_letter(const char *arg, struct ps_err *err)
+{
+    const char *equals = strchr(arg, '=');
+    char letter[16];
+
+    if (equals && (size_t)(equals - arg) < sizeof letter) {
+        snprintf(letter, sizeof letter, "%.*s", (int)(equals - arg), arg);
+        if (ps_option_find_letter(letter + 1) >= 0)
+            return ps_err_set(err, PS_EUSAGE, "options",
+                              "%s: its value is the next word: write %s %s", letter, letter,
+                              equals + 1);
+    }
+    return unknown_option(arg, err);
+}
+
 static int take_value(struct reader *r, int row, const char *spelled, const char *attached)
 {
     const struct ps_opt_spec *s = ps_option_at((size_t)row);
@@ -93,7 +109,7 @@ static int take_option(struct reader *r, char *arg)
 
     if (arg[1] != '-') {
         row = ps_option_find_letter(arg + 1);
-        return row < 0 ? unknown_option(arg, r->err) : take_value(r, row, arg, NULL);
+        return row < 0 ? unknown_letter(arg, r->err) : take_value(r, row, arg, NULL);
     }
     row = ps_option_find_long(arg + 2, n - 2);
     if (row < 0)

@@ -71,6 +71,8 @@ expect 2 'not a number' run ./model --temp=
 expect 2 'out of range' run ./model --temp -1
 expect 2 '^penstock: -n: .*not a whole number' run ./model -n 1.5
 expect 2 'out of range' run ./model -n -1
+expect 2 '^penstock: -n: its value is the next word: write -n 1$' run ./model -n=1
+expect 2 '^penstock: -z: unknown option' run ./model -z=1
 expect 2 'not a whole number' run ./model -n ' 1'
 expect 2 'not a whole number' run ./model -n 0x10
 expect 2 'out of range' run ./model -n 99999999999
@@ -168,6 +170,18 @@ expect 3 'did you mean http://localhost:18470/x?' plan localhost:18470/x
 expect 3 'did you mean http://host/x?' share http:/host/x
 expect 3 'did you mean hf://org/name?' run org/name -p x
 expect 3 "^penstock: no such folder: $work/none: check the path$" run "$work/none" -p x
+
+# what is wrong with a file: which, where, what to do
+mkdir "$work/broken"
+: >"$work/broken/config.json"
+printf '\2\0\0\0\0\0\0\0{}' >"$work/broken/model.safetensors"
+for command in "run $work/broken -p x" "plan $work/broken" "inspect --diff $work/broken $work/broken" "split $work/broken $work/tree"; do
+    expect 4 "^penstock: $work/broken: config.json: JSON: .*: fetch it again" $command
+done
+echo nonsense >"$work/broken/penstock.manifest"
+for command in "run $work/broken -p x" "tokenize $work/broken x" "split $work/broken $work/tree"; do
+    expect 4 "^penstock: .*$work/broken.*penstock.manifest: is not a manifest: check the address, or split" $command
+done
 
 # options stand anywhere; -- ends them
 expect 3 "$work/none" --temp 0 run -p x "$work/none" -n 1
