@@ -183,6 +183,7 @@ static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
     uint64_t net0 = ps_stat_get(&e->stats.bytes_net), busy0 = ps_stat_get(&e->stats.link_busy_ns),
              t0 = ps_now_ns();
     uint32_t at = 0, batch = 16;
+    uint64_t done = 0;
     uint8_t *none = ps_calloc((size_t)m->n_extents + 1, 1);
     struct ps_sweep *s = NULL;
     struct ps_sweep_options so = {.map = m,
@@ -199,8 +200,10 @@ static int probe_link(struct ps_engine *e, double seconds, struct ps_err *err)
     while (rc == 0 && at < e->n_order && ps_seconds_since(t0) < seconds) {
         uint32_t n = e->n_order - at < batch ? e->n_order - at : batch;
         rc = ps_sweep_fetch(s, e->order + at, n, NULL, NULL, err);
+        for (uint32_t i = 0; i < n; i++)
+            done += m->extents[e->order[at + i]].stored_bytes;
         at += n;
-        probe_progress(e, at, e->n_order);
+        probe_progress(e, done, m->stored_bytes);
     }
     ps_sweep_close(s);
     ps_free(none);

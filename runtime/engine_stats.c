@@ -15,7 +15,11 @@ static void write_tokens(const struct ps_engine *e, struct ps_json_writer *w)
     const struct ps_run_facts *r = &e->run;
     ps_jw_kuint(w, "tokens_prompt", r->tokens_prompt);
     ps_jw_kuint(w, "tokens_generated", r->tokens_generated);
-    ps_jw_kdouble(w, "ttft_s", r->ttft_s);
+    ps_jw_key(w, "ttft_s");
+    if (r->tokens_generated > 0)
+        ps_jw_double(w, r->ttft_s);
+    else
+        ps_jw_null(w); /* no first token */
     ps_jw_kdouble(w, "decode_tok_s",
                   r->tokens_generated > 1 ? per((double)(r->tokens_generated - 1), r->decode_s) : 0);
     ps_jw_kuint(w, "sweeps", r->sweeps);

@@ -10,7 +10,9 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/host.h"
 #include "base/json.h"
+#include "kernels/kernels.h"
 #include "proto/layout.h"
 #include "tools/bench_recv.h"
 #include "tools/cli.h"
@@ -198,14 +200,19 @@ static void write_row(struct ps_json_writer *w, const char *check, double bytes_
 
 static int print_figures(const struct ps_opts *o, const struct figures *f, struct ps_err *err)
 {
+    const struct ps_backend *backend;
     struct ps_json_writer w;
     struct ps_strbuf b;
-    int rc;
+    int rc = ps_backend_choose(&backend, err);
 
+    if (rc < 0)
+        return rc;
     ps_strbuf_init(&b, 1 << 16);
     ps_jw_init(&w, &b);
     ps_jw_object(&w);
     ps_jw_kstring(&w, "bench", "net");
+    ps_jw_kuint(&w, "threads", o->threads > 0 ? (uint64_t)o->threads : ps_host_cpus());
+    ps_jw_kstring(&w, "cpu", backend->name);
     ps_jw_kint(&w, "connections", o->connections);
     ps_jw_key(&w, "limit");
     ps_jw_object(&w);

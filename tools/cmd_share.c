@@ -100,7 +100,7 @@ static int announce(const struct ps_opts *o, const struct listener *l,
     int rc;
 
     snprintf(url, sizeof url, "http://%s", l->address);
-    if (!o->quiet)
+    if (!o->quiet || (o->port == 0 && !o->json)) /* a port that was chosen is known from here alone */
         fprintf(stderr, "sharing %s at %s/ (stop with Ctrl-C): penstock run %s%s\n", o->args[0],
                 url, url, is_model ? "" : "/FOLDER (it is no model itself)");
     if (!l->loopback)

@@ -15,11 +15,16 @@ static struct {
     void *user;
 } watcher = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+/* A closed terminal ends a run as Ctrl-C does, unless `nohup` asked that it doesn't. */
 static void signal_set(sigset_t *set)
 {
+    struct sigaction hup;
+
     sigemptyset(set);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGTERM);
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN)
+        sigaddset(set, SIGHUP);
 }
 
 static void end_now(void)

@@ -89,7 +89,8 @@ static void speed_line(struct ps_strbuf *b, const struct ps_json *s)
 
     put(b, "", s, "tokens_generated", " tokens after a prompt of ");
     put(b, "", s, "tokens_prompt", "");
-    put(b, "; the first after ", s, "ttft_s", "");
+    if (value(s, "ttft_s") >= 0)
+        put(b, "; the first after ", s, "ttft_s", "");
     if (tok_s > 0) {
         ps_strbuf_printf(b, ", then %.3g tok/s (%s per token", tok_s,
                          ps_pretty_seconds(took, sizeof took, 1 / tok_s));

@@ -4,6 +4,7 @@ the same text from a folder and over HTTP, the facts of every command as JSON. A
 # ctest-timeout: 300
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 
 PENSTOCK = os.environ["PENSTOCK"]
 MODEL = os.path.join(os.environ.get("PENSTOCK_TEST_DATA", ""), "models", "stories260K")
+KJV = os.path.join(os.environ.get("PENSTOCK_SOURCE_DIR", "."), "models", "kjv")
 failures = []
 
 
@@ -66,6 +68,8 @@ def test_run(work):
     check(one.get("text", "").encode() + b"\n" == text and one.get("tokens_generated") == 8, f"--json: {one}")
     nothing = penstock("run", MODEL, "-p", "Once", "-n", "0", "-q")
     check(nothing.stdout == b"\n", f"-n 0: {nothing.stdout}")
+    nothing = penstock("run", MODEL, "-p", "Once", "-n", "0", "--stats", stats)
+    check(json.load(open(stats))["ttft_s"] is None and b"first after" not in nothing.stderr, f"no first token: {nothing.stderr}")
     seeded = [penstock("run", MODEL, "-p", "Once", "-n", "12", "-s", "5", "-q").stdout for _ in range(2)]
     check(seeded[0] == seeded[1], "one seed, one text")
     drawn = penstock("run", MODEL, "-p", "Once", "-n", "2")
@@ -147,6 +151,9 @@ def test_facts(work):
     plan = facts("plan", MODEL)
     check(all(k in plan for k in PLAN), f"plan lacks {[k for k in PLAN if k not in plan]}")
     check(b"least that works" in penstock("plan", MODEL).stdout, "plan as text")
+    shapes = [facts("bench", what, *more) for what, more in (("net", (MODEL, "--seconds", "0.05")), ("disk", ("--cache", os.path.join(work, "bench"))))]
+    check(all({"bench", "threads", "cpu", "limit", "rows"} <= set(s) for s in shapes), f"one shape of bench: {shapes}")
+    check(shapes[0]["cpu"] == shapes[1]["cpu"] and shapes[0]["threads"] == shapes[1]["threads"], f"one machine: {shapes}")
     ins = facts("inspect", MODEL, "--extents")
     check(ins["tensors"] and ins["tensors"][0]["extent_list"], "inspect --extents")
     f = facts("inspect", os.path.join(MODEL, "model.safetensors"))
@@ -244,7 +251,7 @@ def test_interrupt_early(work):
         port = server.getsockname()[1]
         kept = []
         threading.Thread(target=lambda: kept.append(server.accept()), daemon=True).start()
-        for signo in (signal.SIGINT, signal.SIGTERM):
+        for signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             p = subprocess.Popen([PENSTOCK, "run", f"http://127.0.0.1:{port}", "-p", "x", "--stats", stats],
                                  stderr=subprocess.PIPE)
             time.sleep(0.7)
@@ -294,6 +301,59 @@ def look_only(url, cache):
     penstock("plan", url, "--disk", "10K", "--cache", none, status=5)
 
 
+def on_terminal(*args):
+    """What the program draws on a terminal."""
+    master, slave = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k != "CI"} | {"TERM": "xterm", "COLUMNS": "100"}
+    p = subprocess.Popen([PENSTOCK, *args], stdout=subprocess.DEVNULL, stderr=slave, env=env)
+    os.close(slave)
+    drawn = b""
+    try:
+        while piece := os.read(master, 65536):
+            drawn += piece
+    except OSError:  # Linux's end of file
+        pass
+    os.close(master)
+    check(p.wait(60) == 0, f"on a terminal: {args}: {p.returncode} {drawn[-300:]}")
+    return drawn.decode()
+
+
+def test_doctor_progress(work):
+    """Bytes are drawn as bytes while the link is measured, slowly enough to be drawn."""
+    size = os.path.getsize(os.path.join(KJV, "model.safetensors")) / 2**20
+    share = subprocess.Popen([PENSTOCK, "share", KJV, "--port", "0", "--json", "-q"], stdout=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(share.stdout.readline())["url"]
+        drawn = on_terminal("doctor", url, "--cache", os.path.join(work, "doctor"), "--seconds", "2", "--net-limit", "3M")
+        check(f" MiB of {size:.1f} MiB " in drawn and " B of " not in drawn, f"doctor's progress: {drawn[:600]}")
+    finally:
+        share.terminate()
+        share.communicate(timeout=20)
+
+
+def test_share_quietly(work):
+    """A port that was chosen is known from the program alone."""
+    share = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", "0", "-q"], stderr=subprocess.PIPE, text=True)
+    line = share.stderr.readline()
+    share.terminate()
+    check("http://127.0.0.1:" in line, f"share --port 0 -q: {line}")
+    check(share.communicate(timeout=20)[1] == "" and share.returncode == 0, "share -q says no more")
+    fixed = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", line.split("127.0.0.1:")[1].split("/")[0], "-q"], stderr=subprocess.PIPE)
+    time.sleep(0.3)
+    fixed.terminate()
+    check(fixed.communicate(timeout=20)[1] == b"", "share -q with a port says nothing")
+
+
+def test_nohup(work):
+    """Who was told to ignore a hangup does."""
+    p = subprocess.Popen([PENSTOCK, "run", MODEL, "-p", "Once", "-n", "300", "--ignore-eos", "-q"], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, bufsize=0, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    p.stdout.read(1)
+    p.send_signal(signal.SIGHUP)
+    err = p.communicate(timeout=60)[1]
+    check(p.returncode == 0, f"SIGHUP ignored: {p.returncode} {err}")
+
+
 def test_truncated(work):
     """A shard that was not copied whole."""
     tree = os.path.join(work, "tree")
@@ -322,6 +382,11 @@ def test_http(work, text):
         facts("cache", "unpin", url, "--cache", cache)
         check(facts("cache", "verify", "--cache", cache)["extents_wrong"] == 0, "cache verify")
         secret = url.replace("http://127", "HTTP://me:geheim@127") + "//?sig=geheim"
+        said = [penstock("run", secret.replace("//?", "?"), "-p", "Once", "-n", "2", "-q", "--cache", cache + "-log", "--log", level).stderr.decode() for level in ("debug", "trace")]
+        for word in ("a plain folder, 5 layers, ", "cache: ", "plan: ", "done after 2 tokens in 2 sweeps: "):
+            check(all(word in s for s in said), f"--log debug and trace lack '{word}': {said}")
+        check("status 20" not in said[0] and len(said[0].splitlines()) < 20, f"--log debug is no trace: {said[0]}")
+        check("/config.json: 0-" in said[1] and ": status 20" in said[1] and "geheim" not in said[0] + said[1], f"--log trace: {said[1]}")
         p = penstock("cache", "pin", secret, "--cache", cache)
         check(b"geheim" not in p.stdout + p.stderr, f"cache pin prints a secret: {p.stdout}{p.stderr}")
         check(facts("cache", "ls", "--cache", cache)["models"][0]["pinned"] is True, "another spelling of the address")
@@ -364,6 +429,9 @@ def main():
         test_too_far()
         test_result_files(work)
         test_interrupt(work)
+        test_doctor_progress(work)
+        test_share_quietly(work)
+        test_nohup(work)
         test_interrupt_early(work)
         test_truncated(work)
         test_http(work, text)
