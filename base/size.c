@@ -118,3 +118,9 @@ char *ps_size_format(char *out, size_t cap, uint64_t bytes)
         snprintf(out, cap, "%u %s", (unsigned)((tenths + 5) / 10), units[u]);
     return out;
 }
+
+bool ps_size_is_nothing(const struct ps_size *s)
+{
+    return (s->kind == PS_SIZE_BYTES && s->bytes == 0) ||
+           (s->kind == PS_SIZE_PERCENT && s->percent <= 0);
+}

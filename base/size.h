@@ -15,6 +15,7 @@ struct ps_size {
 };
 /* "20G", "1.5G", "25%", "min", "all", "0". NULL or "" gives PS_SIZE_DEFAULT. PS_EUSAGE names `what` ("--disk"). */
 int ps_size_parse(struct ps_size *out, const char *text, const char *what, struct ps_err *err);
+bool ps_size_is_nothing(const struct ps_size *s); /* "0", "0%" */
 /* "1.5 GiB", "820 KiB", "12 B" into out (at least 24 bytes); returns out. */
 char *ps_size_format(char *out, size_t cap, uint64_t bytes);
 #endif

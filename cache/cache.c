@@ -79,6 +79,22 @@ uint64_t ps_cache_measure(struct ps_cache *c)
     return m.all;
 }
 
+void ps_cache_peek(const char *dir, uint64_t *allocated_bytes, uint64_t *last_budget_bytes)
+{
+    struct measure m = {0};
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    *allocated_bytes = *last_budget_bytes = 0;
+    if (fd < 0)
+        return;
+    if (faccessat(fd, "index/data.mdb", F_OK, AT_EACCESS) != 0) {
+        close(fd);
+        return;
+    }
+    *last_budget_bytes = ps_claims_last_budget(fd);
+    measure_dir(fd, "", MEASURE_DEPTH, &m);
+    *allocated_bytes = m.all;
+}
+
 void ps_cache_state_locked(struct ps_cache *c, const struct ps_index_meta *meta,
                            struct ps_budget_state *s)
 {

@@ -40,6 +40,9 @@ void ps_cache_close(struct ps_cache *c); /* publishes what is pending */
 /* Empties the folder of an earlier run (`--disk 0`). An absent folder, or one that never held a cache, is fine;
  * PS_EBUDGET while another process uses it. The cache must not be open in this process. */
 int ps_cache_clear(const char *dir, struct ps_err *err);
+/* Without opening it: blocks allocated by the folder in bytes, and the budget that governed it last (0: nobody
+ * knows). Both are 0 where there is no cache of ours. Changes nothing. */
+void ps_cache_peek(const char *dir, uint64_t *allocated_bytes, uint64_t *last_budget_bytes);
 bool ps_cache_is_read_only(const struct ps_cache *c);
 /* Opening met a damaged index and began with an empty one (a warning was logged). */
 bool ps_cache_was_rebuilt(const struct ps_cache *c);

@@ -299,6 +299,10 @@ static int open_claims(struct ps_cache *c, const struct ps_cache_options *o, boo
 {
     int rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, alone,
                             ps_budget_claims(o->budget_bytes), err);
+    /* On a full disk whoever wants to remove something must get in: the old table's blocks are enough for a small
+     * one. */
+    if (rc == PS_ENOSPC && alone)
+        rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, alone, PS_CACHE_CLAIMS_MIN, err);
     if (rc != 0)
         return rc;
     (void)ps_recover_dead(c);

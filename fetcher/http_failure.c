@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define CERTIFICATE_TRIES 3u
+#define HANDSHAKE_TRIES 3u
 
 const struct http_failure http_out_of_memory = {.cls = PS_RETRY_FATAL,
                                                 .code = PS_ENOMEM,
@@ -59,13 +59,18 @@ static bool alert_refuses_certificate(const struct http_transfer *t)
     return false;
 }
 
+/* What always happens and never gets on to a reply is no accident. */
+static bool always_fails(const struct http_transfer *t)
+{
+    return t->jobs && t->jobs->failures >= HANDSHAKE_TRIES - 1 &&
+           !atomic_load_explicit(&t->host->answered, memory_order_relaxed);
+}
+
 /* That alert is lost where our request is still on its way out when the server closes: libcurl fails to send and
- * reads no more. What is left to see: each time a certificate was asked for, the connection broke without a reply,
- * and no reply has ever come from there. */
+ * reads no more. What is left to see: each time a certificate was asked for, the connection broke. */
 static bool always_breaks_once_asked(const struct http_transfer *t)
 {
-    return t->asked_certificate && t->jobs && t->jobs->failures >= CERTIFICATE_TRIES - 1 &&
-           !atomic_load_explicit(&t->host->answered, memory_order_relaxed);
+    return t->asked_certificate && always_fails(t);
 }
 
 static bool client_certificate_refused(const struct http_transfer *t, CURLcode rc)
@@ -74,6 +79,11 @@ static bool client_certificate_refused(const struct http_transfer *t, CURLcode r
     return (broken && alert_refuses_certificate(t)) ||
            ((broken || rc == CURLE_GOT_NOTHING) && always_breaks_once_asked(t));
 }
+
+static const struct http_failure no_tls = {.cls = PS_RETRY_FATAL,
+                                           .code = PS_ENET,
+                                           .what = "server does not speak TLS",
+                                           .hint = "is it http:// instead of https://?"};
 
 struct http_failure http_failure_of(struct http_transfer *t, CURLcode rc)
 {
@@ -128,7 +138,12 @@ struct http_failure http_failure_of(struct http_transfer *t, CURLcode rc)
                                   .what = "unusable address or reply",
                                   .hint = "check the address and the server"};
         return f;
-    case CURLE_SSL_CONNECT_ERROR: f.what = "TLS handshake failed"; return f;
+    case CURLE_SSL_CONNECT_ERROR:
+        f.what = "TLS handshake failed";
+        /* what OpenSSL says where the first bytes are no TLS */
+        if (strstr(t->curl_text, "wrong version number") && always_fails(t))
+            f = no_tls;
+        return f;
     case CURLE_GOT_NOTHING: f.what = "server closed the connection without a reply"; return f;
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR: f.what = "connection broken"; return f;

@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "fetcher/rate_limit.h"
+#include "runtime/cache_dir.h"
 #include "runtime/trust_files.h"
 
 static const char *const ORIGIN = "engine";
@@ -73,27 +74,6 @@ static int copy_options(struct ps_engine *e, const struct ps_engine_options *o, 
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "no model given: name a folder or an address such as http://host/model");
     return 0;
-}
-
-/* $PENSTOCK_CACHE, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
-static int find_cache_dir(struct ps_engine *e, struct ps_err *err)
-{
-    struct ps_strbuf b;
-    ps_strbuf_init(&b, 4096);
-    const char *given = e->o.cache_dir && *e->o.cache_dir ? e->o.cache_dir : getenv("PENSTOCK_CACHE");
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (given && *given)
-        ps_strbuf_puts(&b, given);
-    else if (xdg && xdg[0] == '/')
-        ps_strbuf_printf(&b, "%s/penstock", xdg);
-    else
-        ps_strbuf_printf(&b, "%s/.cache/penstock", home && *home ? home : "");
-    bool ok = ps_strbuf_ok(&b);
-    e->cache_dir = ps_strbuf_take(&b, NULL);
-    ps_strbuf_deinit(&b);
-    return ok && e->cache_dir
-               ? 0
-               : ps_err_set(err, PS_EUSAGE, ORIGIN, "the name of the cache directory is too long");
 }
 
 static int open_source(struct ps_engine *e, bool direct, struct ps_err *err)
@@ -186,13 +166,15 @@ static void tell_opened(const struct ps_engine *e)
 static int open_all(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
 {
     int rc;
-    if ((rc = copy_options(e, o, err)) < 0 || (rc = find_cache_dir(e, err)) < 0)
+    if ((rc = copy_options(e, o, err)) < 0)
         return rc;
     if ((rc = ps_kv_dtype_parse(&e->k_type, e->o.kv_type_k, PS_F16, "-ctk", err)) < 0 ||
         (rc = ps_kv_dtype_parse(&e->v_type, e->o.kv_type_v, PS_F16, "-ctv", err)) < 0)
         return rc;
     if ((rc = open_model(e, err)) < 0)
         return rc;
+    (void)ps_cache_dir_find(&e->cache_dir, e->o.cache_dir,
+                            NULL); /* who needs one says what is missing */
     ps_probes_load(&e->probes, e->cache_dir);
     if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_open_device(e, err)) < 0 ||
         (rc = ps_engine_budgets(e, err)) < 0)
@@ -205,6 +187,10 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
                                    .rows = e->o.max_rows ? e->o.max_rows : ctx,
                                    .ubatch = e->o.ubatch};
     rc = ps_engine_replan(e, err);
+    /* What is too much for an estimate may be enough for the text itself, once its tokens are counted: a session says
+     * exactly what is missing. */
+    if (rc == PS_EBUDGET && !e->o.without_tokenizer && !e->o.headers_only)
+        return 0;
     if (rc == 0)
         tell_opened(e);
     if (rc == 0 && !e->o.headers_only) {

@@ -86,6 +86,7 @@ struct ps_engine {
     struct ps_cache *cache; /* NULL: local source, --disk 0, or unusable */
     uint32_t cache_model;
     uint64_t disk_budget_bytes;
+    uint64_t disk_room_bytes; /* of that, what the file system has beside --min-free */
     uint64_t ram_budget_bytes;
     uint64_t ram_free_bytes; /* when the model was opened: later, what we have taken ourselves is missing */
     uint64_t vram_budget_bytes;

@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "runtime/cache_dir.h"
+#include "runtime/disk_budget.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "engine";
@@ -26,11 +28,18 @@ static bool dir_exists(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-static int disk_budget(struct ps_engine *e, uint64_t *out, struct ps_err *err)
+static int disk_state(struct ps_disk_state *d, const char *cache_dir, struct ps_err *err)
+{
+    uint64_t total;
+    memset(d, 0, sizeof *d);
+    ps_cache_peek(cache_dir, &d->held_bytes, &d->last_bytes);
+    return ps_host_disk_free(cache_dir, &d->free_bytes, &total, err);
+}
+
+static int disk_budget(const struct ps_engine *e, const struct ps_disk_state *d, uint64_t *out,
+                       struct ps_err *err)
 {
     const struct ps_map *m = e->files.map;
-    uint64_t free_bytes, total;
-    int rc;
     switch (e->disk.kind) {
     case PS_SIZE_BYTES: *out = e->disk.bytes; return 0;
     case PS_SIZE_PERCENT: {
@@ -50,9 +59,7 @@ static int disk_budget(struct ps_engine *e, uint64_t *out, struct ps_err *err)
                           "--disk: \"min\" is not a size: use 0, 20G or 25%%");
     case PS_SIZE_DEFAULT: break;
     }
-    if ((rc = ps_host_disk_free(e->cache_dir, &free_bytes, &total, err)) < 0)
-        return rc;
-    *out = free_bytes / 2 < 100 * GIB ? free_bytes / 2 : 100 * GIB;
+    *out = ps_disk_default(d);
     return 0;
 }
 
@@ -80,13 +87,18 @@ static int open_cache_model(struct ps_engine *e, struct ps_err *err)
     return rc;
 }
 
+static uint64_t min_free_bytes(const struct ps_engine *e)
+{
+    return e->min_free.kind == PS_SIZE_BYTES ? e->min_free.bytes : GIB;
+}
+
 /* A cache that can't be used is no reason not to run: the model streams. A budget that the user gave and that
  * can't work is one. */
 static int open_cache(struct ps_engine *e, struct ps_err *err)
 {
     struct ps_cache_options co = {
         .budget_bytes = e->disk_budget_bytes,
-        .min_free_bytes = e->min_free.kind == PS_SIZE_BYTES ? e->min_free.bytes : GIB,
+        .min_free_bytes = min_free_bytes(e),
         .stats = &e->stats,
     };
     struct ps_err ce = {0};
@@ -100,7 +112,8 @@ static int open_cache(struct ps_engine *e, struct ps_err *err)
             e->cache = NULL;
         }
     }
-    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EAGAIN) {
+    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EAGAIN ||
+        (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
     }
@@ -121,6 +134,10 @@ static int look_at_cache(struct ps_engine *e, struct ps_err *err)
     if (e->disk_budget_bytes == 0)
         return 0;
     int rc = ps_cache_check_budget(e->disk_budget_bytes, NULL, err);
+    if (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT) {
+        e->disk_budget_bytes = e->disk_room_bytes = 0; /* a run goes on without */
+        return 0;
+    }
     if (rc == 0)
         rc = ps_cache_open(&e->cache, e->cache_dir, &co, NULL, &ce);
     if (rc == 0)
@@ -136,6 +153,20 @@ static int look_at_cache(struct ps_engine *e, struct ps_err *err)
     return rc;
 }
 
+/* Who asks what would be, with more than there is, hears it; in a run the cache says so once it is full. */
+static void tell_room(const struct ps_engine *e)
+{
+    const bool asks = e->o.look_only && e->disk.kind != PS_SIZE_DEFAULT;
+    const enum ps_log_level level = asks ? PS_LOG_WARN : PS_LOG_DEBUG;
+    if (e->disk_room_bytes < e->disk_budget_bytes)
+        ps_log(level, "cache",
+               "%s: its file system has room for %llu MiB of the %llu MiB that --disk allows, "
+               "beside the %llu MiB of --min-free",
+               e->cache_dir, (unsigned long long)(e->disk_room_bytes / MIB),
+               (unsigned long long)(e->disk_budget_bytes / MIB),
+               (unsigned long long)(min_free_bytes(e) / MIB));
+}
+
 int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
 {
     int rc;
@@ -145,10 +176,19 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
         return rc;
     if (e->source->local)
         return 0;
-    if ((rc = disk_budget(e, &e->disk_budget_bytes, err)) < 0)
+    if (!e->cache_dir)
+        return ps_size_is_nothing(&e->disk) ? 0
+                                            : ps_cache_dir_find(&e->cache_dir, e->o.cache_dir, err);
+    struct ps_disk_state d;
+    if ((rc = disk_state(&d, e->cache_dir, err)) < 0 ||
+        (rc = disk_budget(e, &d, &e->disk_budget_bytes, err)) < 0)
         return rc;
+    e->disk_room_bytes = ps_disk_room(e->disk_budget_bytes, &d, min_free_bytes(e));
+    tell_room(e);
     if (e->o.look_only)
         return look_at_cache(e, err);
+    if (e->disk_budget_bytes == 0 && e->disk.kind == PS_SIZE_DEFAULT)
+        return 0; /* nothing is free, and nothing is there */
     /* --disk 0 makes no index; a folder from an earlier run is opened all the same, because it has to shrink */
     if (e->disk_budget_bytes == 0)
         return dir_exists(e->cache_dir) ? ps_cache_clear(e->cache_dir, err) : 0;
@@ -257,9 +297,13 @@ static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, 
 static uint64_t disk_room(const struct ps_engine *e)
 {
     const uint32_t n = e->files.map->n_extents;
+    const uint64_t missing = e->disk_budget_bytes - e->disk_room_bytes;
+    uint64_t usable = 0;
     if (e->o.look_only && !e->source->local && e->disk_budget_bytes > 0)
-        return ps_cache_usable_for(e->cache, e->cache_model, e->disk_budget_bytes, n);
-    return e->cache ? ps_cache_usable_bytes(e->cache, n) : 0;
+        usable = ps_cache_usable_for(e->cache, e->cache_model, e->disk_budget_bytes, n);
+    else if (e->cache)
+        usable = ps_cache_usable_bytes(e->cache, n);
+    return usable > missing ? usable - missing : 0;
 }
 
 static uint32_t ring_want(uint64_t slot_bytes)
@@ -278,9 +322,11 @@ static int choose_chunks(struct ps_engine *e, struct ps_plan_input *in, struct p
     ps_plan_deinit(&probe);
     if (rc < 0 && rc != PS_EBUDGET)
         return ps_err_set(err, rc, ORIGIN, "out of memory: planning");
+    *least = UINT64_MAX; /* of a few rows, smaller chunks may take more than all at once */
     for (uint32_t i = 0; ps_engine_need_step(e, wanted, i); i++) {
-        *least = without + wanted->host_bytes;
-        roomy = i == 0 ? *least : roomy;
+        const uint64_t bytes = without + wanted->host_bytes;
+        *least = bytes < *least ? bytes : *least;
+        roomy = i == 0 ? bytes : roomy;
     }
     in->ram_bytes = ram_budget(e, in, *least, roomy);
     for (*step = 0; ps_engine_need_step(e, wanted, *step); ++*step)
@@ -351,6 +397,8 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
     rc = publish_plan(e, which, in.n_extents, err);
     e->planned = rc == 0;
 out:
+    if (rc == PS_EBUDGET && !e->planned)
+        e->plan.ram_min_bytes = plan.ram_min_bytes; /* for the result of a run that is refused */
     ps_plan_deinit(&plan);
     ps_free(list);
     ps_free(which);

@@ -27,6 +27,8 @@ static const char FILE_NAME[] = "probes.json";
 static char *probe_path(const char *dir, const char *suffix)
 {
     struct ps_strbuf b;
+    if (!dir) /* there is no cache folder */
+        return NULL;
     ps_strbuf_init(&b, 8192);
     ps_strbuf_printf(&b, "%s/%s%s", dir, FILE_NAME, suffix);
     char *p = ps_strbuf_take(&b, NULL);

@@ -72,8 +72,9 @@ int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps
                    struct ps_error *error)
 {
     struct ps_err err = {0};
-    struct ps_need wanted = e->estimate; /* its rows: no session knows them before its first prompt */
+    struct ps_need wanted = e->estimate; /* where the caller does not know better */
     wanted.ctx = o && o->ctx_size ? o->ctx_size : wanted.ctx;
+    wanted.rows = o && o->max_rows ? o->max_rows : wanted.rows;
     wanted.rows = wanted.rows < wanted.ctx ? wanted.rows : wanted.ctx;
     wanted.ubatch = o && o->ubatch ? o->ubatch : wanted.ubatch;
     struct ps_session *s = ps_calloc(1, sizeof *s);

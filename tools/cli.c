@@ -281,25 +281,6 @@ int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const 
     return rc;
 }
 
-int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err)
-{
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    struct ps_strbuf b;
-
-    ps_strbuf_init(&b, 1 << 16);
-    if (o->cache)
-        ps_strbuf_puts(&b, o->cache);
-    else if (xdg && *xdg == '/') /* the XDG specification: relative paths are to be ignored */
-        ps_strbuf_printf(&b, "%s/penstock", xdg);
-    else if (home && *home)
-        ps_strbuf_printf(&b, "%s/.cache/penstock", home);
-    else
-        return ps_err_set(err, PS_EUSAGE, "cli",
-                          "no cache folder: neither XDG_CACHE_HOME nor HOME is set: give --cache");
-    *out = ps_strbuf_take(&b, NULL);
-    return *out ? 0 : ps_err_set(err, PS_ENOMEM, "cli", "out of memory");
-}
-
 /* Of two that were given at different levels the option beats the variable; at the same level
  * they contradict. */
 static int choose_text(const struct ps_opts *o, bool *prompt, bool *file, struct ps_err *err)

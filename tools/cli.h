@@ -47,8 +47,6 @@ int ps_cli_one_server(const struct ps_opts *o, const char *const *addresses, siz
 struct ps_model_files;
 int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const struct ps_opts *o,
                        struct ps_err *err);
-/* Heap path of the cache folder: --cache, else $XDG_CACHE_HOME/penstock, else ~/.cache/penstock. */
-int ps_cli_cache_dir(char **out, const struct ps_opts *o, struct ps_err *err);
 
 /* The text that -p, -f, `word` (nullable: an argument) or stdin gives. *out: ps_free. PS_EUSAGE
  * where there is none. */

@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "cache/cache.h"
 #include "cache/owner.h"
+#include "runtime/cache_dir.h"
 #include "tools/cache_text.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
@@ -286,7 +287,7 @@ static int act(struct upkeep *u, struct ps_err *err)
 int ps_cmd_cache(const struct ps_opts *o, struct ps_err *err)
 {
     struct upkeep u = {.o = o, .verb = o->args[0]};
-    int rc = ps_cli_cache_dir(&u.dir, o, err);
+    int rc = ps_cache_dir_find(&u.dir, o->cache, err);
 
     if (rc == 0)
         rc = act(&u, err);

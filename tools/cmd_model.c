@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "fetcher/rate_limit.h"
 #include "proto/layout.h"
+#include "runtime/cache_dir.h"
 #include "tools/bench_net.h"
 #include "tools/inspect_diff.h"
 #include "tools/inspect_file.h"
@@ -276,7 +277,7 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err)
     if (o->n_args > 1)
         return ps_err_set(err, PS_EUSAGE, "bench", "%s: '%s' is one argument too many", what,
                           o->args[1]);
-    rc = ps_cli_cache_dir(&dir, o, err);
+    rc = ps_cache_dir_find(&dir, o->cache, err);
     if (rc == 0 && ps_bench_json(&json, what, (uint32_t)o->threads, dir, &error) < 0)
         rc = ps_cli_error(err, &error);
     else if (rc == 0)

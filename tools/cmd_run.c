@@ -104,6 +104,7 @@ static int make_session(struct run *r, struct ps_err *err)
                           "the prompt is empty, and nothing is added to it: give some text");
     so.ctx_size = r->o->ctx_size ? (uint32_t)r->o->ctx_size
                                  : (uint32_t)(r->n_ids + (uint64_t)r->o->n_predict);
+    so.max_rows = (uint32_t)r->n_ids;
     if (ps_session_new(&r->session, r->engine, &so, &error) < 0)
         return ps_cli_error(err, &error);
     return 0;

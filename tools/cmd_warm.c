@@ -6,7 +6,9 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/json.h"
+#include "base/size.h"
 #include "cache/cache.h"
+#include "runtime/cache_dir.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
@@ -120,7 +122,7 @@ static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
     struct ps_json_writer w;
     struct ps_strbuf text;
     char *dir = NULL;
-    int rc = ps_cli_cache_dir(&dir, b->o, err);
+    int rc = ps_cache_dir_find(&dir, b->o->cache, err);
 
     if (rc == 0)
         rc = ps_cache_open(&cache, dir, &co, NULL, err);
@@ -196,13 +198,27 @@ static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
     return rc;
 }
 
+/* Before anything is opened: a cache would be emptied by it. */
+static int check_disk(const struct ps_opts *o, struct ps_err *err)
+{
+    struct ps_size disk;
+    int rc = ps_size_parse(&disk, o->disk, "--disk", err);
+
+    if (rc < 0 || !ps_size_is_nothing(&disk))
+        return rc;
+    return ps_err_set(err, PS_EUSAGE, "warm", "--disk %s: leaves no cache to fill: give a size",
+                      o->disk);
+}
+
 int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
 {
     const char *model = o->n_args > 0 ? o->args[0] : NULL;
     const bool listed = o->from_file && (!model || ps_opts_origin(o, "from-file") == PS_FROM_ARGV);
     char *json = NULL;
-    int rc;
+    int rc = check_disk(o, err);
 
+    if (rc < 0)
+        return rc;
     if (listed && model)
         return ps_err_set(err, PS_EUSAGE, "warm", "%s and --from-file: give one of them", model);
     if (listed)

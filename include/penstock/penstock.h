@@ -164,7 +164,8 @@ struct ps_session_options {
     uint32_t struct_size;
     uint32_t ctx_size; /* positions reserved up front: prompt + generated */
     uint32_t ubatch;   /* as the engine's; 0 = the same */
-    uint32_t reserved[5];
+    uint32_t max_rows; /* tokens of its longest prompt; 0 = as the engine's */
+    uint32_t reserved[4];
 };
 int ps_session_new(struct ps_session **out, struct ps_engine *engine,
                    const struct ps_session_options *options, struct ps_error *err);

@@ -438,6 +438,16 @@ def closed_stdout(t):
     t.check(p.wait(30) in (0, 1), f"no stdout and no stderr at all: {p.returncode}")
 
 
+def homeless(t):
+    """Nobody's home: no cache in the root folder. Who wants none needs none."""
+    for more, status in (((), 2), (("--disk", "0"), 0), (("--cache", t.path("given")), 0)):
+        p = peer.spawn([t.program, "run", Right.web.url, *ARGS, "-n", str(N), "-q", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(ROOM))
+        out, err = p.communicate(timeout=30)
+        t.equal(p.returncode, status, f"without HOME, {more}: {err}")
+        t.check(status == 0 or b"HOME" in err and b"--cache" in err, f"without HOME, {more}: {err}")
+        t.check(status != 0 or out.rstrip(b"\n") == Right.text, f"without HOME, {more}: {out}")
+
+
 def stats_nowhere(t):
     """A result file that can't be written is a failure, before anything is asked for."""
     p = peer.spawn([t.program, "run", Right.web.url, *ARGS, "-n", str(N), "-q", "--disk", "0", "--stats", t.path("no", "such", "dir")],
@@ -584,7 +594,7 @@ def stored(path):
 PARTS = [("secrets", secrets), ("interrupted prefill", interrupted_prefill), ("full disk", full_disk), ("fills under way", fills_under_way),
          ("read-only", read_only), ("read-only mount", read_only_mount), ("a file", a_file), ("not a cache", not_a_cache), ("newer version", newer_version), ("little disk", little_disk), ("little RAM", little_ram),
          ("max egress", max_egress), ("SIGINT", interrupted(signal.SIGINT)), ("SIGTERM", interrupted(signal.SIGTERM)), ("interrupted fetch", interrupted_fetch),
-         ("closed stdout", closed_stdout), ("split over another model", split_over_another), ("stats nowhere", stats_nowhere),
+         ("closed stdout", closed_stdout), ("split over another model", split_over_another), ("homeless", homeless), ("stats nowhere", stats_nowhere),
          ("prompts", prompts), ("long prompt", long_prompt)]
 
 

@@ -95,7 +95,9 @@ def chunks(t, web):
     leasts = [named("-ub", n) for n in (512, 128, 32, 8, 1)]
     own = named()
     without_vocabulary = own - planned()
-    t.equal([planned("-ub", n) for n in (512, 128, 32, 8, 1)], [n - without_vocabulary for n in leasts], "plan falls as the least does")
+    plans = [planned("-ub", n) for n in (512, 128, 32, 8, 1)]  # without a tokenizer, so for as many tokens as the text may have
+    t.equal(plans[1:], [n - without_vocabulary for n in leasts[1:]], "plan falls as the least does")
+    t.check(plans[0] >= leasts[0] - without_vocabulary, f"a plan leaves room for all that the text may be: {plans}, {leasts}")
     t.note(f"{args}: least --ram with -ub 512, 128, 32, 8, 1: {leasts}, without -ub {own}")
     t.check(all(a > b for a, b in zip(leasts, leasts[1:])), f"a smaller -ub lowers the least: {leasts}")
     t.check(leasts[3] < own < leasts[2], f"the least without -ub {own} is that of 16 rows: {leasts}")
@@ -118,8 +120,27 @@ def chunks(t, web):
     t.equal(r.rc, 5, f"less than the least: {r}")
 
 
+def long_prompts(t, web):
+    """The least is that of the tokens, not of a guess from the bytes: one token a word, and one a byte."""
+    for what, text in (("words", PROMPT * 100), ("signs", "@" * 3000)):
+        with open(t.path(what), "w") as f:
+            f.write(text)
+        args = ("-f", t.path(what), "-n", "2", "--temp", "0", "--ignore-eos")
+        web.fetched()
+        r = t.run("run", web.url + "/kjv", *args, cache=t.path("cache"), ram="300K", disk="0")
+        t.equal(r.rc, 5, f"{what} --ram 300K: {r}")
+        fetched = web.fetched()
+        t.check(not fetched, f"{what}: {fetched.bytes()} bytes of weights were fetched before the refusal")
+        number = max((int(n) for n in re.findall(r"\d+", r.err)), default=0)
+        for given, status in ((number - 1, 5), (number, 0)):
+            r = t.run("run", web.url + "/kjv", *args, cache=t.path("cache"), ram=given, disk="0", watch=True)
+            t.equal(r.rc, status, f"{what}, the least {number}, --ram {given}: {r}")
+        within(t, r, number, f"{what} --ram least")
+
+
 def main():
     with peer.Test() as t:
+        peer.copy_model(peer.KJV, t.path("kjv"))
         web = t.nginx(t.path("."))
         peer.random_llama(t.path("small"), dtype="f32")
         peer.sparse_llama(t.path("middle"), tokenizer=True, hidden=2048, layers=3, inter=5632, heads=16, kv_heads=4)
@@ -131,6 +152,7 @@ def main():
             run(t, web.url + "/middle", "middle", ram, disk="25%")
             run(t, t.path("middle"), "middle, local", ram)
         chunks(t, web)
+        long_prompts(t, web)
         large(t, web)
         many_logits(t)
 

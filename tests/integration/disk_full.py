@@ -2,10 +2,12 @@
 """Disks without room: small tmpfs mounts in a mount namespace of their own. The cache's folder is full from the start, becomes
 full in the middle, in the middle of a commit (every size in steps of a page or so), or is filled by others between two runs: a
 run goes on without caching, writes the right text and says so once; the cache is clean afterwards, and serves when there is room
-again. The destination of a split that becomes full: status 5 and no manifest, so that nobody takes it for a model; the same
+again. Without --disk nothing that
+is held is thrown away. The destination of a split that becomes full: status 5 and no manifest, so that nobody takes it for a model; the same
 command finishes it when there is room. Skipped where such a mount is not permitted."""
 # ctest-labels: slow
 # ctest-timeout: 300
+import json
 import os
 import subprocess
 import sys
@@ -125,6 +127,43 @@ def filled_by_others(t):
     undisk(path)
 
 
+def told_nothing(t):
+    """No --disk: what is cached is neither thrown away nor grows from run to run, whatever is free beside it."""
+    def run(path, *args, command="run"):
+        return t.run(command, Setting.url, *(ARGS if command == "run" else ()), *args, cache=os.path.join(path, "cache"), env={"PENSTOCK_MIN_FREE": "0"},
+                     seconds=60 * SLOW)
+
+    def held(path):
+        return json.loads(t.run("cache", "stat", "--json", cache=os.path.join(path, "cache")).out)["models"][0]["bytes"]
+
+    path = disk(t, "default", 11000)  # the model takes 7.5 MB: more than half
+    r = run(path, "--disk", "100%", command="warm")
+    t.equal(r.rc, 0, f"warm --disk 100%: {r}")
+    t.equal(t.run("cache", "pin", Setting.url, cache=os.path.join(path, "cache")).rc, 0, "pinned")
+    warmed = held(path)
+    t.check(warmed > 7 << 20, f"warm holds {warmed}")
+    for what in ("room beside it", "none"):
+        r = run(path)
+        goes_on(t, r, path, f"no --disk, {what}", says=what == "none" and bool(r.err.strip()))
+        t.check(r.stats["bytes_net"] < 400000, f"no --disk, {what}: {r.stats['bytes_net']} bytes were fetched again")
+        t.equal(held(path), warmed, f"no --disk, {what}: what is held")
+        if what == "room beside it":
+            fill(path)
+    # the disk is full: whoever wants to remove something gets in
+    for args in (("pin", Setting.url), ("unpin", Setting.url), ("evict", "--all")):
+        t.equal(t.run("cache", *args, cache=os.path.join(path, "cache")).rc, 0, f"cache {args[0]} on a full disk")
+    undisk(path)
+    for kib in (120, 160):  # too little for an index, and nobody asked for one
+        path = disk(t, f"default-{kib}", kib)
+        goes_on(t, run(path), path, f"no --disk, a disk of {kib} KiB", says=False)
+        undisk(path)
+    path = disk(t, "plan", 6000)
+    r = run(path, "--disk", "10G", "--json", command="plan")
+    t.check(json.loads(r.out)["disk_bytes"] < 6000 << 10, f"plan --disk 10G on 6 MB: {r}")
+    t.check("has room for 5 MiB of the 10240 MiB" in r.err, f"and says so: {r.err}")
+    undisk(path)
+
+
 def full_split(t):
     whole = t.path("split-whole")
     r = t.run("split", peer.KJV, whole)
@@ -159,7 +198,7 @@ def main():
         t.equal(r.rc, 0, f"the local run: {r}")
         Setting.text = r.text
         wanted = sys.argv[1:]
-        for part in (full_at_the_start, full_in_the_middle, full_in_a_commit, filled_by_others, full_split):
+        for part in (full_at_the_start, full_in_the_middle, full_in_a_commit, filled_by_others, told_nothing, full_split):
             if not wanted or any(w in part.__name__ for w in wanted):
                 part(t)
 

@@ -21,7 +21,7 @@ def run(t, address, env=None, *args):
     return t.run("run", address, *ARGS, *args, disk="0", ram="min", env=env)
 
 
-def check_tls(t, want, web, url, ca):
+def check_tls(t, want, web, url, ca, plain):
     trusted = {"SSL_CERT_FILE": ca}
     for version in ("auto", "h1", "h2"):
         web.protocols()
@@ -35,6 +35,9 @@ def check_tls(t, want, web, url, ca):
     badhttp.check_failed(t, r, 3, ("certificate",), what="a certificate for another name")
     r = run(t, url.replace("https", "http") + "/kjv", trusted)
     badhttp.check_failed(t, r, (3, 4), (), what="http to a port of https")
+    r = run(t, plain.replace("http:", "https:") + "/kjv", trusted)
+    badhttp.check_failed(t, r, 3, ("does not speak TLS", "http://"), what="https to a port of http")
+    t.check(r.seconds < 10, f"https to a port of http: {r.seconds:.1f} s")
 
 
 def check_proxies(t, want, http_url, https_url, ca):
@@ -67,7 +70,7 @@ def main():
         ca, _ = certs.certificate(t, "ca", None)
         crt, key = certs.certificate(t, "server", "IP:127.0.0.1", ca="ca")
         web = t.nginx(t.path("m"), tls=(crt, key))
-        check_tls(t, want, web, web.tls_url, ca)
+        check_tls(t, want, web, web.tls_url, ca, web.url)
         check_proxies(t, want, web.url, web.tls_url, ca)
 
 

@@ -233,6 +233,18 @@ def test_budgets(t, server):
         t.check(r.peak_rss <= least + (64 << 20), f"--ram {least}: {r.peak_rss}")
 
 
+def test_no_disk(t, server):
+    """--disk 0 is a contradiction, not an order to empty the cache."""
+    cache = t.path("no-disk")
+    warm(t, server, cache=cache, disk="100%")
+    before = peer.allocated_bytes(cache)
+    for disk in ("0", "0%"):
+        r = t.run("warm", server.url, cache=cache, disk=disk)
+        t.equal(r.rc, 2, f"warm --disk {disk}: {r.err}")
+        t.check(f"--disk {disk}" in r.err, f"warm --disk {disk} says {r.err!r}")
+        t.check(peer.allocated_bytes(cache) >= before, f"warm --disk {disk} took something away")
+
+
 def test_kept_files(t):
     """With room for everything a later run fetches less than 1 %, tokenizer included; a changed tokenizer is noticed; a server
     that names no versions is believed in nothing."""
@@ -349,6 +361,7 @@ def main():
         test_list(t, server)
         test_kill(t)
         test_budgets(t, server)
+        test_no_disk(t, server)
         test_kept_files(t)
         test_beside_a_run(t)
         test_interrupt(t)

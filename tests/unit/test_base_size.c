@@ -44,6 +44,16 @@ static void test_words_and_percent(void **state)
 {
     (void)state;
     struct ps_size s;
+    static const char *const nothing[] = {"0", "0K", "0%"}, *const some[] = {"1", "0.5%", "min",
+                                                                             "all", ""};
+    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++) {
+        assert_int_equal(ps_size_parse(&s, nothing[i], "x", NULL), 0);
+        assert_true(ps_size_is_nothing(&s));
+    }
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        assert_int_equal(ps_size_parse(&s, some[i], "x", NULL), 0);
+        assert_false(ps_size_is_nothing(&s));
+    }
     assert_int_equal(ps_size_parse(&s, NULL, "x", NULL), 0);
     assert_int_equal(s.kind, PS_SIZE_DEFAULT);
     assert_int_equal(ps_size_parse(&s, "", "x", NULL), 0);
