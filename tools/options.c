@@ -68,7 +68,7 @@ static int unknown_option(const char *arg, struct ps_err *err)
                       (int)(dashes + n), arg);
 }
 
-/* "-n=1" is how long options take their values. */
+/* "-n=1" is how long options take their values. The value isn't told: of -H it is a secret. */
 static int unknown_letter(const char *arg, struct ps_err *err)
 {
     const char *equals = strchr(arg, '=');
@@ -78,8 +78,7 @@ static int unknown_letter(const char *arg, struct ps_err *err)
         snprintf(letter, sizeof letter, "%.*s", (int)(equals - arg), arg);
         if (ps_option_find_letter(letter + 1) >= 0)
             return ps_err_set(err, PS_EUSAGE, "options",
-                              "%s: its value is the next word: write %s %s", letter, letter,
-                              equals + 1);
+                              "%s: its value is the next word: write %s VALUE", letter, letter);
     }
     return unknown_option(arg, err);
 }

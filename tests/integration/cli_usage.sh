@@ -71,7 +71,8 @@ expect 2 'not a number' run ./model --temp=
 expect 2 'out of range' run ./model --temp -1
 expect 2 '^penstock: -n: .*not a whole number' run ./model -n 1.5
 expect 2 'out of range' run ./model -n -1
-expect 2 '^penstock: -n: its value is the next word: write -n 1$' run ./model -n=1
+expect 2 '^penstock: -n: its value is the next word: write -n VALUE$' run ./model -n=1
+expect 2 '^penstock: -H: its value is the next word: write -H VALUE$' run ./model -H='X-Api-Key: s3cret'
 expect 2 '^penstock: -z: unknown option' run ./model -z=1
 expect 2 'not a whole number' run ./model -n ' 1'
 expect 2 'not a whole number' run ./model -n 0x10
