@@ -16,7 +16,7 @@
 struct parts {
     const char *scheme; /* "" where none was meant */
     const char *begin;  /* behind scheme, colon and slashes */
-    const char *place;  /* behind userinfo: host or first folder */
+    const char *place; /* behind userinfo: host or first folder; "" where that can't be told from a query */
     bool userinfo;
 };
 
@@ -47,23 +47,21 @@ static bool has_port(const char *part, size_t n)
 }
 
 /* Userinfo is in the first part: a revision ("org/name@main") is behind it. A password may hold any character, and with
- * it a slash: what comes behind a colon that is no port's may be one up to the last '@'. */
+ * it a slash: what comes behind a colon that is no port's may be one up to the last '@'. With a '?' in front of that
+ * '@' either side may be the secret: a password's end or a query's. */
 static void take_apart(struct parts *p, const char *text)
 {
     p->begin = p->place = skip_scheme(text, &p->scheme);
     p->userinfo = false;
     size_t first = strcspn(p->begin, "/");
-    const char *query = strchr(p->begin, '?');
     const char *at = memchr(p->begin, '@', first);
 
     if (!at && (!memchr(p->begin, ':', first) || has_port(p->begin, first)))
         return;
-    if (at && query && at > query)
-        return;
     at = strrchr(p->begin, '@');
     if (at) {
         p->userinfo = true;
-        p->place = at + 1;
+        p->place = memchr(p->begin, '?', (size_t)(at - p->begin)) ? "" : at + 1;
     }
 }
 
@@ -76,7 +74,7 @@ char *ps_path_conceal(const char *path)
     ps_strbuf_init(&b, TEXT_MAX);
     if (p.userinfo) {
         ps_strbuf_append(&b, path, (size_t)(p.begin - path));
-        ps_strbuf_puts(&b, "[redacted]@");
+        ps_strbuf_puts(&b, *p.place ? "[redacted]@" : "[redacted]");
     } else {
         p.place = path;
     }

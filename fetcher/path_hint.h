@@ -8,7 +8,8 @@
 
 #define PS_PATH_HINT_MAX_BYTES 512
 
-/* "[redacted]@host/x?..." for "user:password@host/x?key=value", a copy of all else. Pure. Heap (ps_free), NULL when
+/* "[redacted]@host/x?..." for "user:password@host/x?key=value", a copy of all else. "[redacted]" where
+ * a '?' stands in front of the '@': a password's or a query's. Pure. Heap (ps_free), NULL when
  * out of memory. */
 char *ps_path_conceal(const char *path);
 /* As ps_path_conceal, but what exists is a path and shown as it is. */

@@ -266,6 +266,11 @@ static void test_forgotten_schemes(void **state)
          "http://127.0.0.1/nope"},
         {"https:user:ge/heim@h:80/x", "https:[redacted]@h:80/x", "https://h:80/x"},
         {"user:ge/h@eim@host", "[redacted]@host", "http://host"},
+        {"user:ge#heim@host/m", "[redacted]@host/m", "http://host/m"},
+        {"user:ge?heim@host/m", "[redacted]", ""},
+        {"http:/user:ge?heim@host/m", "http:/[redacted]", ""},
+        {"host?sig=ge@heim/x", "[redacted]", ""},
+        {"user:geheim@host/m?sig=ge@heim", "[redacted]", ""},
         {"localhost:18470/x@y", "localhost:18470/x@y", "http://localhost:18470/x@y"},
         {"example.org/model?sig=geheim", "example.org/model?...", "http://example.org/model"},
         {"10.0.0.1/m", "10.0.0.1/m", "http://10.0.0.1/m"},
@@ -290,6 +295,7 @@ static void test_forgotten_schemes(void **state)
         assert_int_equal(ps_path_missing(&err, cases[i][0]), PS_ENOTFOUND);
         assert_null(strstr(err.text, "geheim"));
         assert_null(strstr(err.text, "heim@"));
+        assert_null(strstr(err.text, "@heim"));
         assert_true(!*hint == !strstr(err.text, "did you mean"));
         ps_free(shown);
     }
