@@ -93,6 +93,8 @@ struct ps_cache {
     uint64_t victims_generation; /* of plans, when the list was made */
     uint64_t victims_until_ns;
     uint64_t next_upkeep_ns;
+    uint64_t readers_ns; /* how long a commit waits for readers that pin pages; tests change it */
+    uint64_t patient_after_ns; /* somebody looks for longer than that: until then no commit waits again */
 
     pthread_mutex_t lock; /* what follows */
     pthread_cond_t wake;  /* the writer */

@@ -12,6 +12,9 @@
 #include "base/host.h"
 #include "cache/cache_internal.h"
 
+/* A look into the index takes microseconds; one that was interrupted goes on when its thread has a CPU again. */
+#define READERS_NS (PS_NS_PER_S / 5)
+
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ps_cache *open_caches; /* registry_lock */
 
@@ -78,6 +81,7 @@ static struct ps_cache *new_cache(const char *dir, const struct stat *st, int di
     c->dir_fd = dir_fd;
     c->lock_fd = -1;
     c->stats = stats;
+    c->readers_ns = READERS_NS;
     for (int i = 0; i < PS_CLAIM_MODELS; i++)
         c->plans[i].model = PS_CACHE_NO_MODEL;
     for (int i = 0; i < PS_CLAIM_MODELS; i++)

@@ -24,9 +24,8 @@
 #define ROOM_SLACK_MAX   (64ull << 20)
 #define VICTIMS_NS       (5ull * PS_NS_PER_S)
 #define NO_VICTIMS_NS    (2ull * PS_NS_PER_S)
-/* A look into the index takes microseconds; one that was interrupted goes on when its thread has a CPU again. */
-#define READERS_NS      (PS_NS_PER_S / 5)
-#define READERS_LOOK_NS (PS_NS_PER_S / 1000)
+#define READERS_LOOK_NS  (PS_NS_PER_S / 1000)
+#define READERS_PAUSE_NS (5ull * PS_NS_PER_S)
 
 /* ---- tickets ---- */
 
@@ -205,10 +204,14 @@ static uint64_t growth_needed(struct ps_cache *c, struct ps_index_write *w, uint
     const uint64_t start_ns = ps_now_ns();
     bool pinned;
     uint64_t spare = ps_index_write_spare_bytes(w, dirty, &pinned);
-    while (spare < dirty && pinned && ps_now_ns() - start_ns < READERS_NS) {
+    if (start_ns < c->patient_after_ns)
+        return dirty - spare;
+    while (spare < dirty && pinned && ps_now_ns() - start_ns < c->readers_ns) {
         ps_claims_wait(c->claims, ps_claims_changes(c->claims), READERS_LOOK_NS); /* nothing tells */
         spare = ps_index_write_spare_bytes(w, dirty, &pinned);
     }
+    if (spare < dirty && pinned) /* stopped, not interrupted: all who commit would wait each time */
+        c->patient_after_ns = ps_now_ns() + READERS_PAUSE_NS;
     return dirty - spare;
 }
 

@@ -397,8 +397,10 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
     rc = publish_plan(e, which, in.n_extents, err);
     e->planned = rc == 0;
 out:
-    if (rc == PS_EBUDGET && !e->planned)
-        e->plan.ram_min_bytes = plan.ram_min_bytes; /* for the result of a run that is refused */
+    if (rc == PS_EBUDGET && !e->planned) { /* for the result of a run that is refused */
+        e->plan.ram_min_bytes = plan.ram_min_bytes;
+        e->plan.predicted_s_per_token = -1;
+    }
     ps_plan_deinit(&plan);
     ps_free(list);
     ps_free(which);

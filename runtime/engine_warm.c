@@ -306,6 +306,8 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     struct ps_strbuf b;
     struct ps_json_writer jw;
     int rc = take_options(&w, options, &err);
+    if (rc == 0 && !e->planned) /* opening left it to a session */
+        rc = ps_engine_replan(e, &err);
     if (rc == 0)
         rc = warm(&w, &err);
     if (rc == 0) {

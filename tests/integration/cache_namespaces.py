@@ -2,7 +2,7 @@
 """Containers that share a cache folder but no PID namespace: LMDB tells its readers by their pids, so who comes second says so in one
 line and goes on without the cache, whether its pid is taken (both are pid 1) or not; the first one's cache is not touched, and
 open to both when it has ended."""
-# ctest-timeout: 120
+# ctest-timeout: 240
 import os
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import peer  # noqa: E402
 
-SLOW = 5 if peer.SANITIZED else 1
+SLOW = 3 if peer.SANITIZED else 1
 CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -36,7 +36,7 @@ def main():
         peer.skip("no unshare here")
     with peer.Test() as t:
         peer.random_llama(t.path("m"))
-        fast, slow = t.nginx(t.path(".")), t.nginx(t.path("."), rate=0.1 * peer.MIB)
+        fast, slow = t.nginx(t.path(".")), t.nginx(t.path("."), rate=0.06 * peer.MIB / SLOW)
         rc, want, err = result(t, start(t, fast.url + "/m", "alone", t.path("alone.cache"), True))
         t.equal((rc, err), (0, ""), "alone in a container")
         cache = t.path("shared")
