@@ -557,10 +557,13 @@ static bool shard_is_there(struct s3_tree *t, const struct ps_split_done *d)
     return there;
 }
 
+/* Our journal: our number, and of `text` the lines of shards. done: nullable, filled with those that are there, and the
+ * others are left out. */
 static void take_journal(struct s3_tree *t, const char *text, const char *head,
                          struct ps_split_done *done, uint32_t n_shards)
 {
     char line[PS_SPLIT_LINE_MAX];
+    ps_strbuf_reset(&t->journal);
     ps_strbuf_puts(&t->journal, head);
     ps_strbuf_printf(&t->journal, "run %s\n", t->run);
     if (strncmp(text, head, strlen(head)) != 0)
@@ -573,9 +576,11 @@ static void take_journal(struct s3_tree *t, const char *text, const char *head,
             continue;
         memcpy(line, p, n);
         line[n] = '\0';
-        if (!ps_split_journal_parse(line, &shard, &d) || shard >= n_shards || !shard_is_there(t, &d))
+        if (!ps_split_journal_parse(line, &shard, &d) || shard >= n_shards ||
+            (done && !shard_is_there(t, &d)))
             continue;
-        done[shard] = d;
+        if (done)
+            done[shard] = d;
         ps_strbuf_puts(&t->journal, line);
     }
 }
@@ -610,8 +615,13 @@ static int take_up(struct s3_tree *t, const uint8_t key[PS_SHA256_BYTES],
     /* stores that hide what is not there say 403; a key that may do nothing at all fails when it writes */
     if (rc == 0 || rc == PS_ENOTFOUND || rc == PS_EREFUSED)
         rc = check_prefix(t, found, err);
-    if (rc == 0 && found)
-        rc = end_old_uploads(t, err);
+    /* Our number first, so that an earlier run which still lives sees why its uploads end. */
+    if (rc == 0 && found) {
+        take_journal(t, text, head, NULL, n_shards);
+        rc = put_journal(t, err);
+        if (rc == 0)
+            rc = end_old_uploads(t, err);
+    }
     if (rc == 0) {
         take_journal(t, found ? text : "", head, done, n_shards);
         rc = put_journal(t, err);
