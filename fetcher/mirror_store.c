@@ -18,6 +18,7 @@
 #include "fetcher/mirror_list.h"
 #include "fetcher/store_impl.h"
 #include "proto/manifest.h"
+#include "proto/text.h"
 
 #define ORIGIN      "fetcher"
 #define CONFIG_NAME "config.json" /* every model has one */
@@ -138,13 +139,19 @@ static int ask(struct ps_source *s, struct question *q, bool elsewhere, struct p
                : s->ops->head(s, q->object, elsewhere, q->buf, q->bytes, &q->len, &q->info, err);
 }
 
+static bool is_manifest(const char *object)
+{
+    return strcmp(object, PS_MANIFEST_NAME) == 0;
+}
+
 /* Whoever has no manifest may still hold the model, as a plain folder: then there is none, and nobody else is asked.
  * Otherwise he does not hold this model at all. */
 static bool holds_the_model(struct ps_source *s)
 {
-    char byte;
+    char start[256];
     size_t len;
-    return ps_source_head(s, CONFIG_NAME, &byte, 1, &len, NULL, NULL) == 0;
+    return ps_source_head(s, CONFIG_NAME, start, sizeof start, &len, NULL, NULL) == 0 &&
+           !ps_text_is_markup(start, len);
 }
 
 static bool stands_locked(const struct mirror_store *m, unsigned i, int rc)
@@ -159,13 +166,15 @@ void mirror_note_local_locked(struct mirror_store *m)
         m->base.local = r->local;
 }
 
+/* A web page is no answer: neither what the model is nor who is its reference follows from it. */
 static void note_answer(struct mirror_store *m, unsigned i, const struct question *q)
 {
+    const bool page = ps_text_is_markup(q->is_get ? q->data : q->buf, q->len);
     pthread_mutex_lock(&m->lock);
     struct mirror_object *o = mirror_object_locked(m, q->object);
     ps_mirror_worked(&m->health[i]);
     m->sources[i].bytes += q->len;
-    if (m->reference < 0) {
+    if (m->reference < 0 && !page) {
         m->reference = (int)i;
         if (i > 0)
             ps_log(
@@ -178,7 +187,7 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
         if (!q->is_get && m->reference == (int)i && m->n > 1)
             mirror_note_head_locked(o, q->buf, q->len, &q->info);
     }
-    if (q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && !m->presplit) {
+    if (q->is_get && is_manifest(q->object) && !page && !m->presplit) {
         m->presplit = true;
         m->list_wanted = !m->sources[i].listed;
     }
@@ -187,15 +196,21 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Of several, the next to be asked; -1: nobody. A plain folder's small files come from the reference alone, unless it
- * has fallen silent: then from whom the user named (`anyone`). */
+/* Who may be asked. A plain folder's small files come from the reference alone; but whether it is one is not known
+ * where the reference's manifest was found wrong. */
+static uint32_t askable_locked(const struct mirror_store *m, const struct mirror_object *o)
+{
+    const bool alone = m->reference >= 0 && !m->presplit &&
+                       !(o && is_manifest(o->name) && (o->wary >> m->reference & 1));
+    return alone ? 1u << m->reference : (uint32_t)((1ull << m->n) - 1);
+}
+
+/* Of several, the next to be asked; -1: nobody. `anyone`: the reference has fallen silent. */
 static int next_to_ask(struct mirror_store *m, const char *object, uint32_t tried, bool anyone)
 {
     pthread_mutex_lock(&m->lock);
     const struct mirror_object *o = mirror_object_locked(m, object);
-    uint32_t usable = (uint32_t)((1ull << m->n) - 1);
-    if (m->reference >= 0 && !m->presplit && !anyone)
-        usable = 1u << m->reference;
+    uint32_t usable = anyone ? (uint32_t)((1ull << m->n) - 1) : askable_locked(m, o);
     int i = ps_mirror_pick(m->health, m->n, usable, tried, o ? o->wary : 0, ps_now_ns());
     pthread_mutex_unlock(&m->lock);
     return i;
@@ -261,8 +276,7 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         if (ends_all(rc) || m->n == 1)
             return told;
         bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
-        bool stands =
-            missing && q->is_get && strcmp(q->object, PS_MANIFEST_NAME) == 0 && holds_the_model(s);
+        bool stands = missing && q->is_get && is_manifest(q->object) && holds_the_model(s);
         pthread_mutex_lock(&m->lock);
         stands |= stands_locked(m, (unsigned)i, rc);
         if (rc == PS_ENET && s)
@@ -323,10 +337,13 @@ static bool mirror_distrust(struct ps_source *base, const char *object)
     bool another = false;
     pthread_mutex_lock(&m->lock);
     struct mirror_object *o = m->n > 1 ? mirror_object_locked(m, object) : NULL;
+    if (is_manifest(object))
+        m->presplit = false; /* until a good one has come: it was the last that came */
     if (o && o->last >= 0) {
+        const bool again = o->wary >> o->last & 1; /* he is asked last: nobody else has it */
         o->wary |= 1u << o->last;
         m->sources[o->last].failed++;
-        another = (((1ull << m->n) - 1) & ~(uint64_t)o->wary) != 0;
+        another = !again && (askable_locked(m, o) & ~o->wary) != 0;
     }
     pthread_mutex_unlock(&m->lock);
     return another;

@@ -1,5 +1,4 @@
-/* Private to proto: checks of text that came from remote bytes, before it is kept, printed or used
- * as a name. Pure functions. */
+/* Checks of text that came from remote bytes, before it is kept, printed or used as a name. Pure functions. */
 #ifndef PS_PROTO_TEXT_H
 #define PS_PROTO_TEXT_H
 #include <stdbool.h>

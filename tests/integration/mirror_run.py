@@ -100,6 +100,39 @@ def lost(t, root, form):
     t.check(r.stats["bytes_net"] < 600000 and not weights(first), f"all came from the cache: {r.stats['bytes_net']} bytes")
 
 
+def page_for(*names):
+    """A server that answers these, or all that it lacks, with 200 and a web page."""
+    def scenario(q, r):
+        if q.name in names or (not names and r.status == 404):
+            r.headers = {"Content-Type": "text/html"}
+            r.whole(b"<!DOCTYPE html><title>log in</title>")
+    return scenario
+
+
+@forms
+def pages(t, root, form):
+    """A page is no answer: whoever gives one for the config or the manifest does not speak for the model."""
+    mirror, config = serve(t, root), "config.json"
+    for names in ((config,), ("penstock.manifest", config)):
+        first = serve(t, root, page_for(*names))
+        fine(t, run(t, first.url, "--mirror", mirror.url, disk="0"), f"a page for {names}", 15)
+        t.check(first.names().count(config) <= 3, f"it is not asked over and over: {first.names()[:30]}")
+
+
+def unhashed(t):
+    """A plain folder whose server has a page for all that it lacks, a manifest too, is plain: no mirror's bytes without proof."""
+    def flip(q, r):
+        if q.name.endswith(WEIGHTS) and q.first and q.first > 70000 and r.status == 206:
+            r.body = bytes(b ^ 1 for b in r.body)
+    page = page_for()
+    first = serve(t, Setting.plain, lambda q, r: r.error(403) if withheld(q) else page(q, r))
+    other, same = serve(t, Setting.plain, flip), serve(t, Setting.plain)
+    r = run(t, first.url, "--mirror", other.url, "--net-deadline", "6", disk="0")
+    badhttp.check_failed(t, r, 3, (), what="a mirror of another version, besides pages")
+    t.check("no mirror of this model" in r.err, f"it is named: {r.err[-500:]}")
+    fine(t, run(t, first.url, "--mirror", same.url, disk="0"), "a mirror of the same, besides pages", 20)
+
+
 @forms
 def wrong(t, root, form):
     """Flipped bits under right headers. Only hashes find them, so for a plain folder the mirror is the liar: its sample tells."""
@@ -354,8 +387,8 @@ def main():
         Setting.text = t.run("run", Setting.plain, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
-        parts = (unreachable, lost, wrong, damaged, dies, storm, hangs, fails, refuses, unproved, both_blink, comes_back, other_schemes, secrets, listed, hub,
-             egress)
+        parts = (unreachable, lost, pages, unhashed, wrong, damaged, dies, storm, hangs, fails, refuses, unproved, both_blink, comes_back, other_schemes,
+             secrets, listed, hub, egress)
         badhttp.side_by_side(t, [(p.__name__, p) for p in parts if not only or p.__name__ in only])
 
 

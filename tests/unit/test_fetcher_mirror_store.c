@@ -25,10 +25,11 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* lock */
-    bool hold_submit, in_submit; /* of the first place: waits until it is closed, or a while */
-    bool hold_head, in_head;     /* of the second place */
-    bool closed, closed_inside;  /* the first place */
-    unsigned fails;              /* ranges of the second place that will fail */
+    bool hold_submit; /* of the first place: until the test lets it go, and a while longer if it is not closed */
+    bool entered, in_submit;    /* the same: somebody has been in it; is in it */
+    bool hold_head, in_head;    /* of the second place */
+    bool closed, closed_inside; /* the first place */
+    unsigned fails;             /* ranges of the second place that will fail */
 } door = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* Waits for a change; false when the time is over. */
@@ -48,9 +49,10 @@ static int submit(struct ps_source *s, struct ps_range *r, struct ps_err *err)
     pthread_mutex_lock(&door.lock);
     bool held = s == places[0].s && door.hold_submit, closed;
     if (held) {
-        door.hold_submit = false;
-        door.in_submit = true;
+        door.entered = door.in_submit = true;
         pthread_cond_broadcast(&door.changed);
+        while (door.hold_submit && wait_locked(&door.changed, &door.lock, PATIENCE_S * 1000))
+            continue;
         while (!door.closed && wait_locked(&door.changed, &door.lock, 300))
             continue;
         door.in_submit = false;
@@ -167,6 +169,14 @@ static void ask_range(struct mirror_store *m, struct waiting *w, const char *obj
     assert_ok(ps_source_submit(&m->base, &w->r, NULL), NULL);
 }
 
+static void set(bool *flag, bool value)
+{
+    pthread_mutex_lock(&door.lock);
+    *flag = value;
+    pthread_cond_broadcast(&door.changed);
+    pthread_mutex_unlock(&door.lock);
+}
+
 /* Waits until *flag; false: it took too long. */
 static bool comes_true(const bool *flag)
 {
@@ -191,12 +201,69 @@ static void test_close_while_a_range_moves(void **state)
     assert_true(comes_true(&w.done) && w.rc == 0);
     assert_true(ps_source_distrust(&m->base, "o")); /* so the second is asked before the first */
     door.fails = 1;
-    door.hold_submit = true;
+    set(&door.hold_submit, true);
     ask_range(m, &w, "o");
-    assert_true(comes_true(&door.in_submit));
+    assert_true(comes_true(&door.entered));
+    set(&door.hold_submit, false);
     ps_source_close(&m->base);
     assert_true(w.done);
     assert_true(door.closed && !door.closed_inside);
+    assert_int_equal(ps_alloc_live_count(), 0);
+}
+
+static int last_giver(struct mirror_store *m, const char *object)
+{
+    pthread_mutex_lock(&m->lock);
+    const struct mirror_object *o = mirror_object_locked(m, object);
+    const int last = o ? o->last : -1;
+    pthread_mutex_unlock(&m->lock);
+    return last;
+}
+
+/* A manifest that its reader found wrong proves nothing, and is asked for elsewhere whoever is the reference. */
+static void test_distrusted_manifest(void **state)
+{
+    (void)state;
+    static const char *const objects[] = {PS_MANIFEST_NAME, "config.json", NULL};
+    struct mirror_store *m = open_places(2, objects);
+    ask_for(m, "config.json");
+    ask_for(m, PS_MANIFEST_NAME);
+    assert_true(m->presplit && m->reference == 0);
+    assert_true(ps_source_distrust(&m->base, PS_MANIFEST_NAME));
+    assert_false(m->presplit);
+    ask_for(m, PS_MANIFEST_NAME);
+    assert_true(m->presplit && last_giver(m, PS_MANIFEST_NAME) == 1);
+    assert_false(ps_source_distrust(&m->base, PS_MANIFEST_NAME));
+    assert_false(m->presplit);
+    assert_false(ps_source_distrust(&m->base, "config.json")); /* the reference alone has it */
+    ps_source_close(&m->base);
+    assert_int_equal(ps_alloc_live_count(), 0);
+}
+
+/* A server that answers what it lacks with a page: that makes no model pre-split, and nobody the reference. */
+static void test_page(void **state)
+{
+    (void)state;
+    static const char *const objects[] = {"config.json", NULL};
+    struct mirror_store *m = open_places(2, objects);
+    fake_source_remove(places[0].s, "config.json");
+    fake_source_set_page(places[0].s, "<!DOCTYPE html><title>log in</title>");
+    ask_for(m, PS_MANIFEST_NAME);
+    assert_true(!m->presplit && m->reference < 0);
+    ask_for(m, "config.json");
+    assert_true(m->reference < 0 && last_giver(m, "config.json") == 0);
+    assert_true(ps_source_distrust(&m->base, "config.json"));
+    ask_for(m, "config.json");
+    assert_true(m->reference == 1 && last_giver(m, "config.json") == 1);
+    ps_source_close(&m->base);
+
+    m = open_places(2, objects); /* nobody has it, but one gives a page: asked twice, no more */
+    fake_source_set_page(places[0].s, "<!DOCTYPE html><title>log in</title>");
+    ask_for(m, "tokenizer.json");
+    assert_true(ps_source_distrust(&m->base, "tokenizer.json"));
+    ask_for(m, "tokenizer.json");
+    assert_false(ps_source_distrust(&m->base, "tokenizer.json"));
+    ps_source_close(&m->base);
     assert_int_equal(ps_alloc_live_count(), 0);
 }
 
@@ -229,7 +296,7 @@ static void test_proofs_are_independent(void **state)
     pthread_mutex_unlock(&m->lock);
     fake_source_fail(places[0].s, "one", PS_ENET);
     fake_source_fail(places[0].s, "two", PS_ENET);
-    door.hold_head = true;
+    set(&door.hold_head, true);
     ask_range(m, &one, "one");
     assert_true(comes_true(&door.in_head));
     ask_range(m, &two, "two");
@@ -249,6 +316,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_close_while_a_range_moves),
+        cmocka_unit_test(test_distrusted_manifest),
+        cmocka_unit_test(test_page),
         cmocka_unit_test(test_proofs_are_independent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
