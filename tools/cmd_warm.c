@@ -91,6 +91,43 @@ static void tell_failure(struct batch *b, const char *model, int rc, const struc
     ps_free(label);
 }
 
+/* The facts of `cache ls` as JSON; `text` is initialised here, for the caller to deinit whatever comes back. */
+static int describe_cache(struct ps_strbuf *text, const struct ps_opts *o, struct ps_err *err)
+{
+    const struct ps_cache_options co = {.budget_bytes = UINT64_MAX,
+                                        .read_only = true,
+                                        .must_exist = true};
+    struct ps_cache *cache = NULL;
+    struct ps_json_writer w;
+    char *dir = NULL;
+    int rc = ps_cache_dir_find(&dir, o->cache, err);
+
+    if (rc == 0)
+        rc = ps_cache_open(&cache, dir, &co, NULL, err);
+    ps_strbuf_init(text, FACTS_MAX);
+    ps_jw_init(&w, text);
+    ps_jw_object(&w);
+    if (rc == 0)
+        rc = ps_cache_describe(cache, &w, err);
+    ps_jw_object_end(&w);
+    if (rc == 0 && !ps_strbuf_ok(text))
+        rc = ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+    ps_cache_close(cache);
+    ps_free(dir);
+    return rc;
+}
+
+static int note_held(struct batch *b, const char *json, struct ps_err *err)
+{
+    struct ps_strbuf cache;
+    int rc = describe_cache(&cache, b->o, err);
+
+    if (rc == 0)
+        rc = ps_warm_held_note(&b->held, json, cache.data, cache.len, err);
+    ps_strbuf_deinit(&cache);
+    return rc;
+}
+
 /* One model's failure is told and the next one's turn comes; only an interrupt, or nobody who reads, ends all. */
 static int warm_all(struct batch *b, struct ps_err *err)
 {
@@ -103,8 +140,8 @@ static int warm_all(struct batch *b, struct ps_err *err)
 
         if (one == 0)
             rc = tell_facts(b, json, err);
-        if (one == 0 && rc == 0 && !b->o->dry_run)
-            rc = ps_warm_held_note(&b->held, json, err);
+        if (one == 0 && rc == 0 && !b->o->dry_run && b->n > 1)
+            rc = note_held(b, json, err);
         if (one != 0)
             tell_failure(b, b->models[i], one, &e);
         ps_string_free(json);
@@ -115,29 +152,12 @@ static int warm_all(struct batch *b, struct ps_err *err)
 /* How many models have lost to later ones what was stored of them. */
 static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
 {
-    const struct ps_cache_options co = {.budget_bytes = UINT64_MAX,
-                                        .read_only = true,
-                                        .must_exist = true};
-    struct ps_cache *cache = NULL;
-    struct ps_json_writer w;
-    struct ps_strbuf text;
-    char *dir = NULL;
-    int rc = ps_cache_dir_find(&dir, b->o->cache, err);
+    struct ps_strbuf cache;
+    int rc = describe_cache(&cache, b->o, err);
 
     if (rc == 0)
-        rc = ps_cache_open(&cache, dir, &co, NULL, err);
-    ps_strbuf_init(&text, FACTS_MAX);
-    ps_jw_init(&w, &text);
-    ps_jw_object(&w);
-    if (rc == 0)
-        rc = ps_cache_describe(cache, &w, err);
-    ps_jw_object_end(&w);
-    if (rc == 0)
-        rc = ps_strbuf_ok(&text) ? ps_warm_held_lost(n, &b->held, text.data, text.len, err)
-                                 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
-    ps_strbuf_deinit(&text);
-    ps_cache_close(cache);
-    ps_free(dir);
+        rc = ps_warm_held_lost(n, &b->held, cache.data, cache.len, err);
+    ps_strbuf_deinit(&cache);
     return rc;
 }
 

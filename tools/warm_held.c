@@ -29,47 +29,64 @@ static struct ps_warm_model *find(const struct ps_warm_held *h, const char *id)
     return NULL;
 }
 
-int ps_warm_held_note(struct ps_warm_held *h, const char *facts, struct ps_err *err)
+/* Weights that the cache counts as this model's. A model that shares all of them with others isn't told of: 0. */
+static uint64_t held_bytes(const struct ps_json *cache, const char *id)
 {
-    struct ps_json *root = NULL;
-    int rc = ps_json_parse(&root, facts, strlen(facts), NULL, err);
-    const char *id = rc == 0 ? id_of(root) : NULL;
-    struct ps_warm_model *m = id ? find(h, id) : NULL;
+    const struct ps_json *list = ps_json_get(cache, "models");
 
-    if (id && !m) {
-        m = ps_realloc_array(h->models, h->n + 1, sizeof *m);
-        if (m) {
-            h->models = m;
-            m = &h->models[h->n++];
-            memcpy(m->id, id, sizeof m->id);
-        } else {
-            rc = ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
-        }
+    for (const struct ps_json *m = list ? list->child : NULL; m; m = m->next) {
+        const char *its = id_of(m);
+
+        if (its && strcmp(its, id) == 0)
+            return number(m, "bytes") - number(m, "files_bytes");
     }
-    if (m)
-        m->bytes = number(root, "bytes_present") + number(root, "bytes_fetched");
-    ps_json_free(root);
+    return 0;
+}
+
+static int note(struct ps_warm_held *h, const char *id, uint64_t bytes, struct ps_err *err)
+{
+    struct ps_warm_model *m = find(h, id);
+
+    if (!m) {
+        m = ps_realloc_array(h->models, h->n + 1, sizeof *m);
+        if (!m)
+            return ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+        h->models = m;
+        m = &h->models[h->n++];
+        memcpy(m->id, id, sizeof m->id);
+    }
+    m->bytes = bytes;
+    return 0;
+}
+
+int ps_warm_held_note(struct ps_warm_held *h, const char *facts, const char *cache, size_t bytes,
+                      struct ps_err *err)
+{
+    struct ps_json *warmed = NULL, *held = NULL;
+    int rc = ps_json_parse(&warmed, facts, strlen(facts), NULL, err);
+    const char *id = rc == 0 ? id_of(warmed) : NULL;
+
+    if (id)
+        rc = ps_json_parse(&held, cache, bytes, NULL, err);
+    if (id && rc == 0)
+        rc = note(h, id, held_bytes(held, id), err);
+    ps_json_free(held);
+    ps_json_free(warmed);
     return rc;
 }
 
-int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, const char *facts, size_t bytes,
+int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, const char *cache, size_t bytes,
                       struct ps_err *err)
 {
-    struct ps_json *root = NULL;
-    int rc = ps_json_parse(&root, facts, bytes, NULL, err);
-    const struct ps_json *list = rc == 0 ? ps_json_get(root, "models") : NULL;
-    size_t whole = 0;
+    struct ps_json *held = NULL;
+    int rc = ps_json_parse(&held, cache, bytes, NULL, err);
 
     if (rc < 0)
         return rc;
-    for (const struct ps_json *m = list ? list->child : NULL; m; m = m->next) {
-        const char *id = id_of(m);
-        const struct ps_warm_model *noted = id ? find(h, id) : NULL;
-
-        whole += noted && number(m, "bytes") >= noted->bytes;
-    }
-    ps_json_free(root);
-    *lost = h->n - whole;
+    *lost = 0;
+    for (size_t i = 0; i < h->n; i++)
+        *lost += held_bytes(held, h->models[i].id) < h->models[i].bytes;
+    ps_json_free(held);
     return 0;
 }
 

@@ -174,6 +174,22 @@ def test_list(t, server):
         d = json.loads(p.stdout)
         t.check((p.returncode, d["displaced"]) == (status, displaced) and all(m["complete"] for m in d["models"]), f"{disk} for both: {p}")
         t.check(("displaced by later ones" in p.stderr) == bool(displaced), f"{disk} for both: {p.stderr}")
+    # two revisions of one model: what they share is stored once
+    revision = t.path("revision")
+    shutil.copytree(KJV, revision)
+    with open(os.path.join(revision, "model.safetensors"), "r+b") as f:
+        f.seek(SIZE - 64)
+        f.write(bytes(64))
+    t.equal(t.run("split", revision, t.path("tree-of-revision"), "--codec", "wh").rc, 0, "split")
+    revised = badhttp.Server(t.path("tree-of-revision"))
+    t.servers.append(revised)
+    with open(both, "w") as f:
+        f.write(f"{other.url}\n{revised.url}\n")
+    p = subprocess.run([t.program, "warm", "--from-file", both, "--json", "--cache", t.path("revisions"), "--disk", "16M"],
+                       capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
+    d = json.loads(p.stdout)
+    t.check(0 < d["models"][1]["bytes_fetched"] < d["models"][0]["bytes_fetched"] / 2, f"most is shared: {d}")
+    t.check((p.returncode, d["displaced"]) == (0, 0), f"nothing is displaced: {p}")
     p = run("--from-file", "-")
     t.check(p.returncode == 3 and p.stdout.count("complete") == 2, f"from stdin, as text: {p.stdout}")
     p = run("--from-file", listed, server.url)
