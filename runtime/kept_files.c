@@ -7,7 +7,7 @@
 #include "base/hash.h"
 
 #define FORMAT                                                                                     \
-    "penstock kept file 1" /* begins every key: another meaning of the bytes is another number */
+    "penstock kept file 2" /* begins every key: another meaning of the bytes is another number */
 #define PART_BYTES (4u << 20)
 #define ROOM_LEAST (512ull << 10)
 #define ROOM_MOST  (48ull << 20)
