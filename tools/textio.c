@@ -214,8 +214,9 @@ static int try_target(const char *path)
         return fd;
     close(fd);
     if (!t.direct)
-        unlink(t.temporary);
-    return 0;
+        return unlink(t.temporary) < 0 ? -errno : 0;
+    /* What the link names is there now, and was not: its real name, for the link shall stay. */
+    return realpath(path, t.name) && unlink(t.name) == 0 ? 0 : -errno;
 }
 
 int ps_text_check_file(const char *option, const char *path, struct ps_err *err)

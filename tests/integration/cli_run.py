@@ -193,6 +193,8 @@ def test_result_files(work):
         check(p.stdout == b"" and b"--out" in p.stderr, f"--out '{name}': {p.stdout} {p.stderr}")
     link, target = os.path.join(work, "link"), os.path.join(work, "target")
     os.symlink("target", link)
+    penstock("logits", os.path.join(work, "no-model"), "--tokens", "1,2", "--out", link, status=3)
+    check(os.path.islink(link) and not os.path.exists(target), "a failed run leaves an empty --out behind a link")
     for old in (None, b"old"):  # a link to nothing, and one to a file
         if old:
             with open(target, "wb") as f:
