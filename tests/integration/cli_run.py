@@ -333,6 +333,18 @@ def test_doctor_progress(work):
         share.communicate(timeout=20)
 
 
+def accepts(port, program):
+    """Whether a program listens, within 20 s."""
+    end = time.monotonic() + 20
+    while program.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return True
+        except OSError:
+            time.sleep(0.01)
+    return False
+
+
 def test_share_quietly(work):
     """A port that was chosen is known from the program alone."""
     share = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", "0", "-q"], stderr=subprocess.PIPE, text=True)
@@ -340,10 +352,12 @@ def test_share_quietly(work):
     share.terminate()
     check("http://127.0.0.1:" in line, f"share --port 0 -q: {line}")
     check(share.communicate(timeout=20)[1] == "" and share.returncode == 0, "share -q says no more")
-    fixed = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", line.split("127.0.0.1:")[1].split("/")[0], "-q"], stderr=subprocess.PIPE)
-    time.sleep(0.3)
+    port = int(line.split("127.0.0.1:")[1].split("/")[0])
+    fixed = subprocess.Popen([PENSTOCK, "share", MODEL, "--port", str(port), "-q"], stderr=subprocess.PIPE)
+    check(accepts(port, fixed), f"share --port {port} does not listen")
     fixed.terminate()
-    check(fixed.communicate(timeout=20)[1] == b"", "share -q with a port says nothing")
+    err = fixed.communicate(timeout=20)[1]
+    check(err == b"" and fixed.returncode == 0, f"share -q with a port says nothing: {fixed.returncode} {err}")
 
 
 def test_nohup(work):
