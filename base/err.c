@@ -41,6 +41,12 @@ void ps_err_place(struct ps_err *err, const char *where)
         ps_err_prefix(err, "%s", where);
 }
 
+void ps_err_place_files(struct ps_err *err, int rc, const char *model)
+{
+    if (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED)
+        ps_err_place(err, model);
+}
+
 int ps_err_exit_status(int code)
 {
     switch (code) {

@@ -54,6 +54,9 @@ int ps_err_prefix(struct ps_err *err, const char *fmt, ...) __attribute__((forma
 
 /* The same with "where: ", unless *err (nullable) holds no error or its text names `where` already. */
 void ps_err_place(struct ps_err *err, const char *where);
+/* The same, for the outcome `rc` of opening a model: only of errors about its files (wrong, missing, of a kind
+ * that is not supported), which may name none. Errors of the way to it name an address themselves. */
+void ps_err_place_files(struct ps_err *err, int rc, const char *model);
 
 /* The process exit status of a code: 0, 1, 2, 3, 4, 5 or 130. */
 int ps_err_exit_status(int code);

@@ -127,8 +127,8 @@ static int read_model(struct ps_engine *e, struct ps_err *err)
 static int open_model(struct ps_engine *e, struct ps_err *err)
 {
     const int rc = read_model(e, err);
-    if (e->source && (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED))
-        ps_err_place(err, e->source->label);
+    if (e->source)
+        ps_err_place_files(err, rc, e->source->label);
     return rc;
 }
 

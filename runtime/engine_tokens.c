@@ -173,8 +173,7 @@ static int open_tokenizer(struct ps_tokenizer **out, struct ps_source *src,
 {
     struct ps_model_files files = {0};
     int rc = ps_model_files_open_small(&files, src, trust, err);
-    if (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED)
-        ps_err_place(err, src->label);
+    ps_err_place_files(err, rc, src->label);
     const struct ps_kept k = {.source = src, .files = files.manifest ? &files : NULL};
     if (rc == 0)
         rc = ps_tokenizer_from_source(out, &k, err);

@@ -275,8 +275,7 @@ int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const 
     int rc = ps_trust_from_files(&trust, o->verify_keys.items, o->verify_keys.n, err);
     if (rc == 0)
         rc = ps_model_files_open_trusted(out, src, trust, err);
-    if (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED)
-        ps_err_place(err, src->label);
+    ps_err_place_files(err, rc, src->label);
     ps_trust_free(trust);
     return rc;
 }

@@ -720,8 +720,7 @@ static int seal(struct splitter *s, struct ps_manifest *m, struct ps_err *err)
 static int open_source(struct splitter *s, struct ps_err *err)
 {
     int rc = ps_model_files_open(&s->files, s->src, err);
-    if (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED)
-        ps_err_place(err, s->src->label);
+    ps_err_place_files(err, rc, s->src->label);
     if (rc != 0)
         return rc;
     if (s->files.manifest)

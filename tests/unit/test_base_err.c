@@ -73,6 +73,26 @@ static void test_place(void **state)
     assert_int_equal(err.code, PS_EDATA);
 }
 
+static void test_place_files(void **state)
+{
+    (void)state;
+    static const int of_files[] = {PS_EDATA, PS_ENOTFOUND, PS_EUNSUPPORTED};
+    static const int others[] = {PS_ENET, PS_EUSAGE, PS_ENOMEM, PS_EINTERRUPTED};
+    struct ps_err err = {0};
+    for (size_t i = 0; i < sizeof of_files / sizeof *of_files; i++) {
+        ps_err_set(&err, of_files[i], "x", "config.json: wrong");
+        ps_err_place_files(&err, of_files[i], "http://host/m");
+        assert_string_equal(err.text, "http://host/m: config.json: wrong");
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        ps_err_set(&err, others[i], "x", "timed out");
+        ps_err_place_files(&err, others[i], "http://host/m");
+        assert_string_equal(err.text, "timed out");
+    }
+    ps_err_place_files(&err, 0, "http://host/m"); /* an error that did not count in the end */
+    assert_string_equal(err.text, "timed out");
+}
+
 static void test_exit_statuses(void **state)
 {
     (void)state;
@@ -271,6 +291,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_long_text_is_cut_at_a_character),
     cmocka_unit_test(test_prefix),
     cmocka_unit_test(test_place),
+    cmocka_unit_test(test_place_files),
     cmocka_unit_test(test_exit_statuses),
     cmocka_unit_test(test_redaction_cases),
     cmocka_unit_test(test_redaction_stays_inside_its_buffer),
