@@ -9,6 +9,8 @@
 #include <string.h>
 #include "base/alloc.h"
 
+#define NAME_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+
 struct reader {
     struct ps_opts *o;
     char **argv;
@@ -55,12 +57,16 @@ static int unknown_option(const char *arg, struct ps_err *err)
 {
     char word[64];
     const char *near;
-    size_t dashes = strspn(arg, "-"), n = strcspn(arg + dashes, "=");
+    /* no more than a name can be: what hangs on may be a secret */
+    size_t dashes = strspn(arg, "-"), n = strspn(arg + dashes, NAME_CHARS);
 
     snprintf(word, sizeof word, "%.*s", (int)(n < sizeof word ? n : sizeof word - 1), arg + dashes);
     for (char *p = word; *p; p++)
         *p = *p == '_' ? '-' : *p; /* --n_predict */
     near = nearest_option(word);
+    if (near && strcmp(near, word) == 0)
+        return ps_err_set(err, PS_EUSAGE, "options",
+                          "--%s: its value is the next word: write --%s VALUE", near, near);
     if (near)
         return ps_err_set(err, PS_EUSAGE, "options", "%.*s: unknown option: did you mean --%s?",
                           (int)(dashes + n), arg, near);

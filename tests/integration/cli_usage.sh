@@ -74,6 +74,8 @@ expect 2 'out of range' run ./model -n -1
 expect 2 '^penstock: -n: its value is the next word: write -n VALUE$' run ./model -n=1
 expect 2 '^penstock: -H: its value is the next word: write -H VALUE$' run ./model -H='X-Api-Key: s3cret'
 expect 2 '^penstock: -z: unknown option' run ./model -z=1
+expect 2 '^penstock: -HX-Api-Key: unknown option: see penstock --help$' run ./model '-HX-Api-Key: s3cret'
+expect 2 '^penstock: --header: its value is the next word: write --header VALUE$' run ./model '--header X-Api-Key: s3cret'
 expect 2 'not a whole number' run ./model -n ' 1'
 expect 2 'not a whole number' run ./model -n 0x10
 expect 2 'out of range' run ./model -n 99999999999
