@@ -64,7 +64,7 @@ static int unknown_option(const char *arg, struct ps_err *err)
     for (char *p = word; *p; p++)
         *p = *p == '_' ? '-' : *p; /* --n_predict */
     near = nearest_option(word);
-    if (near && strcmp(near, word) == 0)
+    if (near && strlen(near) == n && memcmp(near, arg + dashes, n) == 0)
         return ps_err_set(err, PS_EUSAGE, "options",
                           "--%s: its value is the next word: write --%s VALUE", near, near);
     if (near)
