@@ -17,7 +17,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -29,6 +28,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/host.h"
+#include "base/thread.h"
 
 enum { SPIN_NS = 50000, SPIN_ALONE_NS = 4000, CACHE_LINE = 64 };
 #define DOOR_OPEN 0x80000000u /* else the number of workers inside */
@@ -177,14 +177,9 @@ static void wait_for_workers(struct ps_pool *p)
     atomic_store(&p->caller_sleeps, 0);
 }
 
-/* Signals belong to the thread that drives the program: a worker must not be the one that runs a handler. */
 static int create_worker(struct worker *w)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int e = pthread_create(&w->thread, NULL, worker_main, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int e = ps_thread_start(&w->thread, worker_main, w);
     if (!e)
         pthread_setname_np(w->thread, "ps-compute");
     return e;

@@ -6,13 +6,13 @@
  * Order of an eviction: claims, commit, punch, claims removed: a slot is never punched while the index names it,
  * nor given out before it is punched. */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "cache/cache_internal.h"
 #include "cache/shares.h"
 
@@ -777,12 +777,8 @@ static void *writer_main(void *user)
 
 int ps_writer_start(struct ps_cache *c, struct ps_err *err)
 {
-    sigset_t all, old;
     c->next_upkeep_ns = ps_now_ns() + PS_CACHE_UPKEEP_NS;
-    sigfillset(&all); /* signals are for the program's own threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    const int rc = pthread_create(&c->writer, NULL, writer_main, c);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    const int rc = ps_thread_start(&c->writer, writer_main, c);
     if (rc != 0)
         return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "cache: no thread: %s", strerror(rc));
     c->writer_runs = true;

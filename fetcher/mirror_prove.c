@@ -8,13 +8,13 @@
  * a single tensor may pass. Without samples nothing is proved. Pre-split models have no such gap. */
 #include "fetcher/mirror_internal.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "fetcher/mirror_list.h"
 
 #define ORIGIN "fetcher"
@@ -324,17 +324,6 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* Signals belong to the main thread. */
-static bool start_thread(pthread_t *t, void *(*main)(void *), void *arg)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const bool runs = pthread_create(t, NULL, main, arg) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return runs;
-}
-
 /* ---- the helper ---- */
 
 static bool ended_locked(const struct mirror_store *m)
@@ -363,7 +352,7 @@ static void start_workers_locked(struct mirror_store *m)
     for (unsigned i = 0; i < m->n; i++) {
         struct mirror_source *s = &m->sources[i];
         for (struct errand e; !s->works && (e = errand_locked(m, i)).kind != ERRAND_NONE;) {
-            s->works = start_thread(&s->worker, worker_main, s);
+            s->works = ps_thread_start(&s->worker, worker_main, s) == 0;
             if (!s->works)
                 forgo_locked(m, i, &e);
         }
@@ -392,7 +381,7 @@ static void *helper_main(void *arg)
 
 int mirror_helper_start(struct mirror_store *m, struct ps_err *err)
 {
-    m->helper_runs = start_thread(&m->helper, helper_main, m);
+    m->helper_runs = ps_thread_start(&m->helper, helper_main, m) == 0;
     return m->helper_runs ? 0
                           : ps_err_set(err, PS_EFAIL, ORIGIN,
                                        "can't start a thread: raise the limit of threads");
