@@ -41,6 +41,12 @@ void ps_err_place(struct ps_err *err, const char *where)
         ps_err_prefix(err, "%s", where);
 }
 
+void ps_err_advise(struct ps_err *err, const char *remedy)
+{
+    if (err && err->code != 0)
+        ps_err_set(err, err->code, err->origin, "%s: %s", err->text, remedy);
+}
+
 void ps_err_place_files(struct ps_err *err, int rc, const char *model)
 {
     if (rc == PS_EDATA || rc == PS_ENOTFOUND || rc == PS_EUNSUPPORTED)

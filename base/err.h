@@ -54,7 +54,9 @@ int ps_err_prefix(struct ps_err *err, const char *fmt, ...) __attribute__((forma
 
 /* The same with "where: ", unless *err (nullable) holds no error or its text names `where` already. */
 void ps_err_place(struct ps_err *err, const char *where);
-/* The same, for the outcome `rc` of opening a model: only of errors about its files (wrong, missing, of a kind
+/* Puts ": remedy" behind the text of an error: what to do about it. Nothing where *err (nullable) holds none. */
+void ps_err_advise(struct ps_err *err, const char *remedy);
+/* As ps_err_place, for the outcome `rc` of opening a model: only of errors about its files (wrong, missing, of a kind
  * that is not supported), which may name none. Errors of the way to it name an address themselves. */
 void ps_err_place_files(struct ps_err *err, int rc, const char *model);
 

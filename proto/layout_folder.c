@@ -205,8 +205,8 @@ static int read_tying(enum tying *out, const char *config, size_t len, struct ps
     struct ps_json *root;
     int rc = ps_json_parse(&root, config, len, NULL, err);
     if (rc != 0) {
-        if (err && err->code != 0)
-            ps_err_set(err, rc, ORIGIN, "config.json: %s: fetch it again", err->text);
+        ps_err_prefix(err, "config.json");
+        ps_err_advise(err, "fetch it again");
         return rc;
     }
     static const char key[] = "tie_word_embeddings";

@@ -296,7 +296,8 @@ int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, stru
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: reading config.json");
     int rc = ps_json_parse(&root, config_json, len, &LIMITS, err);
     if (rc < 0) {
-        ps_err_set(err, rc, ORIGIN, "config.json: %s: fetch it again", err->text);
+        ps_err_prefix(err, "config.json");
+        ps_err_advise(err, "fetch it again");
         goto out;
     }
     if ((rc = find_family(&family, a, root, err)) < 0 || (rc = read_shapes(a, root, err)) < 0 ||

@@ -64,12 +64,17 @@ static void test_place(void **state)
     (void)state;
     struct ps_err err = {0};
     ps_err_place(NULL, "a.json");
+    ps_err_advise(NULL, "fetch it again");
+    ps_err_advise(&err, "fetch it again"); /* no error, nothing to do */
+    assert_string_equal(err.text, "");
     ps_err_place(&err, "a.json");
     assert_int_equal(err.code, 0);
     ps_err_set(&err, PS_EDATA, "json", "line 3: a comma is missing");
     ps_err_place(&err, "a.json");
     ps_err_place(&err, "a.json");
     assert_string_equal(err.text, "a.json: line 3: a comma is missing");
+    ps_err_advise(&err, "fetch it again");
+    assert_string_equal(err.text, "a.json: line 3: a comma is missing: fetch it again");
     assert_int_equal(err.code, PS_EDATA);
 }
 
