@@ -102,42 +102,37 @@ struct http_failure http_failure_of(struct http_transfer *t, CURLcode rc)
         f.what = "connection timed out";
         return f;
     case CURLE_PEER_FAILED_VERIFICATION:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_ENET,
-                                  .what = "server's certificate is not trusted",
-                                  .hint =
-                                      "give the CA that signed it by --cacert or SSL_CERT_FILE"};
-        return f;
+        return (struct http_failure){.cls = PS_RETRY_FATAL,
+                                     .code = PS_ENET,
+                                     .what = "server's certificate is not trusted",
+                                     .hint =
+                                         "give the CA that signed it by --cacert or SSL_CERT_FILE"};
     case CURLE_SSL_CACERT_BADFILE:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_ENET,
-                                  .what = "can't read the CA file",
-                                  .hint = "check --cacert, SSL_CERT_FILE and CURL_CA_BUNDLE"};
-        return f;
+        return (struct http_failure){.cls = PS_RETRY_FATAL,
+                                     .code = PS_ENET,
+                                     .what = "can't read the CA file",
+                                     .hint = "check --cacert, SSL_CERT_FILE and CURL_CA_BUNDLE"};
     case CURLE_SSL_CERTPROBLEM:
-        f = (struct http_failure){.cls = PS_RETRY_FATAL,
-                                  .code = PS_EUSAGE,
-                                  .what = "can't use the client certificate",
-                                  .hint = "check --cert and --key: PEM, belonging together, the "
-                                          "key without a passphrase"};
-        return f;
+        return (struct http_failure){.cls = PS_RETRY_FATAL,
+                                     .code = PS_EUSAGE,
+                                     .what = "can't use the client certificate",
+                                     .hint = "check --cert and --key: PEM, belonging together, the "
+                                             "key without a passphrase"};
     case CURLE_OUT_OF_MEMORY:
         /* libcurl says the same of a header beyond its own bound: bytes had come then, and memory had not run out */
         curl_easy_getinfo(t->easy, CURLINFO_STARTTRANSFER_TIME_T, &connected);
         if (connected == 0)
             return http_out_of_memory;
-        f = (struct http_failure){.cls = PS_RETRY_REPLY,
-                                  .code = PS_EDATA,
-                                  .what = "a reply whose headers are too long",
-                                  .hint = "is this a web server?"};
-        return f;
+        return (struct http_failure){.cls = PS_RETRY_REPLY,
+                                     .code = PS_EDATA,
+                                     .what = "a reply whose headers are too long",
+                                     .hint = "is this a web server?"};
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:
-        f = (struct http_failure){.cls = PS_RETRY_TRANSPORT,
-                                  .code = PS_ENET,
-                                  .what = "unusable address or reply",
-                                  .hint = "check the address and the server"};
-        return f;
+        return (struct http_failure){.cls = PS_RETRY_TRANSPORT,
+                                     .code = PS_ENET,
+                                     .what = "unusable address or reply",
+                                     .hint = "check the address and the server"};
     case CURLE_SSL_CONNECT_ERROR:
         f.what = "TLS handshake failed";
         /* what OpenSSL says where the first bytes are no TLS */

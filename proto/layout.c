@@ -276,6 +276,18 @@ static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_
     return fail_as(&r->manifest, err);
 }
 
+/* The end of every opening: files that are whole become the caller's. */
+static int hand_out(struct ps_model_files *out, struct ps_model_files *f, struct roots *r, int rc)
+{
+    ps_fetched_deinit(&r->manifest);
+    ps_fetched_deinit(&r->config);
+    if (rc == 0)
+        *out = *f;
+    else
+        ps_model_files_close(f);
+    return rc;
+}
+
 int ps_model_files_open(struct ps_model_files *out, struct ps_source *src, struct ps_err *err)
 {
     return ps_model_files_open_trusted(out, src, NULL, err);
@@ -289,14 +301,7 @@ int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *sr
     int rc = ps_parallel(2, fetch_root, &r, err);
     if (rc == 0)
         rc = open_kind(&f, &r, trust, err);
-    ps_fetched_deinit(&r.manifest);
-    ps_fetched_deinit(&r.config);
-    if (rc != 0) {
-        ps_model_files_close(&f);
-        return rc;
-    }
-    *out = f;
-    return 0;
+    return hand_out(out, &f, &r, rc);
 }
 
 static int open_small(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
@@ -323,14 +328,7 @@ int ps_model_files_open_small(struct ps_model_files *out, struct ps_source *src,
     struct ps_model_files f = {0};
     struct roots r = {.src = src};
     int rc = open_small(&f, &r, trust, err);
-    ps_fetched_deinit(&r.manifest);
-    ps_fetched_deinit(&r.config);
-    if (rc != 0) {
-        ps_model_files_close(&f);
-        return rc;
-    }
-    *out = f;
-    return 0;
+    return hand_out(out, &f, &r, rc);
 }
 
 void ps_model_files_close(struct ps_model_files *f)

@@ -147,6 +147,8 @@ static void tell_opened(const struct ps_engine *e)
 {
     const struct ps_map *m = e->files.map;
     const struct ps_plan *p = &e->plan;
+    if (!ps_log_enabled(PS_LOG_DEBUG))
+        return; /* measuring a folder is not for nothing */
     ps_log(PS_LOG_DEBUG, ORIGIN, "%s: %s, %u layers, %llu bytes in %u extents", e->source->label,
            m->presplit ? "pre-split" : "a plain folder", e->arch->n_layers,
            (unsigned long long)m->stored_bytes, m->n_extents);
@@ -173,8 +175,8 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
         return rc;
     if ((rc = open_model(e, err)) < 0)
         return rc;
-    (void)ps_cache_dir_find(&e->cache_dir, e->o.cache_dir,
-                            NULL); /* who needs one says what is missing */
+    /* Who needs one says what is missing. */
+    (void)ps_cache_dir_find(&e->cache_dir, e->o.cache_dir, NULL);
     ps_probes_load(&e->probes, e->cache_dir);
     if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_open_device(e, err)) < 0 ||
         (rc = ps_engine_budgets(e, err)) < 0)
