@@ -181,9 +181,10 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
     if ((rc = open_compute(e, err)) < 0 || (rc = ps_engine_open_device(e, err)) < 0 ||
         (rc = ps_engine_budgets(e, err)) < 0)
         return rc;
-    /* Behind the cache, which may hold its files; beside the plan and the first weights. */
-    if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
+    e->waits = e->o.headers_only;
+    if (e->o.look_only && (rc = ps_engine_look_at_cache(&e->cache, &e->cache_model, e, err)) < 0)
         return rc;
+    const bool opened = e->cache_opened;
     uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
     e->estimate = (struct ps_need){.ctx = ctx,
                                    .rows = e->o.max_rows ? e->o.max_rows : ctx,
@@ -191,11 +192,18 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
     rc = ps_engine_replan(e, err);
     /* What is too much for an estimate may be enough for the text itself, once its tokens are counted: a session says
      * exactly what is missing. */
-    if (rc == PS_EBUDGET && !e->o.without_tokenizer && !e->o.headers_only)
+    const bool later = rc == PS_EBUDGET && e->cache_opened == opened && !e->o.without_tokenizer &&
+                       !e->o.headers_only;
+    if (rc < 0 && !later)
+        return rc;
+    /* Behind the cache, which may hold its files; beside the first weights. */
+    e->tokenizer_looks = !e->cache_opened;
+    if (!e->o.without_tokenizer && (rc = ps_engine_start_tokenizer(e, err)) < 0)
+        return rc;
+    if (later)
         return 0;
-    if (rc == 0)
-        tell_opened(e);
-    if (rc == 0 && !e->o.headers_only) {
+    tell_opened(e);
+    if (!e->o.headers_only) {
         rc = ps_engine_start_sweep(e, err);
         if (rc == 0)
             ps_sweep_allow(e->sweep,

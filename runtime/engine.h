@@ -83,7 +83,9 @@ struct ps_engine {
     struct ps_pool *pool;
     struct ps_engine_gpu gpu;
 
-    struct ps_cache *cache; /* NULL: local source, --disk 0, or unusable */
+    struct ps_cache *cache; /* NULL: local source, --disk 0, or unusable, or not opened yet */
+    bool cache_opened;      /* or there is nothing that this engine might open for writing */
+    bool waits; /* headers_only: nobody has asked for a weight yet, and a plan opens no cache */
     uint32_t cache_model;
     uint64_t disk_budget_bytes;
     uint64_t disk_room_bytes; /* of that, what the file system has beside --min-free */
@@ -103,6 +105,7 @@ struct ps_engine {
 
     pthread_t tokenizer_thread;
     bool tokenizer_started, tokenizer_joined;
+    bool tokenizer_looks; /* its thread: at a cache that is not opened yet */
     int tokenizer_rc;
     struct ps_err tokenizer_err;
     struct ps_tokenizer *tokenizer;
@@ -119,10 +122,22 @@ int ps_engine_error(struct ps_error *out, int rc, const struct ps_err *err);
 int ps_engine_source_open(struct ps_source **out, const struct ps_engine_options *o, bool direct,
                           struct ps_rate_limit *limit, struct ps_stats *stats,
                           const atomic_int *interrupt, struct ps_err *err);
+/* engine_disk.c */
+int ps_engine_budgets(struct ps_engine *e,
+                      struct ps_err *err); /* parses sizes, decides --disk; changes nothing */
+/* The cache for writing: it shrinks to the budget here, and --disk 0 empties it. Waits for the tokenizer, if that
+ * runs. A folder that can't be used is told, and the run goes on without. Once. */
+int ps_engine_open_cache(struct ps_engine *e, struct ps_err *err);
+/* The cache read-only into *out, for ps_cache_close, and this model's number in it; *out stays as it is if there is
+ * none. Who only asks what would be, or may yet be refused, must not find afterwards that it is: a plan with a small
+ * --disk would have thrown away what hours had fetched. */
+int ps_engine_look_at_cache(struct ps_cache **out, uint32_t *model, struct ps_engine *e,
+                            struct ps_err *err);
+uint64_t ps_engine_disk_room(const struct ps_engine *e); /* bytes of weights that the plan may put there */
 /* engine_plan.c */
-int ps_engine_budgets(struct ps_engine *e, struct ps_err *err); /* parses sizes, opens the cache */
 /* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the
- * scheduler is stopped then. PS_EBUDGET, and nothing has changed, if that does not fit. */
+ * scheduler is stopped then. Opens the cache before the first plan that fits. PS_EBUDGET, and nothing has changed, if
+ * that does not fit. */
 int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
                    struct ps_err *err);
 void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w);

@@ -1,19 +1,14 @@
-/* Budgets and the plan of one engine: what the user wrote, what the machine has, and what the model needs become
- * the input of the pure planner. */
+/* The plan of one engine: what the user wrote, what the machine has, and what the model needs become the input of the
+ * pure planner. */
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/host.h"
-#include "base/log.h"
-#include "runtime/cache_dir.h"
-#include "runtime/disk_budget.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "engine";
 #define MIB          (1ull << 20)
-#define GIB          (1ull << 30)
 #define RING_MIN     8u
 #define GATHER_SLOTS 2u
 /* Beside weights and rows: one transfer buffer a connection, tables of the map and index, the vocabulary's
@@ -21,179 +16,6 @@ static const char *const ORIGIN = "engine";
 #define NET_BUFFER_BYTES   (640u * 1024)
 #define EXTENT_TABLE_BYTES 200u
 #define TOKEN_BYTES        160u
-
-static bool dir_exists(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-static int disk_state(struct ps_disk_state *d, const char *cache_dir, struct ps_err *err)
-{
-    uint64_t total;
-    memset(d, 0, sizeof *d);
-    ps_cache_peek(cache_dir, &d->held_bytes, &d->last_bytes);
-    return ps_host_disk_free(cache_dir, &d->free_bytes, &total, err);
-}
-
-static int disk_budget(const struct ps_engine *e, const struct ps_disk_state *d, uint64_t *out,
-                       struct ps_err *err)
-{
-    const struct ps_map *m = e->files.map;
-    switch (e->disk.kind) {
-    case PS_SIZE_BYTES: *out = e->disk.bytes; return 0;
-    case PS_SIZE_PERCENT: {
-        double share = e->disk.percent / 100;
-        *out = e->disk.percent <= 0
-                   ? 0
-                   : ps_cache_budget_for((uint64_t)(share * (double)m->stored_bytes) +
-                                             (share >= 1 ? ps_kept_room(m->stored_bytes) : 0),
-                                         (uint64_t)(share * (double)m->n_extents) + 1);
-        return 0;
-    }
-    case PS_SIZE_ALL:
-        *out = ps_cache_budget_for(m->stored_bytes + ps_kept_room(m->stored_bytes), m->n_extents);
-        return 0;
-    case PS_SIZE_MIN:
-        return ps_err_set(err, PS_EUSAGE, ORIGIN,
-                          "--disk: \"min\" is not a size: use 0, 20G or 25%%");
-    case PS_SIZE_DEFAULT: break;
-    }
-    *out = ps_disk_default(d);
-    return 0;
-}
-
-/* Tells the cache what this model is, and how large each of its layers. */
-static int open_cache_model(struct ps_engine *e, struct ps_err *err)
-{
-    const struct ps_map *m = e->files.map;
-    const uint32_t n_layers = e->arch->n_layers;
-    uint64_t *part_bytes = ps_calloc((size_t)n_layers + 1, sizeof *part_bytes);
-    if (!part_bytes)
-        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    for (uint32_t i = 0; i < m->n_extents; i++) {
-        const int32_t layer = m->tensors[m->extents[i].tensor].layer;
-        part_bytes[layer >= 0 && (uint32_t)layer < n_layers ? layer + 1 : 0] +=
-            m->extents[i].stored_bytes;
-    }
-    const struct ps_cache_model_options o = {.id = m->model_id,
-                                             .source_label = e->source->label,
-                                             .n_layers = n_layers,
-                                             .part_bytes = part_bytes,
-                                             .has_priority = e->o.has_priority,
-                                             .priority = e->o.priority};
-    const int rc = ps_cache_model_open_as(e->cache, &o, &e->cache_model, err);
-    ps_free(part_bytes);
-    return rc;
-}
-
-static uint64_t min_free_bytes(const struct ps_engine *e)
-{
-    return e->min_free.kind == PS_SIZE_BYTES ? e->min_free.bytes : GIB;
-}
-
-/* A cache that can't be used is no reason not to run: the model streams. A budget that the user gave and that
- * can't work is one. */
-static int open_cache(struct ps_engine *e, struct ps_err *err)
-{
-    struct ps_cache_options co = {
-        .budget_bytes = e->disk_budget_bytes,
-        .min_free_bytes = min_free_bytes(e),
-        .stats = &e->stats,
-    };
-    struct ps_err ce = {0};
-    uint64_t least = 0;
-    int rc = ps_cache_open(&e->cache, e->cache_dir, &co, &least, &ce);
-    if (rc == 0) {
-        rc = ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
-                                 e->arch->n_layers, &e->cache_model, &ce);
-        if (rc < 0) {
-            ps_cache_close(e->cache);
-            e->cache = NULL;
-        }
-    }
-    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EAGAIN ||
-        (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
-        ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
-        return 0;
-    }
-    if (rc < 0) {
-        if (err)
-            *err = ce;
-        return rc;
-    }
-    return open_cache_model(e, err);
-}
-
-/* Who asks what would be must not find, afterwards, that it is: a plan with a small --disk would have thrown away what
- * hours had fetched. */
-static int look_at_cache(struct ps_engine *e, struct ps_err *err)
-{
-    const struct ps_cache_options co = {.read_only = true, .must_exist = true};
-    struct ps_err ce = {0};
-    if (e->disk_budget_bytes == 0)
-        return 0;
-    int rc = ps_cache_check_budget(e->disk_budget_bytes, NULL, err);
-    if (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT) {
-        e->disk_budget_bytes = e->disk_room_bytes = 0; /* a run goes on without */
-        return 0;
-    }
-    if (rc == 0)
-        rc = ps_cache_open(&e->cache, e->cache_dir, &co, NULL, &ce);
-    if (rc == 0)
-        return ps_cache_model_open(e->cache, e->files.map->model_id, e->source->label,
-                                   e->arch->n_layers, &e->cache_model, err);
-    if (rc == PS_ENOTFOUND || rc == PS_EIO || rc == PS_EAGAIN ||
-        rc == PS_EDATA) { /* none yet, or one that a run makes anew or goes without */
-        ps_log(PS_LOG_INFO, "cache", "nothing is known of a cache: %s", ce.text);
-        return 0;
-    }
-    if (err && ce.code)
-        *err = ce;
-    return rc;
-}
-
-/* Who asks what would be, with more than there is, hears it; in a run the cache says so once it is full. */
-static void tell_room(const struct ps_engine *e)
-{
-    const bool asks = e->o.look_only && e->disk.kind != PS_SIZE_DEFAULT;
-    const enum ps_log_level level = asks ? PS_LOG_WARN : PS_LOG_DEBUG;
-    if (e->disk_room_bytes < e->disk_budget_bytes)
-        ps_log(level, "cache",
-               "%s: its file system has room for %llu MiB of the %llu MiB that --disk allows, "
-               "beside the %llu MiB of --min-free",
-               e->cache_dir, (unsigned long long)(e->disk_room_bytes / MIB),
-               (unsigned long long)(e->disk_budget_bytes / MIB),
-               (unsigned long long)(min_free_bytes(e) / MIB));
-}
-
-int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
-{
-    int rc;
-    if ((rc = ps_size_parse(&e->disk, e->o.disk, "--disk", err)) < 0 ||
-        (rc = ps_size_parse(&e->ram, e->o.ram, "--ram", err)) < 0 ||
-        (rc = ps_size_parse(&e->min_free, e->o.min_free, "--min-free", err)) < 0)
-        return rc;
-    if (e->source->local)
-        return 0;
-    if (!e->cache_dir)
-        return ps_size_is_nothing(&e->disk) ? 0
-                                            : ps_cache_dir_find(&e->cache_dir, e->o.cache_dir, err);
-    struct ps_disk_state d;
-    if ((rc = disk_state(&d, e->cache_dir, err)) < 0 ||
-        (rc = disk_budget(e, &d, &e->disk_budget_bytes, err)) < 0)
-        return rc;
-    e->disk_room_bytes = ps_disk_room(e->disk_budget_bytes, &d, min_free_bytes(e));
-    tell_room(e);
-    if (e->o.look_only)
-        return look_at_cache(e, err);
-    if (e->disk_budget_bytes == 0 && e->disk.kind == PS_SIZE_DEFAULT)
-        return 0; /* nothing is free, and nothing is there */
-    /* --disk 0 makes no index; a folder from an earlier run is opened all the same, because it has to shrink */
-    if (e->disk_budget_bytes == 0)
-        return dir_exists(e->cache_dir) ? ps_cache_clear(e->cache_dir, err) : 0;
-    return open_cache(e, err);
-}
 
 /* ---- the planner's input ---- */
 
@@ -294,18 +116,6 @@ static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, 
     return rc;
 }
 
-static uint64_t disk_room(const struct ps_engine *e)
-{
-    const uint32_t n = e->files.map->n_extents;
-    const uint64_t missing = e->disk_budget_bytes - e->disk_room_bytes;
-    uint64_t usable = 0;
-    if (e->o.look_only && !e->source->local && e->disk_budget_bytes > 0)
-        usable = ps_cache_usable_for(e->cache, e->cache_model, e->disk_budget_bytes, n);
-    else if (e->cache)
-        usable = ps_cache_usable_bytes(e->cache, n);
-    return usable > missing ? usable - missing : 0;
-}
-
 static uint32_t ring_want(uint64_t slot_bytes)
 {
     uint64_t n = slot_bytes ? 128 * MIB / slot_bytes : RING_MIN;
@@ -375,7 +185,7 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
         .extents = list,
         .n_extents = list_extents(e, list, which),
         .local = e->source->local,
-        .disk_bytes = disk_room(e),
+        .disk_bytes = ps_engine_disk_room(e),
         .slot_bytes = ps_sweep_slot_bytes(m),
         .ring_slots_min = RING_MIN,
         .gather_bytes = GATHER_SLOTS * ps_sweep_gather_slot_bytes(m, e->weights->embed),
@@ -385,6 +195,14 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
     in.ring_slots_want = ring_want(in.slot_bytes);
     if ((rc = make_plan(&plan, e, &in, beside, wanted, &step, err)) < 0)
         goto out;
+    if (!e->cache_opened && !e->waits) { /* it fits, whatever the disk holds */
+        if ((rc = ps_engine_open_cache(e, err)) < 0)
+            goto out;
+        ps_plan_deinit(&plan);
+        in.disk_bytes = ps_engine_disk_room(e);
+        if ((rc = make_plan(&plan, e, &in, beside, wanted, &step, err)) < 0)
+            goto out;
+    }
     ps_engine_stop_sweep(e); /* it borrows the plan */
     ps_plan_deinit(&e->plan);
     e->plan = plan;

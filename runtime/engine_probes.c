@@ -257,7 +257,7 @@ static int probe_disk(struct ps_engine *e, struct ps_err *err)
 
 static bool has_disk(const struct ps_engine *e)
 {
-    return e->cache || (e->o.look_only && !e->source->local && e->disk_budget_bytes > 0);
+    return !e->source->local && e->disk_budget_bytes > 0;
 }
 
 int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct ps_error *error)

@@ -68,7 +68,9 @@ int ps_engine_reserve(struct ps_engine *e, struct ps_need *held, const struct ps
 {
     struct ps_need n = *wanted;
     struct ps_reserved beside = others(e, held);
-    int rc = e->planned && fits(e, &beside, &n) ? 0 : ps_engine_plan(e, &beside, &n, err);
+    e->waits = false;
+    const bool stays = e->planned && e->cache_opened && fits(e, &beside, &n);
+    int rc = stays ? 0 : ps_engine_plan(e, &beside, &n, err);
     if (rc < 0)
         return rc;
     if ((rc = ps_engine_start_sweep(e, err)) < 0) {

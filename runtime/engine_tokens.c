@@ -75,8 +75,12 @@ struct ps_kept ps_engine_kept(const struct ps_engine *e)
 static void *tokenizer_main(void *engine)
 {
     struct ps_engine *e = engine;
-    const struct ps_kept k = ps_engine_kept(e);
+    struct ps_kept k = ps_engine_kept(e);
+    struct ps_cache *looked = NULL;
+    if (e->tokenizer_looks && ps_engine_look_at_cache(&looked, &k.model, e, NULL) == 0)
+        k.cache = looked;
     e->tokenizer_rc = ps_tokenizer_from_source(&e->tokenizer, &k, &e->tokenizer_err);
+    ps_cache_close(looked);
     return NULL;
 }
 

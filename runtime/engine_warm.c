@@ -306,7 +306,8 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     struct ps_strbuf b;
     struct ps_json_writer jw;
     int rc = take_options(&w, options, &err);
-    if (rc == 0 && !e->planned) /* opening left it to a session */
+    e->waits = false;
+    if (rc == 0 && (!e->planned || !e->cache_opened)) /* opening left it to us */
         rc = ps_engine_replan(e, &err);
     if (rc == 0)
         rc = warm(&w, &err);

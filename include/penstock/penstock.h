@@ -99,8 +99,10 @@ struct ps_engine_options {
     uint32_t has_priority;                  /* 1: set it */
     const struct ps_source_options *source; /* NULL: none of it */
 };
-/* Blocks until the model's map is known (config, headers or manifest), its budgets are checked and its cache is
- * open. */
+/* Blocks until the model's map is known (config, headers or manifest) and its budgets are checked. Its disk cache
+ * is opened, and shrunk to `disk` where it was larger, once a plan for what is wanted fits: here, if the plan for
+ * ctx_size and max_rows does and weights are wanted at once, else by the first session or warm that is not
+ * refused. Who is refused finds the cache as it was. */
 int ps_engine_open(struct ps_engine **out, const struct ps_engine_options *options,
                    struct ps_error *err);
 void ps_engine_close(struct ps_engine *engine); /* nullable; sessions must be gone */

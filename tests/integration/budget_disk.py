@@ -106,6 +106,35 @@ def changes(t, web, model):
     t.check(not again, f"from 50% to 10%: {again.bytes()} of {tenth.bytes()} bytes were dropped and fetched again")
 
 
+def refused(t, web, model):
+    """A run that is refused changes nothing: a smaller --disk, none at all, and the file of a tokenizer that is kept."""
+    cache = t.path("refused")
+    t.equal(t.run("warm", model, "--json", cache=cache, disk="100%").rc, 0, "warm")
+    held = t.run("cache", "ls", "--json", cache=cache).json["models"]
+    t.check(held and held[0]["bytes"] > 0, f"warm keeps something: {held}")
+    for command in (("run", model, "-p", "In the beginning"), ("logits", model, "--tokens", "1,2", "--out", t.path("none")),
+                    ("warm", model)):
+        for disk in ("1M", "0"):
+            if command[0] == "warm" and disk == "0":
+                continue  # refused for another reason
+            r = t.run(*command, cache=cache, disk=disk, ram="1")
+            t.equal(r.rc, 5, f"{command} --disk {disk} --ram 1: {r}")
+            t.equal(t.run("cache", "ls", "--json", cache=cache).json["models"], held, f"what {command} --disk {disk} --ram 1 leaves")
+    results = ("logits", model, "--tokens", ",".join(["1"] * 400), "--out", t.path("none"))
+    least = named_least(t.run(*results, cache=cache, disk="1M", ram="1").err)
+    r = t.run(*results, cache=cache, disk="1M", ram=least)
+    t.equal(r.rc, 5, f"a sweep fits into --ram {least}, its results do not: {r}")
+    t.equal(t.run("cache", "ls", "--json", cache=cache).json["models"], held, "what logits leave whose results are too many")
+    web.requests()
+    r = t.run("run", model, "-p", "In the beginning", cache=cache, ram="1")
+    t.equal(r.rc, 5, f"--ram 1: {r}")
+    sent = [q.bytes for q in web.requests() if q.path.endswith("/tokenizer.json")]
+    t.equal(sent, [1], "the tokenizer is the one that is kept: the server says which it has")
+    r = t.run("run", model, "-p", "In the beginning", "-n", "1", cache=cache, disk="1M")
+    t.equal(r.rc, 0, f"--disk 1M: {r}")
+    t.check(peer.allocated_bytes(cache) <= peer.MIB, "one that is not refused shrinks it")
+
+
 def together(t, models):
     """Two processes, two models, one folder, one limit."""
     cache, budget = t.path("together"), 6 * peer.MIB
@@ -142,6 +171,7 @@ def main():
         tiny(t, model)
         shares(t, model, stored, c["vocab_size"] * c["hidden_size"] * 4)
         changes(t, web, model)
+        refused(t, web, model)
         together(t, (model, web.url + "/other"))
         unequal(t, model)
 
