@@ -88,6 +88,7 @@ const char *ps_err_name(int code)
     case PS_ENOSPC: return "nospc";
     case PS_ECANCELLED: return "cancelled";
     case PS_EAGAIN: return "again";
+    case PS_EINUSE: return "inuse";
     default: return "unknown";
     }
 }

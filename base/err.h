@@ -32,7 +32,9 @@ enum ps_code {
     PS_ENOSPC = -12,       /* exit 5: no room on a file system */
     PS_ECANCELLED = -13,   /* the caller withdrew the request; never shown to a user */
     PS_EAGAIN =
-        -14, /* not now (full queue, nothing ready); exit 1: a cache in use where it can't be shared */
+        -14, /* not now: a full queue, nothing ready, somebody is at it already; never shown to a user */
+    PS_EINUSE =
+        -15, /* exit 1: others hold it in a way that it can't be shared in (a cache, across PID namespaces) */
 };
 
 #define PS_ERR_TEXT_MAX 512

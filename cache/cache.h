@@ -29,7 +29,7 @@ struct ps_cache_options {
     struct ps_stats *stats;  /* nullable */
 };
 /* Creates what is missing (directory 0700, CACHEDIR.TAG), recovers after crashes, shrinks to the budget; a damaged
- * index is emptied, with one warning. PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EAGAIN:
+ * index is emptied, with one warning. PS_EUNSUPPORTED: made by a newer version, or a network file system. PS_EINUSE:
  * in use by a process of another PID namespace, with which LMDB's reader table can't be shared. PS_EBUDGET:
  * budget below the least that an index needs (*least_bytes nullable). PS_EUSAGE: the directory is neither empty nor a
  * cache of ours; nothing was changed in it. PS_EDATA: damaged, and opened read-only or in use by others. A directory
@@ -96,8 +96,9 @@ int ps_cache_read(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES], void *
 
 /* Reserve, then ask the network, then put. A ticket counts against the budget at once. PS_EBUDGET: no room and
  * nothing evictable (or min_free reached): stream without caching. PS_EAGAIN: another live process has claimed
- * this key; *out untouched. Evicts in the order of evict.h: what has a lower priority, what nobody uses, what
- * `ps_cache_set_plan` does not name. */
+ * this key; *out untouched. PS_EINUSE: the index can't be read for what others do with it (another PID namespace,
+ * every reader's place taken), and nobody may be fetching: waiting is of no use. Evicts in the order of evict.h:
+ * what has a lower priority, what nobody uses, what `ps_cache_set_plan` does not name. */
 struct ps_cache_ticket;
 #define PS_CACHE_LAYER_FILE                                                                        \
     (-2) /* instead of a layer: no weight, a file of the model; -1: outside of layers */

@@ -363,7 +363,7 @@ static int check_namespaces_locked(struct ps_claims *t, uint64_t own, struct ps_
     for (uint32_t p = 0; p < PS_CACHE_PROCESSES; p++) {
         const struct ps_claim_process *q = &t->processes[p];
         if (q->pid_namespace != own && ps_claims_alive_locked(t, p))
-            return ps_err_set(err, PS_EAGAIN, ORIGIN,
+            return ps_err_set(err, PS_EINUSE, ORIGIN,
                               "cache: in use by process %u of another PID namespace (container): "
                               "let both share one PID "
                               "namespace, or give each its own --cache",

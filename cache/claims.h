@@ -93,7 +93,7 @@ int ps_claims_open(struct ps_claims **out, int dir_fd, int lock_fd, bool fresh, 
                    struct ps_err *err);
 void ps_claims_close(struct ps_claims *t);
 
-/* Takes a process number and its liveness lock. PS_EAGAIN while a live process runs in another PID namespace;
+/* Takes a process number and its liveness lock. PS_EINUSE while a live process runs in another PID namespace;
  * PS_EBUDGET when all numbers are taken. The caller holds the folder's open lock. */
 int ps_claims_join(struct ps_claims *t, uint64_t budget_bytes, uint64_t min_free_bytes,
                    struct ps_err *err);

@@ -64,7 +64,7 @@ static int lmdb_error(const struct ps_index *ix, int rc, const char *what, struc
     case ENOENT:
         return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "index: %s: no index in %s", what, ix->dir);
     case EAGAIN: /* two processes with one pid: LMDB's reader table takes them for one (measured) */
-        return ps_err_set(err, PS_EAGAIN, ORIGIN,
+        return ps_err_set(err, PS_EINUSE, ORIGIN,
                           "index: %s: shared with another PID namespace (container): let both "
                           "share one PID namespace, "
                           "or give each its own --cache",
@@ -82,7 +82,7 @@ static int lmdb_error(const struct ps_index *ix, int rc, const char *what, struc
     case MDB_BAD_VALSIZE:
         return ps_err_set(err, PS_EDATA, ORIGIN, "index: %s: damaged: %s", what, mdb_strerror(rc));
     case MDB_READERS_FULL:
-        return ps_err_set(err, PS_EAGAIN, ORIGIN, "index: %s: too many readers at once", what);
+        return ps_err_set(err, PS_EINUSE, ORIGIN, "index: %s: too many readers at once", what);
     case ENOSPC:
     case EDQUOT:
         return ps_err_set(err, PS_ENOSPC, ORIGIN,

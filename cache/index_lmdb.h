@@ -84,7 +84,8 @@ struct ps_index_options {
 };
 /* Opens or creates (unless read-only) the environment in `dir`, which must exist. LMDB believes its file: who is
  * not sure of it asks index_check.h first. PS_EDATA: damaged, make it anew. PS_EUNSUPPORTED: made by a newer
- * version (named). PS_EAGAIN: in use in another PID namespace. PS_ENOSPC, PS_EIO, PS_ENOTFOUND. Blocks. */
+ * version (named). PS_EINUSE: in use in another PID namespace, or all readers' places are taken. PS_ENOSPC,
+ * PS_EIO, PS_ENOTFOUND. Blocks. */
 int ps_index_open(struct ps_index **out, const char *dir, const struct ps_index_options *options,
                   struct ps_err *err);
 void ps_index_close(struct ps_index *ix);

@@ -104,7 +104,7 @@ static int open_for_writing(struct ps_engine *e, struct ps_err *err)
             e->cache = NULL;
         }
     }
-    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EAGAIN ||
+    if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EINUSE ||
         (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         return 0;
@@ -141,7 +141,7 @@ int ps_engine_look_at_cache(struct ps_cache **out, uint32_t *model, struct ps_en
     if (rc == 0)
         return ps_cache_model_open(*out, e->files.map->model_id, e->source->label,
                                    e->arch->n_layers, model, err);
-    if (rc == PS_ENOTFOUND || rc == PS_EIO || rc == PS_EAGAIN ||
+    if (rc == PS_ENOTFOUND || rc == PS_EIO || rc == PS_EINUSE ||
         rc == PS_EDATA) { /* none yet, or one that a run makes anew or goes without */
         ps_log(PS_LOG_INFO, "cache", "nothing is known of a cache: %s", ce.text);
         return 0;

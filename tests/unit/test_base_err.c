@@ -104,14 +104,15 @@ static void test_exit_statuses(void **state)
     static const struct {
         int code, status;
     } cases[] = {
-        {PS_OK, 0},     {PS_EFAIL, 1},   {PS_EUNSUPPORTED, 1},   {PS_ENOMEM, 5},
-        {PS_EUSAGE, 2}, {PS_ENET, 3},    {PS_ENOTFOUND, 3},      {PS_EREFUSED, 3},
-        {PS_EDATA, 4},  {PS_EBUDGET, 5}, {PS_EINTERRUPTED, 130}, {PS_EIO, 1},
-        {PS_ENOSPC, 5}, {-9999, 1},
+        {PS_OK, 0},        {PS_EFAIL, 1},          {PS_EUNSUPPORTED, 1},
+        {PS_ENOMEM, 5},    {PS_EUSAGE, 2},         {PS_ENET, 3},
+        {PS_ENOTFOUND, 3}, {PS_EREFUSED, 3},       {PS_EDATA, 4},
+        {PS_EBUDGET, 5},   {PS_EINTERRUPTED, 130}, {PS_EIO, 1},
+        {PS_ENOSPC, 5},    {PS_EINUSE, 1},         {-9999, 1},
     };
     for (size_t i = 0; i < TEST_COUNT(cases); i++)
         assert_int_equal(ps_err_exit_status(cases[i].code), cases[i].status);
-    for (int code = 0; code >= PS_EAGAIN; code--)
+    for (int code = 0; code >= PS_EINUSE; code--)
         assert_string_not_equal(ps_err_name(code), "unknown");
     assert_string_equal(ps_err_name(PS_EDATA), "data");
     assert_string_equal(ps_err_name(-999), "unknown");

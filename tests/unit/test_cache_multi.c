@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "cache/budget.h"
+#include "cache/cache_internal.h"
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 
@@ -368,7 +369,7 @@ static int child_in_namespace(const char *folder)
         struct ps_err err = {.code = 0};
         const struct ps_cache_options o = {.budget_bytes = 64u << 20};
         const int rc = ps_cache_open(&c, folder, &o, NULL, &err);
-        _exit(rc == PS_EAGAIN && strstr(err.text, "PID namespace") ? 0 : 1);
+        _exit(rc == PS_EINUSE && strstr(err.text, "PID namespace") ? 0 : 1);
     }
     int status;
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
@@ -386,6 +387,34 @@ static void test_pid_namespaces(void **state)
     if (WEXITSTATUS(status) == 77)
         skip();
     assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* An index that can't be read in the middle of a run: not to be taken for somebody who fetches, or all would wait for
+ * nobody, again and again. */
+static void test_no_reader_left(void **state)
+{
+    (void)state;
+    static struct ps_index_read reads[PS_CACHE_READERS + 1];
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
+    const uint32_t m = crash_model(c, 1);
+    struct ps_cache_ticket *t = NULL;
+    struct ps_err err = {.code = 0};
+    uint8_t key[PS_SHA256_BYTES], buf[16];
+    int rc = 0;
+    size_t n = 0;
+    crash_extent_key(1, key);
+    while (n <= PS_CACHE_READERS && (rc = ps_index_read_begin(&reads[n], c->index, &err)) == 0)
+        n++;
+    assert_int_equal(rc, PS_EINUSE);
+    assert_int_equal(ps_cache_reserve(&t, c, m, key, 0, sizeof buf, &err), PS_EINUSE);
+    assert_non_null(strstr(err.text, "too many readers"));
+    assert_int_equal(ps_cache_read(c, key, buf, sizeof buf, sizeof buf, &err), PS_EINUSE);
+    assert_int_equal(ps_cache_look(c, key), PS_ENOTFOUND);
+    while (n > 0)
+        ps_index_read_end(&reads[--n]);
+    assert_int_equal(ps_cache_reserve(&t, c, m, key, 0, sizeof buf, &err), 0);
+    ps_cache_abort(t);
+    ps_cache_close(c);
 }
 
 /* ---- speed, printed ---- */
@@ -473,6 +502,7 @@ int main(int argc, char **argv)
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_threads, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_pid_namespaces, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_no_reader_left, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_speed, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
