@@ -2,13 +2,12 @@
  * which is what bounds the memory of everything in flight. */
 #include "base/queue.h"
 
-#include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 
 struct ps_queue {
     pthread_mutex_t lock;
@@ -18,16 +17,6 @@ struct ps_queue {
     bool closed;         /* lock */
     void *items[];       /* lock */
 };
-
-static void cond_init_monotonic(pthread_cond_t *cond)
-{
-    /* Timeouts must not jump with the wall clock. */
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
 
 int ps_queue_new(struct ps_queue **out, size_t capacity)
 {
@@ -40,8 +29,8 @@ int ps_queue_new(struct ps_queue **out, size_t capacity)
     if (!q)
         return PS_ENOMEM;
     pthread_mutex_init(&q->lock, NULL);
-    cond_init_monotonic(&q->not_empty);
-    cond_init_monotonic(&q->not_full);
+    ps_cond_init(&q->not_empty);
+    ps_cond_init(&q->not_full);
     q->capacity = capacity;
     q->head = 0;
     q->length = 0;
@@ -118,24 +107,21 @@ int ps_queue_pop(struct ps_queue *q, void **item)
     return rc;
 }
 
-static struct timespec deadline_after(uint64_t timeout_ns)
+static uint64_t deadline_after(uint64_t timeout_ns)
 {
     /* A century stands for "for ever": larger sums overflow. */
     const uint64_t century_ns = 100ull * 366 * 86400 * PS_NS_PER_S;
-    uint64_t at_ns = ps_now_ns() + (timeout_ns < century_ns ? timeout_ns : century_ns);
-    return (struct timespec){.tv_sec = (time_t)(at_ns / PS_NS_PER_S),
-                             .tv_nsec = (long)(at_ns % PS_NS_PER_S)};
+    return ps_now_ns() + (timeout_ns < century_ns ? timeout_ns : century_ns);
 }
 
 int ps_queue_pop_timed(struct ps_queue *q, void **item, uint64_t timeout_ns)
 {
-    struct timespec deadline = deadline_after(timeout_ns);
+    const uint64_t until_ns = deadline_after(timeout_ns);
     int rc = 0;
     pthread_mutex_lock(&q->lock);
-    while (q->length == 0 && !q->closed) {
-        if (pthread_cond_timedwait(&q->not_empty, &q->lock, &deadline) == ETIMEDOUT)
+    while (q->length == 0 && !q->closed)
+        if (!ps_cond_wait_until(&q->not_empty, &q->lock, until_ns))
             break;
-    }
     /* An item that came together with the timeout counts. */
     if (q->length > 0)
         *item = take_locked(q);

@@ -6,10 +6,10 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/host.h"
+#include "base/thread.h"
 #include "cache/cache_internal.h"
 
 /* A look into the index takes microseconds; one that was interrupted goes on when its thread has a CPU again. */
@@ -48,18 +48,11 @@ static int share_locked(struct ps_cache *c, const struct ps_cache_options *o, st
 
 static int init_sync(struct ps_cache *c)
 {
-    pthread_condattr_t a;
-    int rc = pthread_condattr_init(&a);
-    if (rc != 0)
-        return rc;
-    rc = pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    int rc = pthread_mutex_init(&c->lock, NULL);
     if (rc == 0)
-        rc = pthread_mutex_init(&c->lock, NULL);
-    if (rc == 0)
-        rc = pthread_cond_init(&c->wake, &a);
+        rc = ps_cond_init(&c->wake);
     if (rc == 0)
         rc = pthread_cond_init(&c->done, NULL);
-    pthread_condattr_destroy(&a);
     return rc;
 }
 

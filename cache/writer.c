@@ -5,10 +5,8 @@
  * the same number, claims removed. Whoever adds up the folder in between sees each extent exactly once (claims.h).
  * Order of an eviction: claims, commit, punch, claims removed: a slot is never punched while the index names it,
  * nor given out before it is punched. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -726,13 +724,6 @@ static void run_job(struct ps_cache *c, struct ps_job *j)
     pthread_mutex_unlock(&c->lock);
 }
 
-static void wait_until_locked(struct ps_cache *c, uint64_t ns)
-{
-    const struct timespec at = {.tv_sec = (time_t)(ns / PS_NS_PER_S),
-                                .tv_nsec = (long)(ns % PS_NS_PER_S)};
-    (void)pthread_cond_timedwait(&c->wake, &c->lock, &at);
-}
-
 /* One round: does the most urgent thing, or waits. False at the end. */
 static bool writer_round(struct ps_cache *c)
 {
@@ -753,7 +744,7 @@ static bool writer_round(struct ps_cache *c)
         const uint64_t beat_at =
             atomic_load(&c->n_tickets) > 0 ? now + PS_CLAIM_BEAT_NS : c->next_upkeep_ns;
         const uint64_t at = beat_at < c->next_upkeep_ns ? beat_at : c->next_upkeep_ns;
-        wait_until_locked(c, pending && publish_at < at ? publish_at : at);
+        (void)ps_cond_wait_until(&c->wake, &c->lock, pending && publish_at < at ? publish_at : at);
     }
     pthread_mutex_unlock(&c->lock);
     ps_claims_beat(c->claims);

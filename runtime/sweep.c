@@ -1,13 +1,12 @@
 /* Order, look-ahead, waiting. Where the bytes come from is sweep_load.c's business. */
 #include "runtime/sweep.h"
 
-#include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "kernels/kernels.h"
 #include "runtime/plan.h"
 #include "runtime/sweep_internal.h"
@@ -288,11 +287,7 @@ int ps_sweep_open(struct ps_sweep **out, const struct ps_sweep_options *o, struc
     if (!s->o.io_threads)
         s->o.io_threads = 4;
     pthread_mutex_init(&s->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    ps_cond_init(&s->changed);
     pthread_cond_init(&s->parked_changed, NULL);
     s->wait_layer = INT32_MIN;
     s->slot_bytes = ps_sweep_slot_bytes(o->map);
@@ -438,14 +433,7 @@ void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead)
  * condition. */
 static int wait_changed_locked(struct ps_sweep *s, struct ps_err *err)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_nsec += 100 * 1000 * 1000;
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000;
-    }
-    pthread_cond_timedwait(&s->changed, &s->mutex, &t);
+    (void)ps_cond_wait_until(&s->changed, &s->mutex, ps_now_ns() + PS_NS_PER_S / 10);
     if (s->o.interrupt && atomic_load(s->o.interrupt))
         return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
     return 0;

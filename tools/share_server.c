@@ -17,11 +17,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "penstock/penstock.h"
 #include "tools/share_request.h"
 
@@ -108,11 +108,7 @@ static void mark(struct ps_share_server *s, struct MHD_Connection *connection, b
 /* Waits for a change or `seconds`, whichever comes first. */
 static void wait_locked(struct ps_share_server *s, unsigned seconds)
 {
-    struct timespec until;
-
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += seconds;
-    pthread_cond_timedwait(&s->changed, &s->lock, &until);
+    (void)ps_cond_wait_until(&s->changed, &s->lock, ps_now_ns() + seconds * PS_NS_PER_S);
 }
 
 static void *watch(void *arg)
@@ -352,14 +348,8 @@ static void on_log(void *cls, const char *fmt, va_list ap)
 
 static int init_locks(struct ps_share_server *s)
 {
-    pthread_condattr_t attr;
-    int rc = pthread_condattr_init(&attr);
+    int rc = ps_cond_init(&s->changed);
 
-    if (rc)
-        return rc;
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    rc = pthread_cond_init(&s->changed, &attr);
-    pthread_condattr_destroy(&attr);
     return rc ? rc : pthread_mutex_init(&s->lock, NULL);
 }
 

@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -14,6 +13,7 @@
 #include "base/host.h"
 #include "base/json.h"
 #include "base/queue.h"
+#include "base/thread.h"
 #include "proto/layout.h"
 #include "proto/signature.h"
 #include "tools/split_pack.h"
@@ -199,16 +199,8 @@ static bool stop_wanted(const struct splitter *s)
 static void wait_ready(struct splitter *s, struct slot *slot, bool heed_stop)
 {
     pthread_mutex_lock(&s->lock);
-    while (slot->in_flight && !(heed_stop && stop_wanted(s))) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += WAIT_NS;
-        if (until.tv_nsec >= 1000000000) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000;
-        }
-        pthread_cond_timedwait(&s->ready, &s->lock, &until);
-    }
+    while (slot->in_flight && !(heed_stop && stop_wanted(s)))
+        (void)ps_cond_wait_until(&s->ready, &s->lock, ps_now_ns() + WAIT_NS);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -783,12 +775,8 @@ int ps_split(struct ps_source *src, const struct ps_split_options *o,
 {
     struct splitter s = {.src = src, .o = o};
     s.place = (struct ps_split_place){.dst = o->dst, .store = o->store};
-    pthread_condattr_t monotonic;
     pthread_mutex_init(&s.lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&s.ready, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    ps_cond_init(&s.ready);
     int rc = split_model(&s, model_id, err);
     ps_split_tree_close(s.tree);
     free_slots(&s);
