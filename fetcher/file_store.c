@@ -219,10 +219,11 @@ static int read_front(struct file_store *s, const struct file_entry *e, void *bu
     return rc;
 }
 
-static int file_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
-                    char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int file_get(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                    uint64_t max_bytes, char **out, size_t *len, struct ps_object_info *info,
+                    struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms; /* a file is there at once */
     struct file_store *s = (struct file_store *)base;
     struct file_entry *e;
     int rc = check_name(object, err);
@@ -252,10 +253,11 @@ static int file_get(struct ps_source *base, const char *object, bool elsewhere, 
     return rc;
 }
 
-static int file_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
-                     size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int file_head(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                     void *buf, size_t bytes, size_t *len, struct ps_object_info *info,
+                     struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms; /* a file is there at once */
     struct file_store *s = (struct file_store *)base;
     struct file_entry *e;
     int rc = check_name(object, err);

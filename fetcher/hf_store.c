@@ -350,8 +350,9 @@ static void hf_await(struct ps_source *base, struct ps_range *r)
         ps_source_await(from, r);
 }
 
-static int hf_get(struct ps_source *base, const char *name, bool elsewhere, uint64_t max_bytes,
-                  char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int hf_get(struct ps_source *base, const char *name, const struct ps_terms *terms,
+                  uint64_t max_bytes, char **out, size_t *len, struct ps_object_info *info,
+                  struct ps_err *err)
 {
     struct hf_store *s = (struct hf_store *)base;
     struct ps_source *from;
@@ -361,7 +362,7 @@ static int hf_get(struct ps_source *base, const char *name, bool elsewhere, uint
     if (rc == 0)
         rc = choose(s, name, false, &from, &held, err);
     if (rc == 0)
-        rc = from->ops->get(from, name, elsewhere, max_bytes, &data, len, info, err);
+        rc = from->ops->get(from, name, terms, max_bytes, &data, len, info, err);
     if (rc != 0)
         return rc;
     rc = name_version(s, name, held, info, err);
@@ -372,7 +373,7 @@ static int hf_get(struct ps_source *base, const char *name, bool elsewhere, uint
     return rc;
 }
 
-static int hf_head(struct ps_source *base, const char *name, bool elsewhere, void *buf,
+static int hf_head(struct ps_source *base, const char *name, const struct ps_terms *terms, void *buf,
                    size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     struct hf_store *s = (struct hf_store *)base;
@@ -382,7 +383,7 @@ static int hf_head(struct ps_source *base, const char *name, bool elsewhere, voi
     if (rc == 0)
         rc = choose(s, name, false, &from, &held, err);
     if (rc == 0)
-        rc = from->ops->head(from, name, elsewhere, buf, bytes, len, info, err);
+        rc = from->ops->head(from, name, terms, buf, bytes, len, info, err);
     if (rc == 0)
         rc = name_version(s, name, held, info, err);
     if (rc != 0)

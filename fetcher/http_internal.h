@@ -43,9 +43,9 @@
 struct http_sink {
     char *data;
     size_t len, cap;
-    uint64_t max;   /* data never grows beyond this */
-    bool growable;  /* get: data is ours; head: data is the caller's and cap is fixed */
-    bool elsewhere; /* of the ranges that fill it */
+    uint64_t max;  /* data never grows beyond this */
+    bool growable; /* get: data is ours; head: data is the caller's and cap is fixed */
+    const struct ps_terms *terms; /* borrowed: how the question is put */
     uint64_t total;
 };
 

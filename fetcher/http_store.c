@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/thread.h"
 #include "fetcher/http_fetch.h"
 #include "fetcher/store_impl.h"
 
@@ -202,7 +202,8 @@ static void http_await(struct ps_source *base, struct ps_range *r)
 /* One thread waits for several ranges; the first failure is kept. */
 struct waiter {
     struct http_store *s;
-    bool interrupted; /* the waiting thread's */
+    const struct ps_terms *terms;
+    int told; /* the waiting thread's: why it has withdrawn them, PS_E..., 0 = it has not */
     pthread_mutex_t lock;
     pthread_cond_t cond;
     size_t pending;    /* lock */
@@ -210,16 +211,13 @@ struct waiter {
     struct ps_err err; /* lock */
 };
 
-static void waiter_init(struct waiter *w, struct http_store *s)
+static void waiter_init(struct waiter *w, struct http_store *s, const struct ps_terms *terms)
 {
-    pthread_condattr_t attr;
     memset(w, 0, sizeof *w);
     w->s = s;
+    w->terms = terms;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    ps_cond_init(&w->cond);
 }
 
 static void waiter_add(struct waiter *w, size_t n)
@@ -243,23 +241,25 @@ static void waiter_done(struct ps_range *r, int rc, const struct ps_err *err)
     pthread_mutex_unlock(&w->lock);
 }
 
-static bool told_to_end(const struct http_store *s)
+/* Whether the answer is no longer wanted: PS_E..., 0 = it is. */
+static int told_to_end(const struct waiter *w)
 {
-    return (s->opt.interrupt && atomic_load(s->opt.interrupt)) ||
-           (s->opt.stop && atomic_load(s->opt.stop));
+    const struct ps_store_options *o = &w->s->opt;
+    if ((o->interrupt && atomic_load(o->interrupt)) || (o->stop && atomic_load(o->stop)))
+        return PS_EINTERRUPTED;
+    return w->terms->withdrawn && atomic_load(w->terms->withdrawn) ? PS_ECANCELLED : 0;
 }
 
-static bool may_be_told(const struct http_store *s)
+static bool may_be_told(const struct waiter *w)
 {
-    return s->opt.interrupt || s->opt.stop;
+    return w->s->opt.interrupt || w->s->opt.stop || w->terms->withdrawn;
 }
 
-/* Withdraws the ranges once the caller is interrupted. Their buffers are his: each done() is still waited for. */
-static void hear_interrupt_locked(struct waiter *w, struct ps_range *r, size_t n)
+/* Withdraws the ranges once the caller is told to end. Their buffers are his: each done() is still waited for. */
+static void hear_end_locked(struct waiter *w, struct ps_range *r, size_t n)
 {
-    if (w->interrupted || !told_to_end(w->s))
+    if (w->told != 0 || (w->told = told_to_end(w)) == 0)
         return;
-    w->interrupted = true;
     pthread_mutex_unlock(&w->lock); /* the store's lock is never taken inside this one */
     for (size_t i = 0; i < n; i++)
         http_cancel(&w->s->base, &r[i]);
@@ -268,14 +268,11 @@ static void hear_interrupt_locked(struct waiter *w, struct ps_range *r, size_t n
 
 static void waiter_sleep_locked(struct waiter *w)
 {
-    if (!may_be_told(w->s) || w->interrupted) {
+    if (!may_be_told(w) || w->told != 0) {
         pthread_cond_wait(&w->cond, &w->lock);
         return;
     }
-    uint64_t ns = ps_now_ns() + INTERRUPT_CHECK_NS;
-    const struct timespec at = {.tv_sec = (time_t)(ns / PS_NS_PER_S),
-                                .tv_nsec = (long)(ns % PS_NS_PER_S)};
-    (void)pthread_cond_timedwait(&w->cond, &w->lock, &at);
+    (void)ps_cond_wait_until(&w->cond, &w->lock, ps_now_ns() + INTERRUPT_CHECK_NS);
 }
 
 /* r[n]: what was submitted. */
@@ -283,13 +280,13 @@ static int waiter_wait(struct waiter *w, struct ps_range *r, size_t n, struct ps
 {
     pthread_mutex_lock(&w->lock);
     while (w->pending > 0) {
-        if (may_be_told(w->s))
-            hear_interrupt_locked(w, r, n);
+        if (may_be_told(w))
+            hear_end_locked(w, r, n);
         if (w->pending > 0)
             waiter_sleep_locked(w);
     }
     pthread_mutex_unlock(&w->lock);
-    if (w->interrupted && w->rc == PS_ECANCELLED)
+    if (w->told == PS_EINTERRUPTED && w->rc == PS_ECANCELLED)
         w->rc = ps_err_set(&w->err, PS_EINTERRUPTED, ORIGIN, "interrupted");
     if (w->rc != 0 && err)
         *err = w->err;
@@ -303,13 +300,13 @@ static int read_open(struct http_store *s, const char *object, struct http_sink 
                      struct ps_err *err)
 {
     struct waiter w;
-    waiter_init(&w, s);
+    waiter_init(&w, s, k->terms);
     struct ps_range r = {.object = object,
                          .offset = k->len,
                          .bytes = upto - k->len,
                          .buf = k->data,
                          .deadline_ns = s->opt.question_deadline_s * PS_NS_PER_S,
-                         .elsewhere = k->elsewhere,
+                         .elsewhere = k->terms->elsewhere,
                          .done = waiter_done,
                          .user = &w};
     waiter_add(&w, 1);
@@ -375,7 +372,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
                            : k->total;
         size_t n = ps_plan_split((struct ps_span){k->len, end}, s->opt.connections,
                                  TAIL_PIECE_BYTES, pieces, TAIL_PIECES);
-        waiter_init(&w, s);
+        waiter_init(&w, s, k->terms);
         waiter_add(&w, n);
         size_t sent = 0;
         while (sent < n && rc == 0) {
@@ -385,7 +382,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
                                    .bytes = pieces[sent].to - pieces[sent].from,
                                    .buf = k->data + pieces[sent].from,
                                    .object_bytes = k->total,
-                                   .elsewhere = k->elsewhere,
+                                   .elsewhere = k->terms->elsewhere,
                                    .done = waiter_done,
                                    .user = &w};
             rc = submit_job(s, r, NULL, err);
@@ -442,14 +439,15 @@ static int check_name(const char *object, struct ps_err *err)
                : ps_err_set(err, PS_EDATA, ORIGIN, "bad object name: %s", object);
 }
 
-static int http_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
-                    char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int http_get(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                    uint64_t max_bytes, char **out, size_t *len, struct ps_object_info *info,
+                    struct ps_err *err)
 {
     struct http_store *s = (struct http_store *)base;
     /* One byte beyond the limit, so that "larger" is seen also where the server never tells the
      * size. */
     struct http_sink k = {.growable = true,
-                          .elsewhere = elsewhere,
+                          .terms = terms,
                           .max = max_bytes < SIZE_MAX / 2 ? max_bytes + 1 : SIZE_MAX / 2};
     int rc = check_name(object, err);
     if (rc == 0)
@@ -464,11 +462,12 @@ static int http_get(struct ps_source *base, const char *object, bool elsewhere, 
     return 0;
 }
 
-static int http_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
-                     size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int http_head(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                     void *buf, size_t bytes, size_t *len, struct ps_object_info *info,
+                     struct ps_err *err)
 {
     struct http_store *s = (struct http_store *)base;
-    struct http_sink k = {.data = buf, .cap = bytes, .max = bytes, .elsewhere = elsewhere};
+    struct http_sink k = {.data = buf, .cap = bytes, .max = bytes, .terms = terms};
     int rc = check_name(object, err);
     if (rc == 0 && bytes == 0)
         rc = ps_err_set(err, PS_EUSAGE, ORIGIN, "head of no bytes: %s", object);

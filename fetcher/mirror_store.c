@@ -124,6 +124,7 @@ void mirror_count_failure(struct mirror_store *m, unsigned i, int rc, const stru
 /* One get or head, as a question that can be put to any source. */
 struct question {
     const char *object;
+    struct ps_terms terms;
     bool is_get;
     uint64_t max_bytes;
     char *data; /* get's result */
@@ -132,11 +133,11 @@ struct question {
     struct ps_object_info info;
 };
 
-static int ask(struct ps_source *s, struct question *q, bool elsewhere, struct ps_err *err)
+static int ask(struct ps_source *s, struct question *q, struct ps_err *err)
 {
     return q->is_get
-               ? s->ops->get(s, q->object, elsewhere, q->max_bytes, &q->data, &q->len, &q->info, err)
-               : s->ops->head(s, q->object, elsewhere, q->buf, q->bytes, &q->len, &q->info, err);
+               ? s->ops->get(s, q->object, &q->terms, q->max_bytes, &q->data, &q->len, &q->info, err)
+               : s->ops->head(s, q->object, &q->terms, q->buf, q->bytes, &q->len, &q->info, err);
 }
 
 static bool is_manifest(const char *object)
@@ -146,11 +147,12 @@ static bool is_manifest(const char *object)
 
 /* Whoever has no manifest may still hold the model, as a plain folder: then there is none, and nobody else is asked.
  * Otherwise he does not hold this model at all. */
-static bool holds_the_model(struct ps_source *s)
+static bool holds_the_model(struct ps_source *s, const atomic_bool *withdrawn)
 {
+    const struct ps_terms terms = {.withdrawn = withdrawn};
     char start[256];
     size_t len;
-    return ps_source_head(s, CONFIG_NAME, start, sizeof start, &len, NULL, NULL) == 0 &&
+    return s->ops->head(s, CONFIG_NAME, &terms, start, sizeof start, &len, NULL, NULL) == 0 &&
            !ps_text_is_markup(start, len);
 }
 
@@ -261,14 +263,14 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         struct ps_err why = {0};
         struct ps_source *s = mirror_open(m, (unsigned)i, &why);
         tried |= 1u << i;
-        const bool elsewhere = next_to_ask(m, q->object, tried, anyone) >= 0;
-        int rc = s ? ask(s, q, elsewhere, &why) : PS_ENET;
+        q->terms.elsewhere = next_to_ask(m, q->object, tried, anyone) >= 0;
+        int rc = s ? ask(s, q, &why) : PS_ENET;
         lasting |= rc == PS_ENET && s;
         if (rc == 0) {
             note_answer(m, (unsigned)i, q);
             return 0;
         }
-        if (tells_more(rc, told)) {
+        if (rc == PS_ECANCELLED || tells_more(rc, told)) { /* who has withdrawn it knows why */
             told = rc;
             if (err)
                 *err = why;
@@ -276,7 +278,8 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         if (ends_all(rc) || m->n == 1)
             return told;
         bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
-        bool stands = missing && q->is_get && is_manifest(q->object) && holds_the_model(s);
+        bool stands = missing && q->is_get && is_manifest(q->object) &&
+                      holds_the_model(s, q->terms.withdrawn);
         pthread_mutex_lock(&m->lock);
         stands |= stands_locked(m, (unsigned)i, rc);
         if (rc == PS_ENET && s)
@@ -293,11 +296,11 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
     return told ? told : ps_err_set(err, PS_ENET, ORIGIN, "%s: nobody to ask", q->object);
 }
 
-static int mirror_get(struct ps_source *base, const char *object, bool elsewhere, uint64_t max_bytes,
-                      char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int mirror_get(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                      uint64_t max_bytes, char **out, size_t *len, struct ps_object_info *info,
+                      struct ps_err *err)
 {
-    struct question q = {.object = object, .is_get = true, .max_bytes = max_bytes};
-    (void)elsewhere; /* that is known here */
+    struct question q = {.object = object, .terms = *terms, .is_get = true, .max_bytes = max_bytes};
     int rc = put((struct mirror_store *)base, &q, err);
     if (rc != 0)
         return rc;
@@ -308,11 +311,11 @@ static int mirror_get(struct ps_source *base, const char *object, bool elsewhere
     return 0;
 }
 
-static int mirror_head(struct ps_source *base, const char *object, bool elsewhere, void *buf,
-                       size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int mirror_head(struct ps_source *base, const char *object, const struct ps_terms *terms,
+                       void *buf, size_t bytes, size_t *len, struct ps_object_info *info,
+                       struct ps_err *err)
 {
-    struct question q = {.object = object, .buf = buf, .bytes = bytes};
-    (void)elsewhere;
+    struct question q = {.object = object, .terms = *terms, .buf = buf, .bytes = bytes};
     int rc = put((struct mirror_store *)base, &q, err);
     if (rc != 0)
         return rc;

@@ -10,9 +10,8 @@
 #include "proto/signature.h"
 #include "proto/text.h"
 
-#define ORIGIN           "layout"
-#define CONFIG_MAX_BYTES (16u << 20)
-#define CONFIG_NAME      "config.json"
+#define ORIGIN      "layout"
+#define CONFIG_NAME PS_CONFIG_NAME
 
 #define WRONG_MAX 16 /* sources of one model */
 
@@ -26,9 +25,10 @@ static bool ask_again(struct ps_source *src, const char *object, int attempt)
 
 /* True: a web page came. */
 static bool fetch_once(struct ps_fetched *f, struct ps_source *src, const char *name,
-                       uint64_t max_bytes)
+                       uint64_t max_bytes, const atomic_bool *withdrawn)
 {
-    f->rc = ps_source_get(src, name, max_bytes, &f->bytes, &f->len, &f->info, &f->err);
+    const struct ps_terms terms = {.withdrawn = withdrawn};
+    f->rc = src->ops->get(src, name, &terms, max_bytes, &f->bytes, &f->len, &f->info, &f->err);
     if (f->rc != 0 || !ps_text_is_markup(f->bytes, f->len))
         return false;
     ps_fetched_deinit(f);
@@ -37,9 +37,11 @@ static bool fetch_once(struct ps_fetched *f, struct ps_source *src, const char *
     return true;
 }
 
-void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes)
+void ps_fetch(struct ps_fetched *f, struct ps_source *src, const char *name, uint64_t max_bytes,
+              const atomic_bool *withdrawn)
 {
-    for (int attempt = 0; fetch_once(f, src, name, max_bytes) && attempt < WRONG_MAX; attempt++)
+    for (int attempt = 0; fetch_once(f, src, name, max_bytes, withdrawn) && attempt < WRONG_MAX;
+         attempt++)
         if (!ps_source_distrust(src, name)) /* nobody else who might have it */
             break;
 }
@@ -60,23 +62,6 @@ static int fail_as(const struct ps_fetched *f, struct ps_err *err)
     if (err)
         *err = f->err;
     return f->rc;
-}
-
-/* The first question to every model: both answers decide what it is. */
-struct roots {
-    struct ps_source *src;
-    struct ps_fetched manifest, config;
-};
-
-static int fetch_root(void *user, uint32_t i, struct ps_err *err)
-{
-    struct roots *r = user;
-    (void)err; /* either may be missing */
-    if (i == 0)
-        ps_fetch(&r->manifest, r->src, PS_MANIFEST_NAME, PS_MANIFEST_MAX_BYTES);
-    else
-        ps_fetch(&r->config, r->src, CONFIG_NAME, CONFIG_MAX_BYTES);
-    return 0;
 }
 
 /* ---- Pre-split ---- */
@@ -176,12 +161,12 @@ static int open_shards(struct ps_map **map, struct ps_source *src, const struct 
 }
 
 /* The config that came with the manifest, or a second copy if that one is wrong. */
-static int take_config(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+static int take_config(struct ps_model_files *f, struct ps_roots *r, struct ps_err *err)
 {
     const struct ps_manifest_file *listed = find_file(f->manifest, CONFIG_NAME);
     if (!listed)
         return ps_err_set(err, PS_EDATA, ORIGIN, "%s lists no %s", PS_MANIFEST_NAME, CONFIG_NAME);
-    if (listed->bytes > CONFIG_MAX_BYTES)
+    if (listed->bytes > PS_CONFIG_MAX_BYTES)
         return ps_err_set(err, PS_EDATA, ORIGIN, "%s is absurdly large", CONFIG_NAME);
     if (r->config.rc != 0)
         return fail_as(&r->config, err);
@@ -196,10 +181,10 @@ static int take_config(struct ps_model_files *f, struct roots *r, struct ps_err 
 }
 
 /* Before a byte of the manifest is believed. */
-static int check_signature(struct roots *r, const struct ps_trust *trust, struct ps_err *err)
+static int check_signature(struct ps_roots *r, const struct ps_trust *trust, struct ps_err *err)
 {
     struct ps_fetched sig = {0};
-    ps_fetch(&sig, r->src, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES);
+    ps_fetch(&sig, r->src, PS_SIGNATURE_NAME, PS_SIGNATURE_MAX_BYTES, NULL);
     int rc = sig.rc == 0 || ps_fetched_is_missing(&sig)
                  ? ps_trust_check(trust, r->manifest.bytes, r->manifest.len, sig.bytes, sig.len, err)
                  : fail_as(&sig, err);
@@ -211,7 +196,7 @@ static int check_signature(struct roots *r, const struct ps_trust *trust, struct
 
 /* The manifest that came, or, where that one can't be believed, another copy of it. Which of the two is wrong, manifest
  * or signature, nobody can tell: both are asked for elsewhere. */
-static int take_manifest(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+static int take_manifest(struct ps_model_files *f, struct ps_roots *r, const struct ps_trust *trust,
                          struct ps_err *err)
 {
     for (int attempt = 0;; attempt++) {
@@ -223,13 +208,13 @@ static int take_manifest(struct ps_model_files *f, struct roots *r, const struct
         if (rc != PS_EDATA || !ask_again(r->src, PS_MANIFEST_NAME, attempt))
             return rc;
         ps_fetched_deinit(&r->manifest);
-        (void)fetch_root(r, 0, NULL);
+        ps_roots_fetch_manifest(r);
         if (r->manifest.rc != 0)
             return rc; /* what came before is told: it was wrong */
     }
 }
 
-static int open_presplit(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+static int open_presplit(struct ps_model_files *f, struct ps_roots *r, const struct ps_trust *trust,
                          struct ps_err *err)
 {
     int rc = take_manifest(f, r, trust, err);
@@ -242,7 +227,7 @@ static int open_presplit(struct ps_model_files *f, struct roots *r, const struct
 
 /* ---- Plain folder ---- */
 
-static int open_folder(struct ps_model_files *f, struct roots *r, struct ps_err *err)
+static int open_folder(struct ps_model_files *f, struct ps_roots *r, struct ps_err *err)
 {
     if (r->config.rc == PS_ENOTFOUND)
         return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "no model at %s: looked for %s and %s",
@@ -255,7 +240,7 @@ static int open_folder(struct ps_model_files *f, struct roots *r, struct ps_err 
     return ps_folder_open(&f->map, r->src, f->config, f->config_len, err);
 }
 
-static int fail_unsigned(const struct roots *r, struct ps_err *err)
+static int fail_unsigned(const struct ps_roots *r, struct ps_err *err)
 {
     return ps_err_set(err, PS_EDATA, ORIGIN,
                       "%s: not a split model, so nobody signed it: split it with --sign, or "
@@ -263,7 +248,7 @@ static int fail_unsigned(const struct roots *r, struct ps_err *err)
                       r->src->label);
 }
 
-static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+static int open_kind(struct ps_model_files *f, struct ps_roots *r, const struct ps_trust *trust,
                      struct ps_err *err)
 {
     if (r->manifest.rc == 0)
@@ -273,11 +258,16 @@ static int open_kind(struct ps_model_files *f, struct roots *r, const struct ps_
     /* Stores that hide what does not exist say 403: believable only where something else may be read. */
     if (r->manifest.rc == PS_ENOTFOUND || (r->manifest.rc == PS_EREFUSED && r->config.rc == 0))
         return open_folder(f, r, err);
-    return fail_as(&r->manifest, err);
+    if (r->manifest.rc == PS_ECANCELLED)
+        return fail_as(&r->config, err);
+    int rc = fail_as(&r->manifest, err);
+    if (rc == PS_EREFUSED && r->config.rc == PS_ECANCELLED)
+        ps_err_advise(err, CONFIG_NAME " has not come either");
+    return rc;
 }
 
 /* The end of every opening: files that are whole become the caller's. */
-static int hand_out(struct ps_model_files *out, struct ps_model_files *f, struct roots *r, int rc)
+static int hand_out(struct ps_model_files *out, struct ps_model_files *f, struct ps_roots *r, int rc)
 {
     ps_fetched_deinit(&r->manifest);
     ps_fetched_deinit(&r->config);
@@ -297,17 +287,17 @@ int ps_model_files_open_trusted(struct ps_model_files *out, struct ps_source *sr
                                 const struct ps_trust *trust, struct ps_err *err)
 {
     struct ps_model_files f = {0};
-    struct roots r = {.src = src};
-    int rc = ps_parallel(2, fetch_root, &r, err);
+    struct ps_roots r = {.src = src};
+    int rc = ps_roots_fetch(&r, err);
     if (rc == 0)
         rc = open_kind(&f, &r, trust, err);
     return hand_out(out, &f, &r, rc);
 }
 
-static int open_small(struct ps_model_files *f, struct roots *r, const struct ps_trust *trust,
+static int open_small(struct ps_model_files *f, struct ps_roots *r, const struct ps_trust *trust,
                       struct ps_err *err)
 {
-    (void)fetch_root(r, 0, err);
+    ps_roots_fetch_manifest(r);
     if (trust && r->manifest.rc == PS_ENOTFOUND)
         return fail_unsigned(r, err);
     if (!trust && ps_fetched_is_missing(&r->manifest))
@@ -316,7 +306,7 @@ static int open_small(struct ps_model_files *f, struct roots *r, const struct ps
         return fail_as(&r->manifest, err);
     int rc = take_manifest(f, r, trust, err);
     if (rc == 0) {
-        (void)fetch_root(r, 1, err);
+        ps_roots_fetch_config(r);
         rc = take_config(f, r, err);
     }
     return rc;
@@ -326,7 +316,7 @@ int ps_model_files_open_small(struct ps_model_files *out, struct ps_source *src,
                               const struct ps_trust *trust, struct ps_err *err)
 {
     struct ps_model_files f = {0};
-    struct roots r = {.src = src};
+    struct ps_roots r = {.src = src};
     int rc = open_small(&f, &r, trust, err);
     return hand_out(out, &f, &r, rc);
 }
@@ -373,7 +363,7 @@ int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, 
     if (f->manifest)
         return get_from_manifest(out, len, f, src, name, max_bytes, err);
     struct ps_fetched got = {0};
-    ps_fetch(&got, src, name, max_bytes);
+    ps_fetch(&got, src, name, max_bytes, NULL);
     if (ps_fetched_is_missing(&got))
         return ps_err_set(err, PS_ENOTFOUND, ORIGIN, "the model at %s has no %s", src->label, name);
     if (got.rc != 0)

@@ -76,11 +76,13 @@ static int read_long_header(struct folder *d, struct file *f, const uint8_t *pro
     return rc;
 }
 
-static int probe_header(struct folder *d, struct file *f, uint8_t *probe, struct ps_err *err)
+static int probe_header(struct folder *d, struct file *f, uint8_t *probe,
+                        const atomic_bool *withdrawn, struct ps_err *err)
 {
+    const struct ps_terms terms = {.withdrawn = withdrawn};
     size_t have = 0;
     uint64_t need;
-    int rc = ps_source_head(d->src, f->name, probe, PROBE_BYTES, &have, &f->info, err);
+    int rc = d->src->ops->head(d->src, f->name, &terms, probe, PROBE_BYTES, &have, &f->info, err);
     if (rc != 0)
         return rc;
     rc = ps_st_header_bytes(&need, probe, have, f->info.bytes, err);
@@ -105,7 +107,7 @@ static int read_header(void *user, uint32_t i, struct ps_err *err)
     uint8_t *probe = ps_malloc(PROBE_BYTES);
     if (!probe)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for headers");
-    int rc = probe_header(d, &d->files[i], probe, err);
+    int rc = probe_header(d, &d->files[i], probe, NULL, err);
     ps_free(probe);
     return rc;
 }
@@ -127,6 +129,7 @@ struct first_look {
     struct folder *d;
     struct ps_fetched index;
     struct file single;
+    atomic_bool no_single; /* it is not needed any more */
     int single_rc;
     struct ps_err single_err;
 };
@@ -137,12 +140,14 @@ static int look(void *user, uint32_t i, struct ps_err *err)
     struct first_look *l = user;
     (void)err; /* either may be missing */
     if (i == 0) {
-        ps_fetch(&l->index, l->d->src, INDEX_NAME, INDEX_MAX_BYTES);
+        ps_fetch(&l->index, l->d->src, INDEX_NAME, INDEX_MAX_BYTES, NULL);
+        if (!ps_fetched_is_missing(&l->index)) /* it decides, whatever comes of the other */
+            atomic_store(&l->no_single, true);
         return 0;
     }
     uint8_t *probe = ps_malloc(PROBE_BYTES);
     l->single_rc = probe
-                       ? probe_header(l->d, &l->single, probe, &l->single_err)
+                       ? probe_header(l->d, &l->single, probe, &l->no_single, &l->single_err)
                        : ps_err_set(&l->single_err, PS_ENOMEM, ORIGIN, "out of memory for headers");
     ps_free(probe);
     return 0;

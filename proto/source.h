@@ -42,6 +42,14 @@ struct ps_range {
     void *impl;
 };
 
+/* On what terms a blocking question is put. */
+struct ps_terms {
+    bool elsewhere; /* as in struct ps_range */
+    /* Nullable, from any thread: soon after it is set the call ends, with PS_ECANCELLED unless its outcome was
+     * there. */
+    const atomic_bool *withdrawn;
+};
+
 struct ps_object_info {
     uint64_t bytes; /* total size, 0 if the server would not say */
     char etag[128]; /* "" if none; strong ETags only, quotes included */
@@ -71,13 +79,14 @@ struct ps_source_ops {
     void (*await)(struct ps_source *s, struct ps_range *r);
     /* Blocking: a whole small object of at most max_bytes (config, tokenizer, manifest) into fresh
      * memory (ps_free). A NUL is put behind it. Fills *info (nullable). PS_ENOTFOUND, PS_EREFUSED,
-     * PS_ENET, PS_EDATA (larger than max). elsewhere: as in struct ps_range. */
-    int (*get)(struct ps_source *s, const char *object, bool elsewhere, uint64_t max_bytes,
-               char **out, size_t *len, struct ps_object_info *info, struct ps_err *err);
+     * PS_ENET, PS_EDATA (larger than max), PS_ECANCELLED (withdrawn). */
+    int (*get)(struct ps_source *s, const char *object, const struct ps_terms *terms,
+               uint64_t max_bytes, char **out, size_t *len, struct ps_object_info *info,
+               struct ps_err *err);
     /* Blocking: the first `bytes` of an object (less if it is shorter) with its info; for headers.
      * *len tells how many came. */
-    int (*head)(struct ps_source *s, const char *object, bool elsewhere, void *buf, size_t bytes,
-                size_t *len, struct ps_object_info *info, struct ps_err *err);
+    int (*head)(struct ps_source *s, const char *object, const struct ps_terms *terms, void *buf,
+                size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err);
     /* For local sources: path of the object (heap, ps_free) so that it can be read directly; NULL
      * op or PS_EUNSUPPORTED otherwise. */
     int (*local_path)(struct ps_source *s, const char *object, char **path, struct ps_err *err);
@@ -115,12 +124,14 @@ static inline void ps_source_await(struct ps_source *s, struct ps_range *r)
 static inline int ps_source_get(struct ps_source *s, const char *object, uint64_t max, char **out,
                                 size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    return s->ops->get(s, object, false, max, out, len, info, err);
+    const struct ps_terms terms = {.withdrawn = NULL};
+    return s->ops->get(s, object, &terms, max, out, len, info, err);
 }
 static inline int ps_source_head(struct ps_source *s, const char *object, void *buf, size_t bytes,
                                  size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    return s->ops->head(s, object, false, buf, bytes, len, info, err);
+    const struct ps_terms terms = {.withdrawn = NULL};
+    return s->ops->head(s, object, &terms, buf, bytes, len, info, err);
 }
 static inline bool ps_source_distrust(struct ps_source *s, const char *object)
 {

@@ -44,10 +44,10 @@ static void tell(struct ps_object_info *info, const char *name, const struct obj
     strncpy(info->identity, name, sizeof info->identity - 1);
 }
 
-static int get(struct ps_source *s, const char *name, bool elsewhere, uint64_t max, char **out,
-               size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int get(struct ps_source *s, const char *name, const struct ps_terms *terms, uint64_t max,
+               char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms;
     const struct object *o = find(s, name);
     if (!o)
         return ps_err_set(err, PS_ENOTFOUND, "memory", "not found");
@@ -62,10 +62,10 @@ static int get(struct ps_source *s, const char *name, bool elsewhere, uint64_t m
     return 0;
 }
 
-static int head(struct ps_source *s, const char *name, bool elsewhere, void *buf, size_t bytes,
-                size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int head(struct ps_source *s, const char *name, const struct ps_terms *terms, void *buf,
+                size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms;
     const struct object *o = find(s, name);
     if (!o)
         return ps_err_set(err, PS_ENOTFOUND, "memory", "not found");

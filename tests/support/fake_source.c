@@ -100,10 +100,10 @@ static size_t length_of(struct fake *f, const char *name)
     return o && o->bytes ? o->len : f->page ? strlen(f->page) : 0;
 }
 
-static int fake_get(struct ps_source *s, const char *name, bool elsewhere, uint64_t max, char **out,
-                    size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int fake_get(struct ps_source *s, const char *name, const struct ps_terms *terms, uint64_t max,
+                    char **out, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms;
     struct fake *f = (struct fake *)s;
     pthread_mutex_lock(&f->lock);
     size_t size = length_of(f, name);
@@ -128,10 +128,10 @@ static int fake_get(struct ps_source *s, const char *name, bool elsewhere, uint6
     return 0;
 }
 
-static int fake_head(struct ps_source *s, const char *name, bool elsewhere, void *buf, size_t bytes,
-                     size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int fake_head(struct ps_source *s, const char *name, const struct ps_terms *terms, void *buf,
+                     size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
-    (void)elsewhere;
+    (void)terms;
     struct fake *f = (struct fake *)s;
     pthread_mutex_lock(&f->lock);
     int rc = copy_out(f, name, 0, buf, bytes, len, info, err);

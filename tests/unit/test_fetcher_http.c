@@ -730,6 +730,46 @@ static void test_interrupt(void **state)
     }
 }
 
+static void *withdraw_soon(void *flag)
+{
+    usleep(50000);
+    atomic_store((atomic_bool *)flag, true);
+    return NULL;
+}
+
+/* One question that nobody wants answered any more: it ends, and others do not. */
+static void test_withdrawn(void **state)
+{
+    (void)state;
+    static uint8_t large[3u << 20];
+    enum { FIRST_CHUNK, TAIL, HEAD, N };
+    for (unsigned k = 0; k < N; k++) {
+        const struct bad_rule rule = {.after = k == TAIL, .times = 1, .kind = BAD_SILENT};
+        atomic_bool flag = false;
+        const struct ps_terms terms = {.withdrawn = &flag};
+        struct ps_err err = {0};
+        struct ps_source *s = NULL;
+        struct bad_server *server = bad_server_start(&rule, 1, large, sizeof large);
+        const struct ps_store_options o = {.connections = 2, .hedge_pct = -1};
+        pthread_t thread;
+        char address[64], first[100], *out = NULL;
+        size_t len = 0;
+        snprintf(address, sizeof address, "http://127.0.0.1:%u/m", bad_server_port(server));
+        assert_ok(ps_store_open(&s, address, &o, &err), &err);
+        uint64_t start_ns = ps_now_ns();
+        assert_int_equal(pthread_create(&thread, NULL, withdraw_soon, &flag), 0);
+        int rc = k == HEAD ? s->ops->head(s, "x.bin", &terms, first, sizeof first, &len, NULL, &err)
+                           : s->ops->get(s, "x.bin", &terms, sizeof large, &out, &len, NULL, &err);
+        assert_int_equal(rc, PS_ECANCELLED);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_true(ps_seconds_since(start_ns) < 3); /* not the stall limit of 20 s */
+        assert_ok(ps_source_get(s, "y.bin", sizeof large, &out, &len, NULL, &err), &err);
+        ps_free(out);
+        ps_source_close(s);
+        bad_server_stop(server);
+    }
+}
+
 static void test_close_under_way(void **state)
 {
     (void)state;
@@ -852,6 +892,7 @@ int main(void)
         cmocka_unit_test(test_connections_are_reused),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_withdrawn),
         cmocka_unit_test(test_close_under_way),
         cmocka_unit_test(test_max_egress),
         cmocka_unit_test(test_stats),

@@ -62,8 +62,8 @@ static int submit(struct ps_source *s, struct ps_range *r, struct ps_err *err)
     return held && closed ? PS_ENET : places[0].inner.submit(s, r, err);
 }
 
-static int head(struct ps_source *s, const char *object, bool elsewhere, void *buf, size_t bytes,
-                size_t *len, struct ps_object_info *info, struct ps_err *err)
+static int head(struct ps_source *s, const char *object, const struct ps_terms *terms, void *buf,
+                size_t bytes, size_t *len, struct ps_object_info *info, struct ps_err *err)
 {
     pthread_mutex_lock(&door.lock);
     if (s == places[1].s && door.hold_head) {
@@ -73,7 +73,7 @@ static int head(struct ps_source *s, const char *object, bool elsewhere, void *b
             continue;
     }
     pthread_mutex_unlock(&door.lock);
-    return places[0].inner.head(s, object, elsewhere, buf, bytes, len, info, err);
+    return places[0].inner.head(s, object, terms, buf, bytes, len, info, err);
 }
 
 static void close_place(struct ps_source *s)
