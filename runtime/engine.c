@@ -165,8 +165,33 @@ static void tell_opened(const struct ps_engine *e)
         (unsigned long long)p->ram_fixed_bytes, p->binds);
 }
 
+static void set_estimate(struct ps_engine *e)
+{
+    const uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
+    e->estimate = (struct ps_need){.ctx = ctx,
+                                   .rows = e->o.max_rows ? e->o.max_rows : ctx,
+                                   .ubatch = e->o.ubatch};
+}
+
+/* The first plan of who wants weights at once. *later: there is none yet. What is too much for an estimate may be
+ * enough for the text itself, once its tokens are counted, and the other way round: a session says exactly what is
+ * missing, and what it may refuse must not have cost anything. */
+static int plan_at_once(struct ps_engine *e, bool *later, struct ps_err *err)
+{
+    struct ps_need most = e->estimate;
+    most.ctx = e->o.ctx_most > most.ctx ? e->o.ctx_most : most.ctx;
+    most.rows = e->o.rows_most > most.rows ? e->o.rows_most : most.rows;
+    const int rc = e->o.without_tokenizer ? 0 : ps_engine_check_plan(e, &most);
+    *later = rc == PS_EBUDGET;
+    if (!*later)
+        return ps_engine_replan(e, err);
+    e->plan.predicted_s_per_token = -1; /* not known */
+    return 0;
+}
+
 static int open_all(struct ps_engine *e, const struct ps_engine_options *o, struct ps_err *err)
 {
+    bool later = false;
     int rc;
     if ((rc = copy_options(e, o, err)) < 0)
         return rc;
@@ -182,19 +207,11 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
         (rc = ps_engine_budgets(e, err)) < 0)
         return rc;
     e->waits = e->o.headers_only;
+    set_estimate(e);
     if (e->o.look_only && (rc = ps_engine_look_at_cache(&e->cache, &e->cache_model, e, err)) < 0)
         return rc;
-    const bool opened = e->cache_opened;
-    uint32_t ctx = e->o.ctx_size ? e->o.ctx_size : 256;
-    e->estimate = (struct ps_need){.ctx = ctx,
-                                   .rows = e->o.max_rows ? e->o.max_rows : ctx,
-                                   .ubatch = e->o.ubatch};
-    rc = ps_engine_replan(e, err);
-    /* What is too much for an estimate may be enough for the text itself, once its tokens are counted: a session says
-     * exactly what is missing. */
-    const bool later = rc == PS_EBUDGET && e->cache_opened == opened && !e->o.without_tokenizer &&
-                       !e->o.headers_only;
-    if (rc < 0 && !later)
+    rc = e->o.headers_only ? ps_engine_replan(e, err) : plan_at_once(e, &later, err);
+    if (rc < 0)
         return rc;
     /* Behind the cache, which may hold its files; beside the first weights. */
     e->tokenizer_looks = !e->cache_opened;

@@ -140,6 +140,8 @@ uint64_t ps_engine_disk_room(const struct ps_engine *e); /* bytes of weights tha
  * that does not fit. */
 int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
                    struct ps_err *err);
+/* Whether there is a plan for `wanted`, beside nothing else: 0, PS_EBUDGET or PS_ENOMEM. Changes nothing. */
+int ps_engine_check_plan(struct ps_engine *e, const struct ps_need *wanted);
 void ps_engine_write_plan(struct ps_engine *e, struct ps_json_writer *w);
 /* Opens the scheduler, and the device's ring behind it, for the present plan. */
 int ps_engine_start_sweep(struct ps_engine *e, struct ps_err *err);

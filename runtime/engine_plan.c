@@ -164,26 +164,33 @@ static int make_plan(struct ps_plan *out, struct ps_engine *e, struct ps_plan_in
     return rc;
 }
 
-int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
-                   struct ps_err *err)
+/* The planner's input but for what sessions need, and what it points into. */
+struct planning {
+    struct ps_plan_input in;
+    struct ps_plan_extent *list;
+    uint32_t *which; /* extent indexes, by those of the list */
+};
+
+static void planning_deinit(struct planning *p)
+{
+    ps_free(p->list);
+    ps_free(p->which);
+}
+
+static int planning_init(struct planning *p, struct ps_engine *e, struct ps_err *err)
 {
     const struct ps_map *m = e->files.map;
-    struct ps_plan_extent *list = ps_calloc((size_t)m->n_extents + 1, sizeof *list);
-    uint32_t *which = ps_calloc((size_t)m->n_extents + 1, sizeof *which);
-    struct ps_plan plan = {0};
-    uint32_t step = 0;
-    if (!e->tier)
-        e->tier = ps_calloc((size_t)m->n_extents + 1, 1);
+    p->list = ps_calloc((size_t)m->n_extents + 1, sizeof *p->list);
+    p->which = ps_calloc((size_t)m->n_extents + 1, sizeof *p->which);
     if (!e->ram_free_bytes)
         e->ram_free_bytes = ps_host_free_memory_bytes();
-    int rc = 0;
-    if (!list || !which || !e->tier) {
-        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", m->n_extents);
-        goto out;
+    if (!p->list || !p->which) {
+        planning_deinit(p);
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning %u extents", m->n_extents);
     }
-    struct ps_plan_input in = {
-        .extents = list,
-        .n_extents = list_extents(e, list, which),
+    p->in = (struct ps_plan_input){
+        .extents = p->list,
+        .n_extents = list_extents(e, p->list, p->which),
         .local = e->source->local,
         .disk_bytes = ps_engine_disk_room(e),
         .slot_bytes = ps_sweep_slot_bytes(m),
@@ -192,36 +199,75 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
         .gather_bytes_per_sweep = ps_sweep_gather_slot_bytes(m, e->weights->embed),
         .rates = rates_of(e),
     };
-    in.ring_slots_want = ring_want(in.slot_bytes);
-    if ((rc = make_plan(&plan, e, &in, beside, wanted, &step, err)) < 0)
+    p->in.ring_slots_want = ring_want(p->in.slot_bytes);
+    return 0;
+}
+
+int ps_engine_check_plan(struct ps_engine *e, const struct ps_need *wanted)
+{
+    const struct ps_reserved none = {0};
+    struct ps_need n = *wanted;
+    struct planning p;
+    struct ps_plan plan = {0};
+    uint32_t step = 0;
+    int rc = planning_init(&p, e, NULL);
+    if (rc < 0)
+        return rc;
+    rc = make_plan(&plan, e, &p.in, &none, &n, &step, NULL);
+    ps_plan_deinit(&plan);
+    planning_deinit(&p);
+    return rc;
+}
+
+/* The plan in the place of the present one. Takes what it points to. */
+static int adopt_plan(struct ps_engine *e, struct ps_plan *plan, const struct planning *p,
+                      uint32_t step, struct ps_err *err)
+{
+    if (!e->tier)
+        e->tier = ps_calloc((size_t)e->files.map->n_extents + 1, 1);
+    if (!e->tier)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: planning");
+    ps_engine_stop_sweep(e); /* it borrows the plan */
+    ps_plan_deinit(&e->plan);
+    e->plan = *plan;
+    *plan = (struct ps_plan){0};
+    e->ram_budget_bytes = p->in.ram_bytes;
+    e->vram_budget_bytes = p->in.vram_bytes;
+    e->planned_step = step;
+    const int rc = publish_plan(e, p->which, p->in.n_extents, err);
+    e->planned = rc == 0;
+    return rc;
+}
+
+int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
+                   struct ps_err *err)
+{
+    struct planning p;
+    struct ps_plan plan = {0};
+    uint32_t step = 0;
+    int rc = planning_init(&p, e, err);
+    if (rc < 0)
+        return rc;
+    if ((rc = make_plan(&plan, e, &p.in, beside, wanted, &step, err)) < 0)
         goto out;
     if (!e->cache_opened && !e->waits) { /* it fits, whatever the disk holds */
         if ((rc = ps_engine_open_cache(e, err)) < 0)
             goto out;
         ps_plan_deinit(&plan);
-        in.disk_bytes = ps_engine_disk_room(e);
-        if ((rc = make_plan(&plan, e, &in, beside, wanted, &step, err)) < 0)
+        p.in.disk_bytes = ps_engine_disk_room(e);
+        if ((rc = make_plan(&plan, e, &p.in, beside, wanted, &step, err)) < 0)
             goto out;
     }
-    ps_engine_stop_sweep(e); /* it borrows the plan */
-    ps_plan_deinit(&e->plan);
-    e->plan = plan;
-    plan = (struct ps_plan){0};
-    e->ram_budget_bytes = in.ram_bytes;
-    e->vram_budget_bytes = in.vram_bytes;
-    e->planned_step = step;
-    e->reserved = (struct ps_reserved){beside->host_bytes + wanted->host_bytes,
-                                       beside->device_bytes + wanted->device_bytes};
-    rc = publish_plan(e, which, in.n_extents, err);
-    e->planned = rc == 0;
+    if ((rc = adopt_plan(e, &plan, &p, step, err)) == 0)
+        e->reserved = (struct ps_reserved){beside->host_bytes + wanted->host_bytes,
+                                           beside->device_bytes + wanted->device_bytes};
 out:
     if (rc == PS_EBUDGET && !e->planned) { /* for the result of a run that is refused */
         e->plan.ram_min_bytes = plan.ram_min_bytes;
         e->plan.predicted_s_per_token = -1;
     }
     ps_plan_deinit(&plan);
-    ps_free(list);
-    ps_free(which);
+    planning_deinit(&p);
     return rc;
 }
 

@@ -316,14 +316,18 @@ int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *wo
     return ps_text_read(out, len, file ? o->file : NULL, err);
 }
 
-/* Short texts: no token is shorter than a byte, and a few are added. Long texts would reserve
- * several times the KV that they need that way; two bytes to a token is more than enough for
+/* No token is shorter than a byte, and a few are added. (A normal form may be longer than the text: a few characters of
+ * Arabic and of old Hangul, of which no prompt consists.) */
+uint32_t ps_cli_most_tokens(size_t text_bytes)
+{
+    return text_bytes > (1u << 24) ? 1u << 24 : (uint32_t)text_bytes + 8;
+}
+
+/* Long texts would reserve several times the KV that they need that way; two bytes to a token is more than enough for
  * prose, code and most scripts, and a session that needs more than was planned makes a new plan. */
 uint32_t ps_cli_estimate_tokens(size_t text_bytes)
 {
-    size_t n = text_bytes <= 1024 ? text_bytes : 1024 + (text_bytes - 1024) / 2;
-
-    return n > (1u << 24) ? 1u << 24 : (uint32_t)n + 8;
+    return ps_cli_most_tokens(text_bytes <= 1024 ? text_bytes : 1024 + (text_bytes - 1024) / 2);
 }
 
 int ps_cli_print_json(const struct ps_opts *o, const char *json, struct ps_err *err)

@@ -54,6 +54,8 @@ int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *wo
                 struct ps_err *err);
 /* Token positions to plan for before the text has been tokenised. Pure. */
 uint32_t ps_cli_estimate_tokens(size_t text_bytes);
+/* What they may come to. */
+uint32_t ps_cli_most_tokens(size_t text_bytes);
 
 /* Prints a JSON object on stdout: as it is with --json, else as text. NULL is "out of memory". */
 int ps_cli_print_json(const struct ps_opts *o, const char *json, struct ps_err *err);

@@ -76,14 +76,16 @@ static void interrupted_early(void *user)
 static int open_engine(struct run *r, struct ps_err *err)
 {
     struct ps_engine_options e;
-    uint32_t rows = ps_cli_estimate_tokens(r->prompt_len);
+    uint32_t rows = ps_cli_estimate_tokens(r->prompt_len), most = ps_cli_most_tokens(r->prompt_len);
     int rc = ps_cli_engine_options(&e, r->o, err);
 
     if (rc < 0)
         return rc;
+    e.ctx_most = e.ctx_size ? e.ctx_size : most + (uint32_t)r->o->n_predict;
     if (e.ctx_size == 0)
         e.ctx_size = rows + (uint32_t)r->o->n_predict;
     e.max_rows = rows < e.ctx_size ? rows : e.ctx_size;
+    e.rows_most = most < e.ctx_most ? most : e.ctx_most;
     return ps_cli_engine_open(&r->engine, &e, err);
 }
 

@@ -76,7 +76,11 @@ struct ps_engine_options {
      * warm): none is made, nothing is evicted. While such an engine is open no other one of this process can open
      * the same cache for writing. */
     uint32_t look_only;
-    uint32_t reserved[5];
+    /* Where ctx_size and max_rows are guessed from a text whose tokens nobody has counted: what they may come to.
+     * If that is too much for `ram`, no weight is fetched, nor the cache opened, before the session says what it
+     * is. 0: no guess. */
+    uint32_t ctx_most, rows_most;
+    uint32_t reserved[3];
     /* Called from the opening or generating thread a few times a second while something takes long. Nullable.
      * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);

@@ -135,6 +135,8 @@ def long_prompts(t, web):
         for given, status in ((number - 1, 5), (number, 0)):
             r = t.run("run", web.url + "/kjv", *args, cache=t.path("cache"), ram=given, disk="0", watch=True)
             t.equal(r.rc, status, f"{what}, the least {number}, --ram {given}: {r}")
+            fetched = web.fetched()
+            t.check(bool(fetched) == (status == 0), f"{what} --ram {given}: {fetched.bytes()} bytes of weights with status {r.rc}")
         within(t, r, number, f"{what} --ram least")
 
 
