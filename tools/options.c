@@ -53,6 +53,18 @@ static const char *nearest_command(const char *word)
     return best;
 }
 
+/* `spelled` is an option of the table to which something hangs that is not the way to give it a value; what it is isn't
+ * told: of -H it is a secret. */
+static int wrong_value(const char *spelled, const struct ps_opt_spec *s, struct ps_err *err)
+{
+    if (s->kind == PS_OPT_FLAG)
+        return ps_err_set(err, PS_EUSAGE, "options",
+                          "%s: it takes no value: write %s, or --%s=off to turn it off", spelled,
+                          spelled, s->name);
+    return ps_err_set(err, PS_EUSAGE, "options", "%s: its value is the next word: write %s %s",
+                      spelled, spelled, s->arg);
+}
+
 static int unknown_option(const char *arg, struct ps_err *err)
 {
     char word[64];
@@ -64,9 +76,12 @@ static int unknown_option(const char *arg, struct ps_err *err)
     for (char *p = word; *p; p++)
         *p = *p == '_' ? '-' : *p; /* --n_predict */
     near = nearest_option(word);
-    if (near && strlen(near) == n && memcmp(near, arg + dashes, n) == 0)
-        return ps_err_set(err, PS_EUSAGE, "options",
-                          "--%s: its value is the next word: write --%s VALUE", near, near);
+    if (near && strlen(near) == n && memcmp(near, arg + dashes, n) == 0) {
+        char spelled[72];
+
+        snprintf(spelled, sizeof spelled, "--%s", near);
+        return wrong_value(spelled, ps_option_at((size_t)ps_option_find_long(near, n)), err);
+    }
     if (near)
         return ps_err_set(err, PS_EUSAGE, "options", "%.*s: unknown option: did you mean --%s?",
                           (int)(dashes + n), arg, near);
@@ -74,7 +89,7 @@ static int unknown_option(const char *arg, struct ps_err *err)
                       (int)(dashes + n), arg);
 }
 
-/* "-n=1" is how long options take their values. The value isn't told: of -H it is a secret. */
+/* "-n=1" is how long options take their values. */
 static int unknown_letter(const char *arg, struct ps_err *err)
 {
     const char *equals = strchr(arg, '=');
@@ -82,9 +97,9 @@ static int unknown_letter(const char *arg, struct ps_err *err)
 
     if (equals && (size_t)(equals - arg) < sizeof letter) {
         snprintf(letter, sizeof letter, "%.*s", (int)(equals - arg), arg);
-        if (ps_option_find_letter(letter + 1) >= 0)
-            return ps_err_set(err, PS_EUSAGE, "options",
-                              "%s: its value is the next word: write %s VALUE", letter, letter);
+        const int row = ps_option_find_letter(letter + 1);
+        if (row >= 0)
+            return wrong_value(letter, ps_option_at((size_t)row), err);
     }
     return unknown_option(arg, err);
 }

@@ -71,11 +71,13 @@ expect 2 'not a number' run ./model --temp=
 expect 2 'out of range' run ./model --temp -1
 expect 2 '^penstock: -n: .*not a whole number' run ./model -n 1.5
 expect 2 'out of range' run ./model -n -1
-expect 2 '^penstock: -n: its value is the next word: write -n VALUE$' run ./model -n=1
-expect 2 '^penstock: -H: its value is the next word: write -H VALUE$' run ./model -H='X-Api-Key: s3cret'
+expect 2 '^penstock: -n: its value is the next word: write -n N$' run ./model -n=1
+expect 2 '^penstock: -H: its value is the next word: write -H LINE$' run ./model -H='X-Api-Key: s3cret'
+expect 2 '^penstock: -q: it takes no value: write -q, or --quiet=off to turn it off$' run ./model -q=1
+expect 2 '^penstock: --quiet: it takes no value: write --quiet, or --quiet=off to turn it off$' run ./model '--quiet on'
 expect 2 '^penstock: -z: unknown option' run ./model -z=1
 expect 2 '^penstock: -HX-Api-Key: unknown option: see penstock --help$' run ./model '-HX-Api-Key: s3cret'
-expect 2 '^penstock: --header: its value is the next word: write --header VALUE$' run ./model '--header X-Api-Key: s3cret'
+expect 2 '^penstock: --header: its value is the next word: write --header LINE$' run ./model '--header X-Api-Key: s3cret'
 expect 2 'not a whole number' run ./model -n ' 1'
 expect 2 'not a whole number' run ./model -n 0x10
 expect 2 'out of range' run ./model -n 99999999999
