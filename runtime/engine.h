@@ -184,7 +184,8 @@ uint64_t ps_tokenizer_max_bytes(const char *name);
 struct ps_kept ps_engine_kept(const struct ps_engine *e);
 /* engine_probes.c */
 void ps_probes_load(struct ps_probes *p, const char *cache_dir);
-void ps_probes_save(const struct ps_probes *p, const char *cache_dir);
+/* False: not saved, for what reason ever. The folder has to exist. */
+bool ps_probes_save(const struct ps_probes *p, const char *cache_dir);
 void ps_engine_learn_rates(struct ps_engine *e); /* from what this run has measured */
 /* Bytes per second: what came in this run while the link moved; what may be expected of it: the rate of before, or
  * --net-limit where that is less or nothing was ever measured. 0: not known. */

@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "cache/owner.h"
 #include "fetcher/rate_limit.h"
 #include "kernels/read_probe.h"
 #include "runtime/bench.h"
@@ -82,9 +83,10 @@ static void write_probes(struct ps_json_writer *w, const struct ps_probes *p, bo
     ps_jw_object_end(w);
 }
 
-void ps_probes_save(const struct ps_probes *p, const char *dir)
+bool ps_probes_save(const struct ps_probes *p, const char *dir)
 {
     struct ps_strbuf b;
+    bool ok = false;
     struct ps_json_writer w;
     ps_strbuf_init(&b, 4096);
     ps_jw_init(&w, &b);
@@ -94,14 +96,16 @@ void ps_probes_save(const struct ps_probes *p, const char *dir)
                  ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)
                  : -1;
     if (fd >= 0) {
-        bool ok = write(fd, b.data, b.len) == (ssize_t)b.len;
+        ok = write(fd, b.data, b.len) == (ssize_t)b.len;
         close(fd);
-        if (!ok || rename(tmp, path) != 0)
+        ok = ok && rename(tmp, path) == 0;
+        if (!ok)
             unlink(tmp);
     }
     ps_free(tmp);
     ps_free(path);
     ps_strbuf_deinit(&b);
+    return ok;
 }
 
 /* ---- the link, which --net-limit may hold back ---- */
@@ -260,6 +264,32 @@ static bool has_disk(const struct ps_engine *e)
     return !e->source->local && e->disk_budget_bytes > 0;
 }
 
+/* Where a later plan finds them, of whatever model: the folder is made as a run would make it, and one that is not
+ * ours is let be. */
+static int save(const struct ps_engine *e, const struct ps_probes *p, struct ps_err *err)
+{
+    int rc = ps_mkdir_p(e->cache_dir, 0700, err);
+    if (rc < 0)
+        return rc;
+    const int dir_fd = open(e->cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd >= 0) {
+        rc = ps_owner_check(dir_fd, e->cache_dir, false, false, err);
+        close(dir_fd);
+    }
+    if (rc < 0 || (dir_fd >= 0 && ps_probes_save(p, e->cache_dir)))
+        return rc;
+    return ps_err_set(err, PS_EIO, ORIGIN, "%s: can't be written", e->cache_dir);
+}
+
+static void save_measured(const struct ps_engine *e, double link_before)
+{
+    struct ps_probes kept = e->probes;
+    struct ps_err err = {0};
+    kept.link_bytes_s = link_to_keep(e, kept.link_bytes_s, link_before);
+    if (e->cache_dir && !ps_size_is_nothing(&e->disk) && save(e, &kept, &err) < 0)
+        ps_log(PS_LOG_WARN, ORIGIN, "the figures are not saved for later plans: %s", err.text);
+}
+
 int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct ps_error *error)
 {
     struct ps_err err = {0};
@@ -279,10 +309,8 @@ int ps_engine_probe_json(char **out, struct ps_engine *e, double seconds, struct
         rc = ps_device_probe(&e->probes.bus_bytes_s, &e->probes.vram_bytes_s, gpu.api, gpu.device,
                              gpu.mark, e->vram_budget_bytes, &err);
     e->probes.wall_s = ps_wall_s();
-    struct ps_probes kept = e->probes;
-    kept.link_bytes_s = link_to_keep(e, kept.link_bytes_s, link_before);
-    if (rc == 0 && has_disk(e))
-        ps_probes_save(&kept, e->cache_dir);
+    if (rc == 0)
+        save_measured(e, link_before);
     if (rc == 0)
         rc = ps_engine_replan(e, &err);
     if (rc < 0)

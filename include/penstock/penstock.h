@@ -119,10 +119,11 @@ void ps_engine_interrupt(struct ps_engine *engine);
 char *ps_engine_plan_json(struct ps_engine *engine);
 char *ps_engine_stats_json(struct ps_engine *engine);
 char *ps_engine_inspect_json(struct ps_engine *engine, int extents);
-/* Measures link, disk, memory and device for about `seconds`, saves the figures beside the cache for later plans,
- * returns them as JSON: doctor's facts {"probes": {"link_bytes_s", "disk_read_bytes_s", "ram_bytes_s", "bus_bytes_s",
- * "vram_bytes_s"}, "plan": {...}, "binds": "link|disk|ram|bus|vram|unknown", "backend"}. A rate that was never
- * measured is null. Under net_limit the link's is at most that, and a higher one of before stays saved. */
+/* Measures link, disk, memory and device for about `seconds`, saves the figures beside the cache for later plans
+ * (unless `disk` is 0), returns them as JSON: doctor's facts {"probes": {"link_bytes_s", "disk_read_bytes_s",
+ * "ram_bytes_s", "bus_bytes_s", "vram_bytes_s"}, "plan": {...}, "binds": "link|disk|ram|bus|vram|unknown",
+ * "backend"}. A rate that was never measured is null. Under net_limit the link's is at most that, and a higher one
+ * of before stays saved. */
 int ps_engine_probe_json(char **out, struct ps_engine *engine, double seconds, struct ps_error *err);
 
 /* Ids of a text. flags: 1 = add what the model adds (BOS; BOS alone for an empty text where the model has one), 2

@@ -303,6 +303,26 @@ def look_only(url, cache):
     penstock("plan", url, "--disk", "10K", "--cache", none, status=5)
 
 
+def doctor_saves(work, url):
+    """What was measured is there for later plans, also where there was no cache folder yet and no room for a test file; a folder
+    of others, and --disk 0, keep none of it."""
+    os.makedirs(work)
+    for model in (url, KJV):
+        for disk in ((), ("--disk", "1M")):
+            cache = tempfile.mkdtemp(dir=work) + "/made/here"
+            facts("doctor", model, "--cache", cache, "--seconds", "0.05", *disk)
+            age = facts("plan", model, "--cache", cache)["probe_age_s"]
+            check(age is not None and age < 60, f"doctor {model} {disk}: the age of what it measured: {age}")
+            check(os.stat(cache).st_mode & 0o777 == 0o700, "the folder is made as a run makes it")
+    none = os.path.join(work, "kept-none")
+    facts("doctor", url, "--cache", none, "--seconds", "0.05", "--disk", "0")
+    check(not os.path.exists(none), "--disk 0 keeps nothing")
+    others = tempfile.mkdtemp(dir=work)
+    open(os.path.join(others, "letter.txt"), "w").close()
+    r = penstock("doctor", KJV, "--cache", others, "--seconds", "0.05")
+    check(os.listdir(others) == ["letter.txt"] and b"not saved" in r.stderr, f"a folder of others: {os.listdir(others)} {r.stderr}")
+
+
 def on_terminal(*args):
     """What the program draws on a terminal."""
     master, slave = pty.openpty()
@@ -421,6 +441,7 @@ def test_http(work, text):
         check(not [n for n in os.listdir(cache) if n.startswith("bench")], f"left by bench disk: {os.listdir(cache)}")
         interrupt_probes(url, cache)
         look_only(url, cache)
+        doctor_saves(cache + "-doctor", url)
         check("predicted_s_per_token" in facts("plan", url, "--cache", cache), "plan over HTTP")
     finally:
         share.terminate()

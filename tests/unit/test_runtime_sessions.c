@@ -32,7 +32,7 @@ static struct ps_engine *open_model(const char *model, const char *cache, const 
     struct ps_engine_options o = {.struct_size = sizeof o,
                                   .model = model,
                                   .cache_dir = cache,
-                                  .disk = cache ? "100%" : NULL,
+                                  .disk = cache ? "100%" : "0", /* probes are not saved then */
                                   .without_tokenizer = 1,
                                   .threads = 1,
                                   .ctx_size = 16,
