@@ -182,6 +182,9 @@ int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_kept *k,
 extern const char *const ps_tokenizer_names[]; /* the files that it reads, NULL at the end */
 uint64_t ps_tokenizer_max_bytes(const char *name);
 struct ps_kept ps_engine_kept(const struct ps_engine *e);
+/* engine_warm.c: keys of all extents (*keys: ps_free) and the model's id (the engine's). PS_ENOMEM. */
+int ps_engine_keys(uint8_t (**keys)[PS_SHA256_BYTES], size_t *n, const uint8_t **id,
+                   const struct ps_engine *e, struct ps_err *err);
 /* engine_probes.c */
 void ps_probes_load(struct ps_probes *p, const char *cache_dir);
 /* False: not saved, for what reason ever. The folder has to exist. */

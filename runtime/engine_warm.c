@@ -298,6 +298,21 @@ static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint
     ps_jw_object_end(jw);
 }
 
+int ps_engine_keys(uint8_t (**keys)[PS_SHA256_BYTES], size_t *n, const uint8_t **id,
+                   const struct ps_engine *e, struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    uint8_t(*list)[PS_SHA256_BYTES] = ps_malloc((size_t)m->n_extents * PS_SHA256_BYTES + 1);
+    if (!list)
+        return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %u extents", m->n_extents);
+    for (uint32_t i = 0; i < m->n_extents; i++)
+        memcpy(list[i], m->extents[i].key, PS_SHA256_BYTES);
+    *keys = list;
+    *n = m->n_extents;
+    *id = m->model_id;
+    return 0;
+}
+
 int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_options *options,
                    struct ps_error *error)
 {

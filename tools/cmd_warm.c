@@ -9,6 +9,7 @@
 #include "base/size.h"
 #include "cache/cache.h"
 #include "runtime/cache_dir.h"
+#include "runtime/engine.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/textio.h"
@@ -17,7 +18,24 @@
 
 #define FACTS_MAX ((size_t)1 << 30)
 
-static int warm_one(char **json, const struct ps_opts *o, const char *model, struct ps_err *err)
+/* What the cache holds of it, behind its turn. */
+static int note_held(struct ps_warm_held *held, struct ps_engine *engine, struct ps_err *err)
+{
+    uint8_t(*keys)[PS_SHA256_BYTES] = NULL;
+    const uint8_t *id = NULL;
+    size_t n = 0;
+    int rc = ps_engine_keys(&keys, &n, &id, engine, err);
+
+    if (rc == 0)
+        rc = ps_warm_held_note(held, id, (const uint8_t(*)[PS_SHA256_BYTES])keys, n,
+                               ps_engine_kept(engine).cache, err);
+    ps_free(keys);
+    return rc;
+}
+
+/* held: nullable. */
+static int warm_one(char **json, const struct ps_opts *o, const char *model,
+                    struct ps_warm_held *held, struct ps_err *err)
 {
     struct ps_warm_options w = {.struct_size = sizeof w,
                                 .layer_first = o->layers.first,
@@ -42,6 +60,8 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model, str
         return rc;
     if (ps_engine_warm(json, engine, &w, &error) < 0)
         rc = ps_cli_error(err, &error);
+    if (rc == 0 && held && !o->dry_run)
+        rc = note_held(held, engine, err);
     ps_cli_engine_close(engine);
     return rc;
 }
@@ -91,43 +111,6 @@ static void tell_failure(struct batch *b, const char *model, int rc, const struc
     ps_free(label);
 }
 
-/* The facts of `cache ls` as JSON; `text` is initialised here, for the caller to deinit whatever comes back. */
-static int describe_cache(struct ps_strbuf *text, const struct ps_opts *o, struct ps_err *err)
-{
-    const struct ps_cache_options co = {.budget_bytes = UINT64_MAX,
-                                        .read_only = true,
-                                        .must_exist = true};
-    struct ps_cache *cache = NULL;
-    struct ps_json_writer w;
-    char *dir = NULL;
-    int rc = ps_cache_dir_find(&dir, o->cache, err);
-
-    if (rc == 0)
-        rc = ps_cache_open(&cache, dir, &co, NULL, err);
-    ps_strbuf_init(text, FACTS_MAX);
-    ps_jw_init(&w, text);
-    ps_jw_object(&w);
-    if (rc == 0)
-        rc = ps_cache_describe(cache, &w, err);
-    ps_jw_object_end(&w);
-    if (rc == 0 && !ps_strbuf_ok(text))
-        rc = ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
-    ps_cache_close(cache);
-    ps_free(dir);
-    return rc;
-}
-
-static int note_held(struct batch *b, const char *json, struct ps_err *err)
-{
-    struct ps_strbuf cache;
-    int rc = describe_cache(&cache, b->o, err);
-
-    if (rc == 0)
-        rc = ps_warm_held_note(&b->held, json, cache.data, cache.len, err);
-    ps_strbuf_deinit(&cache);
-    return rc;
-}
-
 /* One model's failure is told and the next one's turn comes; only an interrupt, or nobody who reads, ends all. */
 static int warm_all(struct batch *b, struct ps_err *err)
 {
@@ -136,12 +119,10 @@ static int warm_all(struct batch *b, struct ps_err *err)
     for (size_t i = 0; i < b->n && rc == 0 && !ps_interrupt_seen; i++) {
         struct ps_err e = {0};
         char *json = NULL;
-        int one = warm_one(&json, b->o, b->models[i], &e);
+        int one = warm_one(&json, b->o, b->models[i], b->n > 1 ? &b->held : NULL, &e);
 
         if (one == 0)
             rc = tell_facts(b, json, err);
-        if (one == 0 && rc == 0 && !b->o->dry_run && b->n > 1)
-            rc = note_held(b, json, err);
         if (one != 0)
             tell_failure(b, b->models[i], one, &e);
         ps_string_free(json);
@@ -152,12 +133,17 @@ static int warm_all(struct batch *b, struct ps_err *err)
 /* How many models have lost to later ones what was stored of them. */
 static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
 {
-    struct ps_strbuf cache;
-    int rc = describe_cache(&cache, b->o, err);
+    const struct ps_cache_options co = {.read_only = true, .must_exist = true};
+    struct ps_cache *cache = NULL;
+    char *dir = NULL;
+    int rc = ps_cache_dir_find(&dir, b->o->cache, err);
 
     if (rc == 0)
-        rc = ps_warm_held_lost(n, &b->held, cache.data, cache.len, err);
-    ps_strbuf_deinit(&cache);
+        rc = ps_cache_open(&cache, dir, &co, NULL, err);
+    if (rc == 0)
+        rc = ps_warm_held_lost(n, &b->held, cache, err);
+    ps_cache_close(cache);
+    ps_free(dir);
     return rc;
 }
 
@@ -247,7 +233,7 @@ int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
     if (!model || !*model)
         return ps_err_set(err, PS_EUSAGE, "warm",
                           "warm: MODEL is missing: usage: penstock warm MODEL | --from-file FILE");
-    rc = warm_one(&json, o, model, err);
+    rc = warm_one(&json, o, model, NULL, err);
     if (rc == 0)
         rc = ps_cli_print_json(o, json, err);
     ps_string_free(json);

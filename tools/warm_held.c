@@ -4,94 +4,91 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/json.h"
 
-static const char *id_of(const struct ps_json *facts)
+/* Which keys are held, a bit each; *present: ps_free. */
+static int look(uint8_t **present, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
+                struct ps_cache *cache, struct ps_err *err)
 {
-    const struct ps_json *id = ps_json_get(facts, "model_id");
-
-    return id && id->kind == PS_JSON_STRING && id->len == 64 ? id->s : NULL;
-}
-
-static uint64_t number(const struct ps_json *facts, const char *key)
-{
-    const struct ps_json *v = ps_json_get(facts, key);
-
-    return v && v->kind == PS_JSON_INT && v->integer > 0 ? (uint64_t)v->integer : 0;
-}
-
-/* The one of this id, else NULL. */
-static struct ps_warm_model *find(const struct ps_warm_held *h, const char *id)
-{
-    for (size_t i = 0; i < h->n; i++)
-        if (strcmp(h->models[i].id, id) == 0)
-            return &h->models[i];
-    return NULL;
-}
-
-/* Weights that the cache counts as this model's. A model that shares all of them with others isn't told of: 0. */
-static uint64_t held_bytes(const struct ps_json *cache, const char *id)
-{
-    const struct ps_json *list = ps_json_get(cache, "models");
-
-    for (const struct ps_json *m = list ? list->child : NULL; m; m = m->next) {
-        const char *its = id_of(m);
-
-        if (its && strcmp(its, id) == 0)
-            return number(m, "bytes") - number(m, "files_bytes");
-    }
-    return 0;
-}
-
-static int note(struct ps_warm_held *h, const char *id, uint64_t bytes, struct ps_err *err)
-{
-    struct ps_warm_model *m = find(h, id);
-
-    if (!m) {
-        m = ps_realloc_array(h->models, h->n + 1, sizeof *m);
-        if (!m)
-            return ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
-        h->models = m;
-        m = &h->models[h->n++];
-        memcpy(m->id, id, sizeof m->id);
-    }
-    m->bytes = bytes;
-    return 0;
-}
-
-int ps_warm_held_note(struct ps_warm_held *h, const char *facts, const char *cache, size_t bytes,
-                      struct ps_err *err)
-{
-    struct ps_json *warmed = NULL, *held = NULL;
-    int rc = ps_json_parse(&warmed, facts, strlen(facts), NULL, err);
-    const char *id = rc == 0 ? id_of(warmed) : NULL;
-
-    if (id)
-        rc = ps_json_parse(&held, cache, bytes, NULL, err);
-    if (id && rc == 0)
-        rc = note(h, id, held_bytes(held, id), err);
-    ps_json_free(held);
-    ps_json_free(warmed);
+    uint8_t *bits = ps_calloc(n / 8 + 1, 1);
+    if (!bits)
+        return ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+    const int rc = n ? ps_cache_lookup(cache, keys, n, bits, err) : 0;
+    if (rc < 0)
+        ps_free(bits);
+    else
+        *present = bits;
     return rc;
 }
 
-int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, const char *cache, size_t bytes,
+static bool is_present(const uint8_t *present, size_t i)
+{
+    return present[i / 8] >> (i % 8) & 1;
+}
+
+/* The one of this id, a new one if there is none; NULL without memory. */
+static struct ps_warm_model *find(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES])
+{
+    for (size_t i = 0; i < h->n; i++)
+        if (memcmp(h->models[i].id, id, PS_SHA256_BYTES) == 0)
+            return &h->models[i];
+    struct ps_warm_model *more = ps_realloc_array(h->models, h->n + 1, sizeof *more);
+    if (!more)
+        return NULL;
+    h->models = more;
+    more = &more[h->n++];
+    *more = (struct ps_warm_model){0};
+    memcpy(more->id, id, PS_SHA256_BYTES);
+    return more;
+}
+
+int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
+                      const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_cache *cache,
                       struct ps_err *err)
 {
-    struct ps_json *held = NULL;
-    int rc = ps_json_parse(&held, cache, bytes, NULL, err);
-
+    uint8_t *present = NULL;
+    const int rc = look(&present, keys, n, cache, err);
     if (rc < 0)
         return rc;
-    *lost = 0;
-    for (size_t i = 0; i < h->n; i++)
-        *lost += held_bytes(held, h->models[i].id) < h->models[i].bytes;
-    ps_json_free(held);
+    uint8_t(*held)[PS_SHA256_BYTES] = ps_malloc(n * PS_SHA256_BYTES + 1);
+    struct ps_warm_model *m = held ? find(h, id) : NULL;
+    if (m) {
+        ps_free(m->keys);
+        m->keys = held;
+        m->n = 0;
+        for (size_t i = 0; i < n; i++)
+            if (is_present(present, i))
+                memcpy(held[m->n++], keys[i], PS_SHA256_BYTES);
+    } else {
+        ps_free(held);
+    }
+    ps_free(present);
+    return m ? 0 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+}
+
+int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, struct ps_cache *cache,
+                      struct ps_err *err)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < h->n; i++) {
+        const struct ps_warm_model *m = &h->models[i];
+        uint8_t *present = NULL;
+        bool all = true;
+        const int rc = look(&present, (const uint8_t(*)[PS_SHA256_BYTES])m->keys, m->n, cache, err);
+        if (rc < 0)
+            return rc;
+        for (size_t k = 0; k < m->n && all; k++)
+            all = is_present(present, k);
+        ps_free(present);
+        n += !all;
+    }
+    *lost = n;
     return 0;
 }
 
 void ps_warm_held_deinit(struct ps_warm_held *h)
 {
+    for (size_t i = 0; i < h->n; i++)
+        ps_free(h->models[i].keys);
     ps_free(h->models);
     memset(h, 0, sizeof *h);
 }

@@ -1,90 +1,109 @@
-/* Which models of a list have lost weights to later ones, by what the cache says of them. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <cmocka.h>
-
+/* Which models of a list have lost weights to later ones, shared ones included. */
 #include "tools/warm_held.c"
 
-#define A      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-#define B      "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
-#define C      "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
-#define TOLD_A "{\"model_id\":\"" A "\",\"bytes\":110,\"files_bytes\":10}"
+#include "base/alloc.h"
+#include "tests/support/crash_cache.h"
+#include "tests/support/test.h"
 
-static void note_one(struct ps_warm_held *h, const char *id, const char *cache)
+enum { BYTES = 5000 };
+
+/* Extents from..to of model `number`, of which the cache counts those as its own that it stores. */
+static void store(struct ps_cache *c, uint64_t number, uint64_t from, uint64_t to)
 {
-    char facts[128];
-
-    snprintf(facts, sizeof facts, "{\"model_id\":\"%s\",\"bytes_present\":100}", id);
-    assert_int_equal(ps_warm_held_note(h, facts, cache, strlen(cache), NULL), 0);
+    static uint8_t buf[8192];
+    const uint32_t m = crash_model(c, number);
+    for (uint64_t i = from; i <= to; i++)
+        if (!crash_holds(c, i))
+            assert_int_equal(crash_store(c, m, i, 0, buf, BYTES), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
 }
 
-static size_t lost(const struct ps_warm_held *h, const char *cache)
+static void note(struct ps_warm_held *h, struct ps_cache *c, uint64_t number, uint64_t from,
+                 uint64_t to)
+{
+    uint8_t id[PS_SHA256_BYTES], keys[16][PS_SHA256_BYTES];
+    size_t n = 0;
+    for (uint64_t i = from; i <= to; i++)
+        crash_extent_key(i, keys[n++]);
+    crash_model_id(number, id);
+    assert_int_equal(ps_warm_held_note(h, id, (const uint8_t(*)[PS_SHA256_BYTES])keys, n, c, NULL),
+                     0);
+}
+
+static size_t lost(const struct ps_warm_held *h, struct ps_cache *c)
 {
     size_t n = 99;
-
-    assert_int_equal(ps_warm_held_lost(&n, h, cache, strlen(cache), NULL), 0);
+    assert_int_equal(ps_warm_held_lost(&n, h, c, NULL), 0);
     return n;
 }
 
-/* B has one extent of its own, C shares all of them: it isn't among the cache's models. */
-static void test_held(void **state)
+static void evict(struct ps_cache *c, uint64_t number)
 {
-    static const char first[] = "{\"models\":[" TOLD_A "]}";
-    static const char all[] =
-        "{\"models\":[" TOLD_A ",{\"model_id\":\"" B "\",\"bytes\":25,\"files_bytes\":5}]}";
-    static const struct {
-        const char *cache;
-        size_t lost;
-    } ends[] = {
-        {all, 0},
-        {first, 1},
-        {"{\"models\":[]}", 2},
-        /* files went, no weights */
-        {"{\"models\":[{\"model_id\":\"" A "\",\"bytes\":100,\"files_bytes\":0},{\"model_id\":\"" B
-         "\",\"bytes\":20,\"files_bytes\":0}]}",
-         0},
-        /* files came, weights went */
-        {"{\"models\":[{\"model_id\":\"" A "\",\"bytes\":110,\"files_bytes\":11},{\"model_id\":\"" B
-         "\",\"bytes\":25,\"files_bytes\":5}]}",
-         1},
-    };
-    struct ps_warm_held h = {0};
-
-    (void)state;
-    note_one(&h, A, first);
-    note_one(&h, B, all);
-    note_one(&h, C, all);
-    note_one(&h, A, all);
-    assert_int_equal(h.n, 3);
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        assert_int_equal(lost(&h, ends[i].cache), ends[i].lost);
-    ps_warm_held_deinit(&h);
+    uint8_t id[PS_SHA256_BYTES];
+    uint64_t freed;
+    crash_model_id(number, id);
+    assert_int_equal(ps_cache_evict(c, id, &freed, NULL), 0);
 }
 
-static void test_malformed(void **state)
+/* The second shares two of its four extents with the first, the third all of its two, the fourth none. */
+static void test_held(void **state)
 {
-    static const char facts[] = "{\"model_id\":\"" A "\"}";
-    struct ps_warm_held h = {0};
-    size_t n;
-
     (void)state;
-    assert_int_equal(ps_warm_held_note(&h, facts, "{", 1, NULL), PS_EDATA);
-    assert_int_equal(ps_warm_held_note(&h, "{", "{}", 2, NULL), PS_EDATA);
-    assert_int_equal(h.n, 0);
-    assert_int_equal(ps_warm_held_lost(&n, &h, "{", 1, NULL), PS_EDATA);
+    struct ps_warm_held h = {0};
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
+    assert_int_equal(lost(&h, c), 0);
+    store(c, 1, 1, 4);
+    note(&h, c, 1, 1, 5); /* the fifth was not kept: it can't be lost */
+    store(c, 2, 3, 6);
+    note(&h, c, 2, 3, 6);
+    note(&h, c, 3, 1, 2);
+    store(c, 4, 7, 8);
+    note(&h, c, 4, 7, 8);
+    note(&h, c, 1, 1, 5);
+    assert_int_equal(h.n, 4);
+    assert_int_equal(h.models[0].n, 5); /* the second has brought it */
+    assert_int_equal(lost(&h, c), 0);
+    evict(c, 4);
+    assert_int_equal(lost(&h, c), 1);
+    evict(c, 1); /* 1 to 4 go, as its own: the second and the third miss some of them */
+    assert_int_equal(lost(&h, c), 4);
+    store(c, 1, 1, 4);
+    assert_int_equal(lost(&h, c), 1);
+    note(&h, c, 4, 7, 8); /* nothing any more */
+    assert_int_equal(lost(&h, c), 0);
     ps_warm_held_deinit(&h);
+    ps_cache_close(c);
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct ps_warm_held h = {0};
+    struct ps_cache *c = crash_open(test_dir, 64u << 20);
+    uint8_t id[PS_SHA256_BYTES], key[1][PS_SHA256_BYTES];
+    const uint8_t(*keys)[PS_SHA256_BYTES] = (const uint8_t(*)[PS_SHA256_BYTES])key;
+    int64_t nth = 1;
+    store(c, 1, 1, 1);
+    crash_extent_key(1, key[0]);
+    crash_model_id(1, id);
+    for (int rc = PS_ENOMEM; rc != 0 && nth < 50; nth++) {
+        ps_alloc_fail_at(nth);
+        rc = ps_warm_held_note(&h, id, keys, 1, c, NULL);
+        ps_alloc_fail_at(0);
+        assert_true(rc == 0 || rc == PS_ENOMEM);
+        assert_int_equal(h.n, rc == 0);
+    }
+    assert_in_range(nth, 3, 49);
+    assert_int_equal(h.models[0].n, 1);
+    ps_warm_held_deinit(&h);
+    ps_cache_close(c);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_held),
-        cmocka_unit_test(test_malformed),
+        cmocka_unit_test_setup_teardown(test_held, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_no_memory, test_dir_setup, test_dir_teardown),
     };
-
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
