@@ -1,6 +1,8 @@
 /* Bounds of the cache folder. In: counts and sizes; out: allocated bytes, worst case. */
 #include "cache/budget.h"
 
+#include "base/minmax.h"
+
 #define PAGE 4096u
 
 /* Index node sizes: 8 header + 2 pointer + 32 key, + 24 record in a leaf. A page offers 4080 bytes. LMDB splits a full
@@ -20,16 +22,6 @@
 /* A block map entry of ext4 takes 12 bytes; its tree's leaves are at least half full. Two per extent, one more
  * per MiB. */
 #define MAP_ENTRY_BYTES 24u
-
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t max_u64(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
 
 static uint64_t div_up(uint64_t a, uint64_t b)
 {
@@ -80,7 +72,7 @@ uint64_t ps_budget_claims_bytes(uint32_t claims)
 /* Levels above the leaves, and pages of all levels, of a tree with n records. */
 static uint64_t tree_pages(uint64_t n, uint64_t *depth)
 {
-    uint64_t level = max_u64(div_up(n, LEAF_RECORDS_WORST), 1);
+    uint64_t level = ps_max_u64(div_up(n, LEAF_RECORDS_WORST), 1);
     uint64_t pages = level;
     *depth = 1;
     while (level > 1) {
@@ -93,15 +85,15 @@ static uint64_t tree_pages(uint64_t n, uint64_t *depth)
 
 static uint64_t bitmap_pages(uint64_t n)
 {
-    return div_up(n / SLOTS_PER_BITMAP + min_u64(n, PS_CACHE_CLASSES), BITMAPS_PER_PAGE) + 1;
+    return div_up(n / SLOTS_PER_BITMAP + ps_min_u64(n, PS_CACHE_CLASSES), BITMAPS_PER_PAGE) + 1;
 }
 
 static uint64_t dirty_pages(uint64_t n, uint64_t batch)
 {
     uint64_t depth;
     const uint64_t tree = tree_pages(n, &depth);
-    const uint64_t records = min_u64(batch * (depth + 1), tree + depth + 1);
-    const uint64_t maps = min_u64(2 * batch, bitmap_pages(n)) + 1;
+    const uint64_t records = ps_min_u64(batch * (depth + 1), tree + depth + 1);
+    const uint64_t maps = ps_min_u64(2 * batch, bitmap_pages(n)) + 1;
     /* Root of roots, counters and models (3), the free list's own path (3) and its id lists. */
     return records + maps + 7 + records / 256;
 }
@@ -117,7 +109,7 @@ static uint64_t step_up(uint64_t n)
     uint64_t step = 16;
     while (step < EXTENTS_STEP_MAX && step * 16 < n)
         step *= 2;
-    return max_u64(div_up(n, step), 1) * step;
+    return ps_max_u64(div_up(n, step), 1) * step;
 }
 
 uint64_t ps_budget_index_bytes(uint64_t n_extents)
@@ -132,7 +124,7 @@ uint64_t ps_budget_slab_overhead(uint64_t n_extents, uint64_t slab_bytes)
 {
     if (n_extents == 0)
         return 0;
-    const uint64_t files = min_u64(n_extents, PS_CACHE_CLASSES);
+    const uint64_t files = ps_min_u64(n_extents, PS_CACHE_CLASSES);
     const uint64_t entries = 2 * n_extents + slab_bytes / (1024u * 1024u);
     return ps_budget_round(files * PAGE + entries * MAP_ENTRY_BYTES);
 }
@@ -181,9 +173,9 @@ uint64_t ps_budget_charge(const struct ps_budget_state *s, uint64_t add_n, uint6
     const uint64_t n = s->n_extents + s->n_inflight + add_n;
     const uint64_t bytes = s->extent_bytes + s->inflight_bytes + add_bytes;
     const uint64_t index =
-        max_u64(s->index_file_bytes + s->index_growing_bytes, ps_budget_index_bytes(n));
+        ps_max_u64(s->index_file_bytes + s->index_growing_bytes, ps_budget_index_bytes(n));
     const uint64_t slabs =
-        max_u64(bytes + ps_budget_slab_overhead(n, bytes), s->slab_file_bytes + add_bytes);
+        ps_max_u64(bytes + ps_budget_slab_overhead(n, bytes), s->slab_file_bytes + add_bytes);
     return s->other_bytes + index + slabs;
 }
 
@@ -191,7 +183,7 @@ uint64_t ps_budget_usable(const struct ps_budget_state *s, uint64_t n_extents, u
                           uint64_t kept_bytes)
 {
     const uint64_t n = n_extents + kept_n;
-    const uint64_t index = max_u64(s->index_file_bytes, ps_budget_index_bytes(n));
+    const uint64_t index = ps_max_u64(s->index_file_bytes, ps_budget_index_bytes(n));
     /* The overhead of what will lie in the slabs is not known yet; that of a full folder is its upper bound. */
     const uint64_t maps = ps_budget_slab_overhead(n, s->budget_bytes);
     const uint64_t padding = n_extents * (PS_CACHE_GRAIN - 1);
