@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "base/read_at.h"
 #include "cache/index_pages.h"
 #include "cache/index_rows.h"
 #include "proto/parallel.h"
@@ -279,16 +280,11 @@ int ps_index_check_file(const char *path, struct ps_err *err)
 /* Exactly n bytes. Read, not mapped: a sector that can't be read is an error here and would be SIGBUS there. */
 static int read_whole(int fd, void *buf, size_t n, uint64_t at, struct ps_err *err)
 {
-    for (size_t done = 0; done < n;) {
-        const ssize_t k = pread(fd, (char *)buf + done, n - done, (off_t)(at + done));
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: read: %s",
-                              k < 0 ? strerror(errno) : "shorter than it was");
-        done += (size_t)k;
-    }
-    return 0;
+    const int64_t k = ps_read_at(fd, buf, n, n, at);
+    if (k == (int64_t)n)
+        return 0;
+    return ps_err_set(err, PS_EDATA, ORIGIN, "index: damaged: read: %s",
+                      k < 0 ? strerror(errno) : "shorter than it was");
 }
 
 static int sum_head(struct ps_index_sum *out, int fd, const struct stat *st, struct ps_err *err)

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "base/read_at.h"
 #include "cache/budget.h"
 #include "cache/owner.h"
 
@@ -167,21 +168,6 @@ int ps_slab_write(struct ps_slabs *s, int cls, uint32_t slot, const void *buf, s
     return 0;
 }
 
-/* Reads up to `want` bytes, at least `need`; false when the file ends or the device fails before that. */
-static bool read_at_least(int fd, void *buf, size_t need, size_t want, off_t at)
-{
-    size_t done = 0;
-    while (done < need) {
-        const ssize_t n = pread(fd, (char *)buf + done, want - done, at + (off_t)done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        done += (size_t)n;
-    }
-    return true;
-}
-
 int ps_slab_read(struct ps_slabs *s, int cls, uint32_t slot, void *buf, size_t bytes,
                  size_t buf_cap, struct ps_err *err)
 {
@@ -190,11 +176,11 @@ int ps_slab_read(struct ps_slabs *s, int cls, uint32_t slot, void *buf, size_t b
     if (s->direct && (uintptr_t)buf % PS_CACHE_GRAIN == 0 && buf_cap >= whole) {
         const int fd = class_direct_fd(s, cls);
         /* A failed direct read is no verdict yet: the device may want a larger alignment. */
-        if (fd >= 0 && read_at_least(fd, buf, bytes, whole, start))
+        if (fd >= 0 && ps_read_at(fd, buf, bytes, whole, (uint64_t)start) >= (int64_t)bytes)
             return 0;
     }
     const int fd = class_fd(s, cls, false);
-    if (fd >= 0 && read_at_least(fd, buf, bytes, bytes, start))
+    if (fd >= 0 && ps_read_at(fd, buf, bytes, bytes, (uint64_t)start) == (int64_t)bytes)
         return 0;
     if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
         return io_error(err, -fd, "open", cls);

@@ -14,13 +14,13 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "base/read_at.h"
 #include "fetcher/path_hint.h"
 #include "fetcher/range_plan.h"
 
 #define ORIGIN "fetcher"
 #define MAX_OPEN_FILES                                                                             \
     128u /* of the usual limit of 1024; large models have up to a few hundred shards */
-#define READ_MAX_BYTES (1ull << 30) /* Linux reads at most 2 GiB at once */
 
 static int open_failure(const char *label, const char *name, struct ps_err *err)
 {
@@ -190,30 +190,6 @@ void file_release(struct file_table *t, struct file_entry *e)
     pthread_mutex_unlock(&t->lock);
 }
 
-/* Up to `bytes` from `offset`; stops short only at the end of the file. Returns bytes read, or
- * -1 with errno. */
-static int64_t read_some(int fd, uint64_t offset, void *buf, uint64_t bytes)
-{
-    uint64_t got = 0;
-    while (got < bytes) {
-        uint64_t want = bytes - got < READ_MAX_BYTES ? bytes - got : READ_MAX_BYTES;
-        ssize_t n = pread(fd, (char *)buf + got, (size_t)want, (off_t)(offset + got));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        if (n == 0)
-            break;
-        got += (uint64_t)n;
-        /* Direct reads end unaligned only at the end of the file; another one from there would
-         * be refused. */
-        if ((uint64_t)n < want && ((offset + got) % PS_FILE_ALIGN) != 0 &&
-            (offset % PS_FILE_ALIGN) == 0)
-            break;
-    }
-    return (int64_t)got;
-}
-
 /* Direct I/O of an arbitrary range: whole aligned blocks into the bounce buffer, the wanted part
  * copied out; straight into the caller's memory where file offset and address are both aligned. */
 static int64_t read_direct(int fd, uint64_t offset, void *buf, uint64_t bytes, void *bounce)
@@ -224,7 +200,7 @@ static int64_t read_direct(int fd, uint64_t offset, void *buf, uint64_t bytes, v
         char *to = (char *)buf + done;
         if (at % PS_FILE_ALIGN == 0 && (uintptr_t)to % PS_FILE_ALIGN == 0 && left >= PS_FILE_ALIGN) {
             uint64_t whole = left - left % PS_FILE_ALIGN;
-            int64_t n = read_some(fd, at, to, whole);
+            int64_t n = ps_read_at(fd, to, whole, whole, at);
             if (n < 0)
                 return -1;
             done += (uint64_t)n;
@@ -234,16 +210,16 @@ static int64_t read_direct(int fd, uint64_t offset, void *buf, uint64_t bytes, v
         }
         struct ps_span s = ps_plan_align((struct ps_span){at, at + left}, PS_FILE_ALIGN);
         uint64_t want = s.to - s.from < PS_FILE_BOUNCE_BYTES ? s.to - s.from : PS_FILE_BOUNCE_BYTES;
-        int64_t n = read_some(fd, s.from, bounce, want);
+        uint64_t skip = at - s.from, need = skip + left < want ? skip + left : want;
+        int64_t n = ps_read_at(fd, bounce, need, want, s.from);
         if (n < 0)
             return -1;
-        uint64_t skip = at - s.from;
         uint64_t useful = (uint64_t)n > skip ? (uint64_t)n - skip : 0;
         if (useful > left)
             useful = left;
         memcpy(to, (char *)bounce + skip, useful);
         done += useful;
-        if ((uint64_t)n < want)
+        if ((uint64_t)n < need)
             break;
     }
     return (int64_t)done;
@@ -263,7 +239,7 @@ int file_read_at(const struct file_entry *e, uint64_t offset, void *buf, uint64_
         n = read_direct(e->direct_fd, offset, buf, bytes, bounce);
     /* Some file systems accept O_DIRECT at open and refuse it at read. */
     if (n < 0 && (errno == 0 || errno == EINVAL))
-        n = read_some(e->fd, offset, buf, bytes);
+        n = ps_read_at(e->fd, buf, bytes, bytes, offset);
     if (n < 0)
         return ps_err_set(err, PS_EIO, ORIGIN, "%s: %s/%s: check the disk", strerror(errno), label,
                           e->name);

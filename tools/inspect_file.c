@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/read_at.h"
 #include "proto/manifest.h"
 #include "proto/safetensors.h"
 
@@ -31,7 +32,7 @@ bool ps_inspect_is_file(const char *path)
 static int read_head(void **out, const struct input *in, uint64_t n, struct ps_err *err)
 {
     char *buf;
-    uint64_t at = 0;
+    int64_t got;
 
     if (n > in->bytes)
         return ps_err_set(err, PS_EDATA, "inspect",
@@ -40,18 +41,14 @@ static int read_head(void **out, const struct input *in, uint64_t n, struct ps_e
     buf = ps_malloc(n + 1);
     if (!buf)
         return ps_err_set(err, PS_ENOMEM, "inspect", "%s: out of memory", in->path);
-    while (at < n) {
-        ssize_t got = pread(in->fd, buf + at, n - at, (off_t)at);
-
-        if (got <= 0) {
-            ps_free(buf);
-            return ps_err_set(err, PS_EIO, "inspect", "%s: %s", in->path,
-                              got < 0 ? strerror(errno) : "cut short");
-        }
-        at += (uint64_t)got;
+    got = ps_read_at(in->fd, buf, n, n, 0);
+    if (got == (int64_t)n) {
+        *out = buf;
+        return 0;
     }
-    *out = buf;
-    return 0;
+    ps_err_set(err, PS_EIO, "inspect", "%s: %s", in->path, got < 0 ? strerror(errno) : "cut short");
+    ps_free(buf);
+    return PS_EIO;
 }
 
 static void write_shape(struct ps_json_writer *w, const uint64_t *shape, unsigned n_dims)
@@ -277,7 +274,7 @@ int ps_inspect_file(struct ps_strbuf *out, const char *path, bool extents, struc
     struct input in = {.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
     struct ps_json_writer w;
     struct stat st;
-    ssize_t n;
+    int64_t n;
     int rc;
 
     if (in.fd < 0 || fstat(in.fd, &st) < 0 || !S_ISREG(st.st_mode)) {
@@ -285,7 +282,7 @@ int ps_inspect_file(struct ps_strbuf *out, const char *path, bool extents, struc
                         in.fd < 0 ? strerror(errno) : "not a regular file");
     } else {
         in.bytes = (uint64_t)st.st_size;
-        n = pread(in.fd, in.head, sizeof in.head, 0);
+        n = ps_read_at(in.fd, in.head, sizeof in.head, sizeof in.head, 0);
         in.head_len = n > 0 ? (size_t)n : 0;
         ps_jw_init(&w, out);
         ps_jw_object(&w);

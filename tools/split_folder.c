@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/host.h"
+#include "base/read_at.h"
 #include "base/strbuf.h"
 #include "proto/manifest.h"
 #include "tools/split_tree_impl.h"
@@ -141,7 +142,8 @@ static bool shard_is_whole(const struct folder *t, const struct ps_split_done *d
     bool whole = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == d->bytes &&
                  d->index_bytes <= PS_SHARD_INDEX_MAX_BYTES;
     void *index = whole ? ps_malloc(d->index_bytes) : NULL;
-    whole = index && pread(fd, index, d->index_bytes, PS_SHARD_HEAD_BYTES) == (ssize_t)d->index_bytes;
+    whole = index && ps_read_at(fd, index, d->index_bytes, d->index_bytes, PS_SHARD_HEAD_BYTES) ==
+                         (int64_t)d->index_bytes;
     if (whole) {
         ps_sha256_once(index, d->index_bytes, sha);
         whole = memcmp(sha, d->index_sha256, sizeof sha) == 0;
@@ -343,7 +345,7 @@ static bool same_content(const struct folder *t, const char *name, const void *b
         return false;
     bool same = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == len;
     char *old = same ? ps_malloc(len) : NULL;
-    same = old && pread(fd, old, len, 0) == (ssize_t)len && memcmp(old, bytes, len) == 0;
+    same = old && ps_read_at(fd, old, len, len, 0) == (int64_t)len && memcmp(old, bytes, len) == 0;
     ps_free(old);
     close(fd);
     return same;
