@@ -143,6 +143,7 @@ static bool set_options(struct exchange *x)
     curl_easy_setopt(e, CURLOPT_HEADERDATA, x);
     curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1l);
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1l);
+    curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1l); /* see http_transfer.c */
     curl_easy_setopt(e, CURLOPT_USERAGENT, "penstock/0.1");
     curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0l);
@@ -212,6 +213,13 @@ static const char *says(CURLcode rc)
     }
 }
 
+static bool has_connected(const struct exchange *x)
+{
+    curl_off_t us = 0;
+    curl_easy_getinfo(x->easy, CURLINFO_CONNECT_TIME_T, &us);
+    return us > 0;
+}
+
 static int transport_failed(const struct exchange *x, CURLcode rc, enum ps_retry_class *cls,
                             struct ps_err *err)
 {
@@ -226,7 +234,7 @@ static int transport_failed(const struct exchange *x, CURLcode rc, enum ps_retry
                           "answer is too long: %s: is this the right server?", x->f->where);
     }
     if (rc == CURLE_COULDNT_RESOLVE_HOST || rc == CURLE_COULDNT_RESOLVE_PROXY ||
-        rc == CURLE_COULDNT_CONNECT)
+        rc == CURLE_COULDNT_CONNECT || (rc == CURLE_OPERATION_TIMEDOUT && !has_connected(x)))
         *cls = PS_RETRY_CONNECT;
     if (rc == CURLE_PEER_FAILED_VERIFICATION || rc == CURLE_SSL_CACERT_BADFILE)
         *cls = PS_RETRY_FATAL;

@@ -430,6 +430,9 @@ static void fixed_options(struct http_transfer *t)
     curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS,
                      1l); /* a proxy's CONNECT reply is not the object's */
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1l);
+    /* Names are looked up on threads of libcurl's. Without this, whoever gives a transfer up waits for that thread: ten
+     * seconds and more where a name server is silent, with every socket of this net thread left alone. */
+    curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1l);
     curl_easy_setopt(e, CURLOPT_BUFFERSIZE,
                      ps_rate_limit_read_bytes(s->opt.limit, s->opt.connections,
                                               PS_HTTP_RECEIVE_BUFFER_BYTES));

@@ -43,8 +43,12 @@ static bool exhausted(const struct ps_retry_in *in)
         return true;
     if (in->cls == PS_RETRY_REPLY && in->bad_replies >= BAD_REPLY_TRIES)
         return true;
-    return in->cls == PS_RETRY_CONNECT && in->first_contact &&
-           (in->failures >= FIRST_CONTACT_TRIES || in->elapsed_ns + EARLY_NS >= in->connect_limit_ns);
+    if (in->cls != PS_RETRY_CONNECT || !in->first_contact)
+        return false;
+    /* Another try may take as long as those before: a name server that is silent costs ten seconds each time. */
+    uint64_t next_ns = in->failures > 0 ? in->elapsed_ns / in->failures : 0;
+    return in->failures >= FIRST_CONTACT_TRIES ||
+           in->elapsed_ns + next_ns + EARLY_NS >= in->connect_limit_ns;
 }
 
 struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in)

@@ -26,8 +26,9 @@ struct ps_retry_in {
     uint64_t deadline_ns;    /* longest elapsed_ns */
     uint64_t retry_after_ns; /* what the server asked for, 0 if nothing */
     bool first_contact;      /* this host has never answered */
-    uint64_t connect_limit_ns; /* for first contact: longest time spent on a host that never answers */
-    uint64_t random;           /* 64 uniform bits */
+    /* For first contact: longest time spent on a host that never answers, the next try included. */
+    uint64_t connect_limit_ns;
+    uint64_t random; /* 64 uniform bits */
 };
 
 struct ps_retry_out {

@@ -4,7 +4,10 @@ apart; its cache directory, HF_HUB_OFFLINE, renames, revisions, mirrors, rate li
 # ctest-timeout: 240
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import badhttp  # noqa: E402
@@ -15,6 +18,7 @@ PROMPT = "In the beginning"
 N = 8
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 WEIGHTS = "model.safetensors"
+SLOW = 4 if peer.SANITIZED else 1
 
 
 class Setting:
@@ -311,6 +315,37 @@ def whole_files(t):
     fine(t, run(t, h, cache="whole-bad", disk="100%"), "and the text is right")
 
 
+def hanging(t):
+    """A question for an address that gets no reply holds nobody up who does not need it: not the end of a run, nor SIGINT, nor an
+    error that makes it idle."""
+    def never(q, r):
+        if q.method == "HEAD" and q.name.endswith(WEIGHTS) and q.n > 0:
+            r.delay = 60
+
+    def start(h, n):
+        return peer.spawn([t.program, "run", "hf://test/kjv", "-p", PROMPT, "-n", str(n), "--temp", "0", "--ignore-eos", "--ram", "min", "--quiet",
+                           "--disk", "0", "--cache", t.path("hanging")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={"HOME": t.path("home"), "HF_ENDPOINT": h.url})
+
+    def hangs(h):
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not any(q.method == "HEAD" and q.name.endswith(WEIGHTS) and q.n > 0 for q in list(h.log)):
+            time.sleep(0.02)
+
+    h = new_hub(t, scenario=never)
+    h.link_seconds = 4  # asked for again after three; good for three and a half
+    p = start(h, 3000)
+    hangs(h)
+    began = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=60)[1].decode()
+    t.check(p.returncode == 130 and time.monotonic() - began < 3 * SLOW, f"SIGINT: {p.returncode} after {time.monotonic() - began:.1f} s: {err[-300:]}")
+    h = new_hub(t, scenario=lambda q, r: r.error(404) if q.name.endswith("config.json") else setattr(r, "delay", 60))
+    r = run(t, h, cache="hanging-2")
+    badhttp.check_failed(t, r, 3, ("config.json",), what="no config.json, the other question hangs")
+    t.check(r.seconds < 5 * SLOW, f"it took {r.seconds:.1f} s")
+
+
 def main():
     with peer.Test() as t:
         peer.copy_model(peer.KJV, t.path("kjv"))
@@ -319,7 +354,7 @@ def main():
         t.check(len(Setting.text) > 10, "the text to compare with")
         wanted = sys.argv[1:]
         for part in (plain_run, many_files, other_mirror, refusals, names, moving_branch, cache_of_the_hub, moved_on, rate_limits, public_hub,
-                     presplit, whole_files):
+                     presplit, whole_files, hanging):
             if not wanted or part.__name__ in wanted:
                 part(t)
         for tells in (True, False):

@@ -99,6 +99,10 @@ static void test_first_contact(void **state)
     in.failures = 1;
     in.elapsed_ns = 12 * S; /* one try that hung until the connect timeout */
     assert_false(ps_retry_decide(&in).again);
+    in.elapsed_ns = 7 * S; /* one more of that length would end too late */
+    assert_false(ps_retry_decide(&in).again);
+    in.failures = 2;
+    assert_true(ps_retry_decide(&in).again);
     in.first_contact = false; /* a host that has answered before may be restarting */
     assert_true(ps_retry_decide(&in).again);
 }
