@@ -15,12 +15,9 @@
 #include "fetcher/http_fetch.h"
 #include "fetcher/store_impl.h"
 
-#define ORIGIN "fetcher"
-#define FIRST_CHUNK_BYTES                                                                          \
-    (1u << 20) /* get() asks for this much first: nearly every config, and a good probe of the size */
-#define TAIL_PIECE_BYTES (1u << 20)
-#define TAIL_PIECES      64
-#define HEDGE_PCT        2
+#define ORIGIN      "fetcher"
+#define TAIL_PIECES 64
+#define HEDGE_PCT   2
 /* Names with many addresses change them within minutes; a handshake every five minutes costs nothing. */
 #define CONN_LIFE_MS    300000u
 #define CONN_LIFE_BYTES (32ull << 30)
@@ -371,7 +368,7 @@ static int read_tail(struct http_store *s, const char *object, struct http_sink 
                            ? k->len + TAIL_PIECES * PS_REQUEST_MAX_BYTES
                            : k->total;
         size_t n = ps_plan_split((struct ps_span){k->len, end}, s->opt.connections,
-                                 TAIL_PIECE_BYTES, pieces, TAIL_PIECES);
+                                 PS_GET_PIECE_BYTES, pieces, TAIL_PIECES);
         waiter_init(&w, s, k->terms);
         waiter_add(&w, n);
         size_t sent = 0;
@@ -411,7 +408,7 @@ static int get_whole(struct http_store *s, const char *object, uint64_t max_byte
     /* One chunk tells the size; only a server that never says it is asked chunk by chunk to the
      * end. */
     for (bool more = true; rc == 0 && more;) {
-        uint64_t want = k->max - k->len < FIRST_CHUNK_BYTES ? k->max - k->len : FIRST_CHUNK_BYTES;
+        uint64_t want = k->max - k->len < PS_GET_FIRST_BYTES ? k->max - k->len : PS_GET_FIRST_BYTES;
         uint64_t upto = k->len + want;
         rc = read_open(s, object, k, upto, err);
         more = k->total == 0 && k->len == upto && k->len < k->max;

@@ -10,6 +10,11 @@
  * request only means more to ask again when it breaks. */
 #define PS_REQUEST_MAX_BYTES (8ull << 20)
 
+/* An object of unknown size is asked for its first so many bytes: nearly every config, and a good probe of the
+ * size. The rest comes in pieces of at least as many, over all connections. */
+#define PS_GET_FIRST_BYTES (1ull << 20)
+#define PS_GET_PIECE_BYTES (1ull << 20)
+
 struct ps_span {
     uint64_t from, to; /* [from, to) */
 };

@@ -18,6 +18,7 @@ struct warming {
     struct ps_whole_files files;
     uint64_t bad, t0;
     uint32_t files_kept;
+    uint64_t file_requests; /* foreseen */
 };
 
 static bool is_held(const void *engine, uint32_t extent)
@@ -191,6 +192,24 @@ static int keep_files(struct warming *w, struct ps_err *err)
     return rc;
 }
 
+/* Asks for the files as keep_files does, whose questions count as they come; what would follow them is foreseen. */
+static int foresee_files(struct warming *w, struct ps_err *err)
+{
+    const struct ps_kept k = ps_engine_kept(w->e);
+    const uint32_t connections = w->e->o.connections ? w->e->o.connections : 8;
+    int rc = 0;
+    for (const char *const *name = ps_tokenizer_names; rc == 0 && *name; name++) {
+        uint64_t bytes = 0;
+        bool again = false;
+        if (strcmp(*name, "config.json") == 0)
+            continue;
+        rc = ps_kept_foresee(&bytes, &again, &k, *name, ps_tokenizer_max_bytes(*name), err);
+        if (bytes)
+            w->file_requests += ps_warm_file_requests(bytes, connections) + again;
+    }
+    return rc == PS_EBUDGET ? 0 : rc; /* --max-egress, as there */
+}
+
 /* Bytes of the list that are on the disk now. */
 static uint64_t bytes_stored(const struct warming *w)
 {
@@ -202,10 +221,10 @@ static uint64_t bytes_stored(const struct warming *w)
 }
 
 /* All of the model that the plan keeps is there, and nobody asked for a part. */
-static bool has_all(const struct warming *w)
+static bool has_all(const struct warming *w, uint64_t stored)
 {
     return w->o.layer_first < 0 && w->o.layer_last < 0 &&
-           w->list.bytes_present + bytes_stored(w) == w->list.bytes_wanted;
+           w->list.bytes_present + stored == w->list.bytes_wanted;
 }
 
 static int warm(struct warming *w, struct ps_err *err)
@@ -228,8 +247,8 @@ static int warm(struct warming *w, struct ps_err *err)
         rc = fetch_missing(w, err);
     if (rc == 0 && has_files_to_check(w))
         rc = check_files(w, err);
-    if (rc == 0 && !w->o.dry_run && has_all(w))
-        rc = keep_files(w, err);
+    if (rc == 0 && has_all(w, w->o.dry_run ? w->list.bytes : bytes_stored(w)))
+        rc = w->o.dry_run ? foresee_files(w, err) : keep_files(w, err);
     return rc;
 }
 
@@ -253,7 +272,10 @@ static void write_estimate(struct ps_json_writer *jw, const struct warming *w)
     const uint64_t ring_bytes = (uint64_t)w->e->plan.ring_slots * m->max_stored_bytes;
     ps_jw_kbool(jw, "dry_run", true);
     ps_jw_kuint(jw, "bytes_to_fetch", w->list.bytes);
-    ps_jw_kuint(jw, "requests", ps_warm_requests(&w->list, m, connections, ring_bytes));
+    /* A dry run has asked, up to here, what a real one asks beside the weights and files themselves. */
+    ps_jw_kuint(jw, "requests",
+                ps_stat_get(&w->e->stats.requests) + w->file_requests +
+                    ps_warm_requests(&w->list, m, connections, ring_bytes));
     put_known(jw, "predicted_seconds", rate > 0, rate > 0 ? (double)w->list.bytes / rate : 0);
     put_known(jw, "probed_link_bytes_s", p->link_bytes_s > 0, p->link_bytes_s);
     put_known(jw, "probe_age_s", p->link_bytes_s > 0 && p->wall_s, (double)(ps_wall_s() - p->wall_s));

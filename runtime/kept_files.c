@@ -162,23 +162,43 @@ static bool put_parts(const struct ps_kept *k, const char *name, const struct ps
     return ok && make_mark(key, k) == 0 && put(k, key, FORMAT, sizeof FORMAT);
 }
 
+/* Which version there is (bytes 0: none that could be kept), and whether it is kept. */
+static int ask(struct ps_object_info *info, bool *kept, const struct ps_kept *k, const char *name,
+               uint64_t max_bytes, struct ps_err *err)
+{
+    uint8_t key[PS_SHA256_BYTES];
+    const int rc = version_of(info, k, name, err);
+    *kept = false;
+    if (rc != 0 || info->bytes > max_bytes)
+        info->bytes = 0;
+    else
+        *kept = k->cache && make_key(key, k, name, info->identity, 0) == 0 && holds(k, key) &&
+                is_marked(k);
+    return rc == PS_EINTERRUPTED || rc == PS_EBUDGET ? rc : 0;
+}
+
+int ps_kept_foresee(uint64_t *bytes, bool *again, const struct ps_kept *k, const char *name,
+                    uint64_t max_bytes, struct ps_err *err)
+{
+    struct ps_object_info info;
+    bool kept;
+    const int rc = ask(&info, &kept, k, name, max_bytes, err);
+    if (rc != 0)
+        return rc;
+    *bytes = kept ? 0 : info.bytes;
+    *again = *bytes > 0 && !k->files->manifest;
+    return 0;
+}
+
 int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_t max_bytes,
                   struct ps_err *err)
 {
     struct ps_object_info before, after;
-    uint8_t key[PS_SHA256_BYTES];
     char *bytes = NULL;
     size_t len = 0;
-    *kept = false;
-    int rc = version_of(&before, k, name, err);
-    if (rc == PS_EINTERRUPTED || rc == PS_EBUDGET)
+    int rc = ask(&before, kept, k, name, max_bytes, err);
+    if (rc != 0 || before.bytes == 0 || *kept)
         return rc;
-    if (rc != 0 || before.bytes > max_bytes)
-        return 0;
-    if (make_key(key, k, name, before.identity, 0) == 0 && holds(k, key) && is_marked(k)) {
-        *kept = true;
-        return 0;
-    }
     rc = ps_model_files_get(&bytes, &len, k->files, k->source, name, max_bytes, err);
     if (rc == PS_ENOTFOUND)
         return 0;

@@ -31,6 +31,10 @@ int ps_kept_get(char **out, size_t *len, const struct ps_kept *k, const char *na
  * error. *kept: whether it is in the cache now (to be published by ps_cache_flush). */
 int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_t max_bytes,
                   struct ps_err *err);
+/* Asks what ps_kept_store asks first, and fetches nothing: *bytes is the length of what it would fetch, 0 if that
+ * is nothing (kept already, or not to be kept); *again: it would ask once more behind it. */
+int ps_kept_foresee(uint64_t *bytes, bool *again, const struct ps_kept *k, const char *name,
+                    uint64_t max_bytes, struct ps_err *err);
 /* What --disk 100% has to hold of them beside a model of so many bytes: a guess, made before anything of them is
  * known. */
 uint64_t ps_kept_room(uint64_t stored_bytes);

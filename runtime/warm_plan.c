@@ -132,3 +132,12 @@ uint64_t ps_warm_requests(const struct ps_warm_list *list, const struct ps_map *
     }
     return q.begun;
 }
+
+uint64_t ps_warm_file_requests(uint64_t bytes, uint32_t connections)
+{
+    struct ps_span pieces[PS_WARM_CONNECTIONS_MAX];
+    if (bytes <= PS_GET_FIRST_BYTES)
+        return 1;
+    return 1 + ps_plan_split((struct ps_span){PS_GET_FIRST_BYTES, bytes}, connections,
+                             PS_GET_PIECE_BYTES, pieces, PS_WARM_CONNECTIONS_MAX);
+}

@@ -38,7 +38,9 @@ int ps_warm_choose(struct ps_warm_list *list, const struct ps_warm_input *in, st
 
 /* About how many requests the weights of the list take over so many connections (> 0) and through a ring of so many
  * bytes, which is all that can wait at once: neighbours that wait are asked for together (fetcher/range_plan.h), so a
- * small ring means more requests. Opening the model takes some more. */
+ * small ring means more requests. */
 uint64_t ps_warm_requests(const struct ps_warm_list *list, const struct ps_map *map,
                           uint32_t connections, uint64_t ring_bytes);
+/* The same of a whole file beside them. */
+uint64_t ps_warm_file_requests(uint64_t bytes, uint32_t connections);
 #endif

@@ -179,6 +179,23 @@ static void test_memory(void **state)
     assert_true(test_every_alloc_failure(choose, NULL) >= 2);
 }
 
+/* The first MiB tells the size; the rest is spread over the connections, in pieces that are worth a request. */
+static void test_file_requests(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t bytes;
+        uint32_t connections;
+        uint64_t requests;
+    } cases[] = {
+        {1, 8, 1},       {1 << 20, 8, 1},  {(1 << 20) + 1, 8, 2}, {3 << 20, 8, 3},
+        {3 << 20, 1, 2}, {33 << 20, 8, 9}, {33 << 20, 1, 5}, /* no request is larger than 8 MiB */
+    };
+    for (size_t i = 0; i < TEST_COUNT(cases); i++)
+        assert_int_equal(ps_warm_file_requests(cases[i].bytes, cases[i].connections),
+                         cases[i].requests);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +204,7 @@ int main(void)
         cmocka_unit_test_setup(test_bytes, setup),
         cmocka_unit_test_setup(test_bytes_in_turn, setup),
         cmocka_unit_test_setup(test_requests, setup),
+        cmocka_unit_test(test_file_requests),
         cmocka_unit_test_setup(test_memory, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
