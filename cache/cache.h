@@ -1,5 +1,5 @@
 /* The disk cache: blocks under a hard byte limit, shared by processes without a daemon. Bytes come in from a
- * source (an extent as stored, already checked), go out to the scheduler's buffers. Index in LMDB (index_lmdb.c),
+ * source (an extent as stored, already checked), go out to the scheduler's buffers. Index in LMDB (index.h),
  * bytes in slab files (slab.c), what to keep is decided by the plan of the runtime, not here.
  *
  * Contract: allocated bytes (st_blocks) of the whole directory never exceed the budget, index, lock and temporary

@@ -13,7 +13,7 @@
 #include "cache/cache.h"
 #include "cache/claims.h"
 #include "cache/evict.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "cache/slab.h"
 
 #define PS_CACHE_ORIGIN     "cache"

@@ -23,7 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 
 #define PS_EVICT_KEEP UINT64_MAX
 

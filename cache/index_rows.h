@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 
 #define PS_ROWS_META        "meta" /* the key of the counters, in every format */
 #define PS_ROWS_SLOTS_BITS  4096u  /* slots per bitmap */

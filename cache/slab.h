@@ -2,7 +2,7 @@
  * the byte range [i << (12 + c), (i + 1) << (12 + c)). Only the part of a slot that was written is allocated,
  * and a freed slot is punched.
  *
- * Nobody here knows what a slot holds: index_lmdb.c says which are in use, claims.c which are being filled or
+ * Nobody here knows what a slot holds: index.h says which are in use, claims.c which are being filled or
  * emptied. Threads: all functions are thread-safe; two callers never work on one slot (its claim sees to that). */
 #ifndef PS_CACHE_SLAB_H
 #define PS_CACHE_SLAB_H

@@ -21,7 +21,7 @@
 #include "base/hash.h"
 #include "cache/budget.h"
 #include "cache/cache.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "runtime/plan.h"
 
 #define INDEX_MAP  (1ull << 30)

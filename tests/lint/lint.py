@@ -25,7 +25,7 @@ LAYERS = {
 # Third-party headers and the only places that may include them: a path, or a directory that ends in "/".
 HOMES = [
     (r"curl/", ["fetcher/"]),
-    (r"lmdb\.h", ["cache/index_lmdb.c"]),
+    (r"lmdb\.h", ["cache/index_internal.h"]),
     (r"microhttpd\.h", ["tools/"]),
     (r"yajl/", ["base/json.c"]),
     (r"protobuf-c/|.*\.pb-c\.h", ["base/", "proto/"]),
@@ -229,8 +229,8 @@ def self_test():
         ("kernels/a.cu", "int x;\n", ["language"]),
         ("cache/a.c", "#include <curl/curl.h>\n", ["home"]),
         ("cache/a.c", "# include <lmdb.h>\n", ["home"]),
-        ("cache/index_lmdb.c", "#include <lmdb.h>\n", []),
-        ("runtime/a.c", '#include "cache/index_lmdb.h"\n', []),
+        ("cache/index_internal.h", "#include <lmdb.h>\n", []),
+        ("runtime/a.c", '#include "cache/index.h"\n', []),
         ("base/log.c", "#include <yajl/yajl_parse.h>\n", ["home"]),
         ("runtime/a.c", '#include "proto/manifest.pb-c.h"\n', ["home"]),
         ("runtime/a.c", "#include <microhttpd.h>\n", ["home"]),

@@ -10,7 +10,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "cache/budget.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 

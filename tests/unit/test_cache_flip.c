@@ -11,7 +11,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "cache/index_check.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "cache/index_rows.h"
 #include "tests/support/cache_image.h"
 #include "tests/support/crash_cache.h"

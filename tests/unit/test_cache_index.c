@@ -12,7 +12,7 @@
 #include "base/host.h"
 #include "cache/budget.h"
 #include "cache/index_check.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 

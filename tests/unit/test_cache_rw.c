@@ -9,7 +9,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/strbuf.h"
-#include "cache/index_lmdb.h"
+#include "cache/index.h"
 #include "tests/support/crash_cache.h"
 #include "tests/support/test.h"
 

@@ -10,8 +10,8 @@
  *
  * Threads: all functions are thread-safe, ps_index_update one at a time per process (the cache's writer).
  * Handles ps_index_read and ps_index_write belong to the thread that began them. Not across fork. */
-#ifndef PS_CACHE_INDEX_LMDB_H
-#define PS_CACHE_INDEX_LMDB_H
+#ifndef PS_CACHE_INDEX_H
+#define PS_CACHE_INDEX_H
 
 #include <stdbool.h>
 #include <stddef.h>
