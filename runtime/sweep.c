@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "kernels/kernels.h"
 #include "runtime/plan.h"
 #include "runtime/sweep_internal.h"
 
@@ -127,7 +126,7 @@ void ps_sweep_unref_locked(struct ps_sweep *s, struct item *it)
     pthread_cond_broadcast(&s->changed);
 }
 
-static void issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
+void ps_sweep_issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority)
 {
     it->priority = priority;
     PS_ASSERT(ps_queue_try_push(s->io_queue, it) == 0); /* capacity covers every item */
@@ -165,7 +164,7 @@ void ps_sweep_pump_locked(struct ps_sweep *s)
             return;
         it->seq = s->issue_seq;
         s->by_position[position] = it;
-        issue_locked(s, it, s->issue_seq + 1);
+        ps_sweep_issue_locked(s, it, s->issue_seq + 1);
         s->issue_seq++;
     }
 }
@@ -336,9 +335,7 @@ static void give_up_moves_locked(struct ps_sweep *s)
     }
 }
 
-/* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. The consumer
- * holds no panel. */
-static void drain_locked(struct ps_sweep *s)
+void ps_sweep_drain_locked(struct ps_sweep *s)
 {
     PS_ASSERT(s->n_held == 0);
     s->cancelling = true;
@@ -370,7 +367,7 @@ void ps_sweep_close(struct ps_sweep *s)
         return;
     if (s->n_io) {
         pthread_mutex_lock(&s->mutex);
-        drain_locked(s);
+        ps_sweep_drain_locked(s);
         pthread_mutex_unlock(&s->mutex);
         ps_queue_close(s->io_queue);
         for (unsigned i = 0; i < s->n_io; i++)
@@ -416,7 +413,7 @@ void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead)
 {
     pthread_mutex_lock(&s->mutex);
     if (!ran_ahead && s->consume_seq != s->next_sweep_seq) {
-        drain_locked(s);
+        ps_sweep_drain_locked(s);
         s->next_sweep_seq = (s->consume_seq + s->o.n_order - 1) / s->o.n_order * s->o.n_order;
         s->consume_seq = s->issue_seq = s->next_sweep_seq;
     }
@@ -429,23 +426,22 @@ void ps_sweep_begin(struct ps_sweep *s, bool ran_ahead)
     pthread_mutex_unlock(&s->mutex);
 }
 
-/* Waits for a change; wakes every 100 ms because an interrupt comes from a signal handler, which can't signal a
- * condition. */
-static int wait_changed_locked(struct ps_sweep *s, struct ps_err *err)
+int ps_sweep_wait_changed_locked(struct ps_sweep *s, struct ps_err *err)
 {
+    /* an interrupt comes from a signal handler, which can't signal a condition */
     (void)ps_cond_wait_until(&s->changed, &s->mutex, ps_now_ns() + PS_NS_PER_S / 10);
     if (s->o.interrupt && atomic_load(s->o.interrupt))
         return ps_err_set(err, PS_EINTERRUPTED, ORIGIN, "interrupted");
     return 0;
 }
 
-static int await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
+int ps_sweep_await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
 {
     if (it->state == ITEM_LOADING) {
         uint64_t t0 = ps_now_ns();
         int rc = 0;
         while (it->state == ITEM_LOADING && rc == 0)
-            rc = wait_changed_locked(s, err);
+            rc = ps_sweep_wait_changed_locked(s, err);
         ps_stat_add(&s->o.stats->stall_ns, ps_now_ns() - t0);
         if (rc < 0)
             return rc;
@@ -458,8 +454,7 @@ static int await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
     return 0;
 }
 
-/* The same for what the arithmetic itself waits for: the source is told, so that it may hurry. */
-static int need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
+int ps_sweep_need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
 {
     if (it->state == ITEM_LOADING && !it->awaited) {
         it->awaited = true; /* what is not with the source yet tells it on the way there */
@@ -471,7 +466,7 @@ static int need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
             ps_sweep_unref_locked(s, it);
         }
     }
-    return await_locked(s, it, err);
+    return ps_sweep_await_locked(s, it, err);
 }
 
 /* Waits are told layer by layer: a layer is what goes on or not. */
@@ -537,11 +532,11 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
     struct item *it;
     ps_sweep_pump_locked(s);
     while (!(it = next_item_locked(s)) && s->resident[extent] != RESIDENT_YES && rc == 0) {
-        rc = wait_changed_locked(s, err); /* every slot is still held by a write */
+        rc = ps_sweep_wait_changed_locked(s, err); /* every slot is still held by a write */
         ps_sweep_pump_locked(s);
     }
     if (rc == 0 && it)
-        rc = need_locked(s, it, err);
+        rc = ps_sweep_need_locked(s, it, err);
     if (rc == 0) {
         count_wait_locked(s, extent, ps_now_ns() - t0);
         fill_panel_locked(s, extent, it, out);
@@ -579,239 +574,6 @@ void ps_sweep_moved_away(struct ps_sweep *s, uint32_t extent)
     s->resident[extent] = RESIDENT_YES;
     ps_sweep_pump_locked(s); /* it may have waited for this */
     pthread_mutex_unlock(&s->mutex);
-}
-
-/* ---- gather ---- */
-
-struct wanted {
-    uint32_t extent;
-    size_t first, n; /* run in the sorted row list */
-    struct item *item;
-    bool shared; /* the item belongs to the ring: it was on its way anyway */
-};
-
-struct gather {
-    struct ps_sweep *s;
-    const uint32_t *rows;
-    uint32_t *by_row; /* indices into rows, sorted by row */
-    struct wanted *wanted;
-    size_t n_wanted;
-};
-
-/* In the arena, for the host to read: not moved away. */
-static bool in_arena_locked(const struct ps_sweep *s, uint32_t extent)
-{
-    return s->resident[extent] == RESIDENT_YES && !(s->o.tier[extent] & PS_TIER_VRAM);
-}
-
-/* Starts w, or finds that nothing is to be started. False: no room now. */
-static bool gather_start_locked(struct ps_sweep *s, struct wanted *w)
-{
-    if (w->item || in_arena_locked(s, w->extent))
-        return true;
-    uint32_t position = s->position[w->extent];
-    if (position != UINT32_MAX && s->by_position[position]) {
-        w->item = s->by_position[position];
-        w->item->refs++;
-        w->shared = true;
-        return true;
-    }
-    w->item = ps_sweep_take_item_locked(s, w->extent, SLOT_GATHER);
-    if (w->item)
-        issue_locked(s, w->item, 0);
-    return w->item != NULL;
-}
-
-static int gather_rows(struct gather *g, const struct wanted *w, const uint8_t *data, float *out,
-                       size_t ld)
-{
-    const struct ps_map *m = g->s->o.map;
-    const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
-    const struct ps_extent *e = &m->extents[w->extent];
-    uint64_t row_bytes = ps_extent_row_bytes(e);
-    for (size_t i = w->first; i < w->first + w->n; i++) {
-        uint32_t at = g->by_row[i];
-        int rc = ps_to_f32(out + at * ld, data + (g->rows[at] - e->row0) * row_bytes,
-                           ps_extent_dtype(m, e), t->cols);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
-static int gather_run(struct gather *g, float *out, size_t ld, struct ps_err *err)
-{
-    struct ps_sweep *s = g->s;
-    int rc = 0;
-    size_t started = 0;
-    pthread_mutex_lock(&s->mutex);
-    for (size_t i = 0; i < g->n_wanted && rc == 0; i++) {
-        struct wanted *w = &g->wanted[i];
-        while (started < g->n_wanted && gather_start_locked(s, &g->wanted[started]))
-            started++;
-        while (started <= i && rc == 0) {
-            rc = wait_changed_locked(s, err);
-            if (rc == 0 && gather_start_locked(s, w))
-                started = i + 1;
-        }
-        if (rc == 0 && w->item)
-            rc = need_locked(s, w->item, err);
-        if (rc < 0)
-            break;
-        const uint8_t *data = w->item ? w->item->raw : s->arena + s->arena_offset[w->extent];
-        pthread_mutex_unlock(&s->mutex);
-        rc = gather_rows(g, w, data, out, ld);
-        pthread_mutex_lock(&s->mutex);
-        if (w->item)
-            ps_sweep_unref_locked(s, w->item);
-        w->item = NULL;
-    }
-    for (size_t i = 0; i < started; i++)
-        if (g->wanted[i].item)
-            ps_sweep_unref_locked(s, g->wanted[i].item);
-    s->sweeps_gathered = s->next_sweep_seq / s->o.n_order;
-    ps_sweep_pump_locked(s);
-    pthread_mutex_unlock(&s->mutex);
-    return rc;
-}
-
-/* Rows sorted by a plain merge of a small key list: T is at most a prompt. */
-static void sort_rows(uint32_t *by_row, uint32_t *tmp, const uint32_t *rows, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        by_row[i] = (uint32_t)i;
-    for (size_t width = 1; width < n; width *= 2) {
-        for (size_t lo = 0; lo < n; lo += 2 * width) {
-            size_t mid = lo + width < n ? lo + width : n,
-                   hi = lo + 2 * width < n ? lo + 2 * width : n;
-            size_t a = lo, b = mid;
-            for (size_t k = lo; k < hi; k++)
-                tmp[k] = b >= hi || (a < mid && rows[by_row[a]] <= rows[by_row[b]]) ? by_row[a++]
-                                                                                    : by_row[b++];
-        }
-        memcpy(by_row, tmp, n * sizeof *tmp);
-    }
-}
-
-/* Serves what the stash holds and lists the extents of the rest. */
-static int list_wanted(struct gather *g, size_t n, float *out, size_t ld)
-{
-    const struct ps_map *m = g->s->o.map;
-    const struct ps_tensor *t = &m->tensors[g->s->o.gather_tensor];
-    uint32_t rows_each =
-        m->extents[t->first_extent].n_rows; /* all but the last extent of a tensor are equal */
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t at = g->by_row[i];
-        const uint8_t *row = ps_row_stash_find(&g->s->stash, g->rows[at]);
-        int rc = row ? ps_to_f32(out + at * ld, row, t->dtype, t->cols) : 0;
-        if (rc < 0)
-            return rc;
-        if (!row)
-            g->by_row[kept++] = at;
-    }
-    for (size_t i = 0; i < kept; i++) {
-        uint32_t x = t->first_extent + g->rows[g->by_row[i]] / rows_each;
-        struct wanted *last = g->n_wanted ? &g->wanted[g->n_wanted - 1] : NULL;
-        if (last && last->extent == x)
-            last->n++;
-        else
-            g->wanted[g->n_wanted++] = (struct wanted){.extent = x, .first = i, .n = 1};
-    }
-    return 0;
-}
-
-int ps_sweep_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, float *out, size_t ld,
-                    struct ps_err *err)
-{
-    struct gather g = {.s = s, .rows = rows};
-    uint32_t *tmp = ps_malloc(n * sizeof *tmp + 1);
-    g.by_row = ps_malloc(n * sizeof *g.by_row + 1);
-    g.wanted = ps_calloc(n + 1, sizeof *g.wanted);
-    int rc;
-    if (!tmp || !g.by_row || !g.wanted) {
-        rc = ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: gathering %zu rows", n);
-    } else {
-        sort_rows(g.by_row, tmp, rows, n);
-        rc = list_wanted(&g, n, out, ld);
-        if (rc == 0)
-            rc = gather_run(&g, out, ld, err);
-    }
-    ps_free(tmp);
-    ps_free(g.by_row);
-    ps_free(g.wanted);
-    return rc;
-}
-
-void ps_sweep_stash_clear(struct ps_sweep *s)
-{
-    ps_row_stash_clear(&s->stash);
-}
-
-void ps_sweep_stash_offer(struct ps_sweep *s, uint32_t row, float score, const uint8_t *data)
-{
-    ps_row_stash_offer(&s->stash, row, score, data);
-}
-
-/* ---- fetching past the consumer ---- */
-
-struct flight {
-    struct item **item; /* [n_items], oldest first from head to tail, modulo n_items */
-    uint32_t head, tail;
-};
-
-static void launch_locked(struct ps_sweep *s, struct flight *f, const uint32_t *extents, uint32_t n,
-                          uint32_t *next)
-{
-    while (*next < n && f->tail - f->head < s->n_items) {
-        struct item *it = ps_sweep_take_item_locked(s, extents[*next], SLOT_RING);
-        if (!it)
-            return;
-        it->unhurried = true;
-        issue_locked(s, it, *next + 1);
-        f->item[f->tail++ % s->n_items] = it;
-        ++*next;
-    }
-}
-
-int ps_sweep_fetch(struct ps_sweep *s, const uint32_t *extents, uint32_t n,
-                   void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                   struct ps_err *err)
-{
-    uint64_t total = 0, done = 0;
-    struct flight f = {.item = ps_calloc(s->n_items, sizeof *f.item)};
-    uint32_t next = 0;
-    int rc = f.item ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: fetching %u extents", n);
-    for (uint32_t i = 0; i < n; i++)
-        total += s->o.map->extents[extents[i]].stored_bytes;
-    pthread_mutex_lock(&s->mutex);
-    while (rc == 0 && (next < n || f.head != f.tail)) {
-        launch_locked(s, &f, extents, n, &next);
-        if (f.head == f.tail) {
-            rc = wait_changed_locked(s, err); /* slots are still held by writes */
-            continue;
-        }
-        struct item *it = f.item[f.head % s->n_items];
-        if ((rc = await_locked(s, it, err)) < 0)
-            break;
-        f.head++;
-        done += s->o.map->extents[it->extent].stored_bytes;
-        ps_sweep_unref_locked(s, it);
-        if (progress) {
-            pthread_mutex_unlock(&s->mutex);
-            progress(user, done, total);
-            pthread_mutex_lock(&s->mutex);
-        }
-    }
-    for (; f.head != f.tail; f.head++)
-        ps_sweep_unref_locked(s, f.item[f.head % s->n_items]);
-    if (rc < 0)
-        drain_locked(s);
-    while (s->n_busy)
-        pthread_cond_wait(&s->changed, &s->mutex);
-    pthread_mutex_unlock(&s->mutex);
-    ps_free(f.item);
-    return rc;
 }
 
 bool ps_sweep_is_held(const struct ps_sweep *s, uint32_t extent)

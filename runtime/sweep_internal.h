@@ -1,4 +1,5 @@
-/* Parts shared by sweep.c (order and waiting) and sweep_load.c (where bytes come from). */
+/* Parts shared by sweep.c (order and waiting), sweep_load.c (where bytes come from), sweep_gather.c (rows of the
+ * embedding) and sweep_fetch.c (past the consumer). */
 #ifndef PS_RUNTIME_SWEEP_INTERNAL_H
 #define PS_RUNTIME_SWEEP_INTERNAL_H
 #include <pthread.h>
@@ -111,4 +112,15 @@ uint64_t ps_sweep_arena_bytes(const struct ps_sweep *s, uint32_t extent);
 bool ps_sweep_stays_coded(const struct ps_sweep *s, uint32_t extent);
 /* Under the mutex: an item for `extent` with a place for its bytes, or NULL if there is no room now. */
 struct item *ps_sweep_take_item_locked(struct ps_sweep *s, uint32_t extent, enum slot_kind kind);
+/* Under the mutex: sends it on its way. Of those that wait at the source, the lowest priority is asked for first. */
+void ps_sweep_issue_locked(struct ps_sweep *s, struct item *it, uint64_t priority);
+/* Under the mutex, which is free meanwhile: until any item has changed, or 100 ms. PS_EINTERRUPTED. */
+int ps_sweep_wait_changed_locked(struct ps_sweep *s, struct ps_err *err);
+/* Until this item is there; its error where it failed. */
+int ps_sweep_await_locked(struct ps_sweep *s, struct item *it, struct ps_err *err);
+/* The same for what the arithmetic itself waits for: the source is told, so that it may hurry. */
+int ps_sweep_need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err);
+/* Under the mutex: asks the source to stop, drops what had arrived, waits until every item is free. The consumer
+ * holds no panel. */
+void ps_sweep_drain_locked(struct ps_sweep *s);
 #endif
