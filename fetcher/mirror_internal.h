@@ -31,7 +31,8 @@ struct mirror_source {
     pthread_t worker; /* the helper's, and close's after it */
     bool works;       /* the same: its worker has been started */
     /* lock */
-    char *label; /* set when it is opened */
+    bool compared, same_config; /* its config.json with the reference's */
+    char *label;                /* set when it is opened */
     uint64_t bytes, failed;
 };
 
@@ -100,7 +101,10 @@ struct mirror_store {
     struct mirror_object *objects;
     struct mirror_job *live, *free_jobs;
     uint64_t in_flight_bytes;
-    int reference;    /* whose versions name things: the first that delivered; -1 */
+    int reference;   /* whose versions name things: the first that delivered; -1 */
+    bool silent;     /* a question to it has come to nothing, and no other has since */
+    bool has_config; /* it has given its config.json, whose hash this is: */
+    uint8_t config_sha[PS_SHA256_BYTES];
     bool presplit;    /* hashes prove everything */
     bool spare_first; /* a hub for everybody, and somebody else can give the weights */
     bool list_wanted, list_asked, closing;

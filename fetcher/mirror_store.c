@@ -20,8 +20,9 @@
 #include "proto/manifest.h"
 #include "proto/text.h"
 
-#define ORIGIN      "fetcher"
-#define CONFIG_NAME "config.json" /* every model has one */
+#define ORIGIN           "fetcher"
+#define CONFIG_NAME      "config.json" /* every model has one */
+#define CONFIG_MAX_BYTES (16u << 20)
 
 /* ---- sources and objects ---- */
 
@@ -156,6 +157,63 @@ static bool holds_the_model(struct ps_source *s, const atomic_bool *withdrawn)
            !ps_text_is_markup(start, len);
 }
 
+/* What many models lack, and none needs. */
+static bool may_lack(const char *object)
+{
+    static const char *const names[] = {"tokenizer_config.json",   "generation_config.json",
+                                        "special_tokens_map.json", "added_tokens.json",
+                                        "chat_template.jinja",     "chat_template.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(object, names[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Whether this source holds the small files too, and not only weights: its config.json is the reference's. */
+static bool holds_same_config(struct mirror_store *m, unsigned i, struct ps_source *s,
+                              const atomic_bool *withdrawn)
+{
+    const struct ps_terms terms = {.withdrawn = withdrawn};
+    uint8_t sha[PS_SHA256_BYTES];
+    char *text = NULL;
+    size_t len;
+    pthread_mutex_lock(&m->lock);
+    const bool known = m->sources[i].compared || !m->has_config;
+    bool same = m->sources[i].same_config;
+    pthread_mutex_unlock(&m->lock);
+    if (known)
+        return same;
+    int rc = s->ops->get(s, CONFIG_NAME, &terms, CONFIG_MAX_BYTES, &text, &len, NULL, NULL);
+    if (rc == 0)
+        ps_sha256_once(text, len, sha);
+    ps_free(text);
+    pthread_mutex_lock(&m->lock);
+    same = rc == 0 && memcmp(sha, m->config_sha, sizeof sha) == 0;
+    m->sources[i].compared = rc == 0 || rc == PS_ENOTFOUND;
+    m->sources[i].same_config = same;
+    pthread_mutex_unlock(&m->lock);
+    return same;
+}
+
+/* The reference alone knows what it lacks. Where it is silent, who holds a copy of it is believed about a file that may
+ * well be missing; for one that a model needs the reference is waited for. */
+static bool believed(struct mirror_store *m, unsigned i, struct ps_source *s,
+                     const struct question *q)
+{
+    pthread_mutex_lock(&m->lock);
+    const int reference = m->reference;
+    const char *const label = m->sources[i].label, *const silent = reference < 0
+                                                                       ? NULL
+                                                                       : m->sources[reference].label;
+    pthread_mutex_unlock(&m->lock);
+    if (!silent || reference == (int)i || !may_lack(q->object) ||
+        !holds_same_config(m, i, s, q->terms.withdrawn))
+        return false;
+    ps_log(PS_LOG_WARN, ORIGIN, "%s: %s has none, and %s does not answer: going on without it",
+           q->object, label, silent);
+    return true;
+}
+
 static bool stands_locked(const struct mirror_store *m, unsigned i, int rc)
 {
     return rc == PS_ENOTFOUND && !m->presplit && m->reference == (int)i;
@@ -172,6 +230,10 @@ void mirror_note_local_locked(struct mirror_store *m)
 static void note_answer(struct mirror_store *m, unsigned i, const struct question *q)
 {
     const bool page = ps_text_is_markup(q->is_get ? q->data : q->buf, q->len);
+    const bool config = q->is_get && !page && strcmp(q->object, CONFIG_NAME) == 0;
+    uint8_t sha[PS_SHA256_BYTES];
+    if (config)
+        ps_sha256_once(q->data, q->len, sha);
     pthread_mutex_lock(&m->lock);
     struct mirror_object *o = mirror_object_locked(m, q->object);
     ps_mirror_worked(&m->health[i]);
@@ -183,6 +245,12 @@ static void note_answer(struct mirror_store *m, unsigned i, const struct questio
                 PS_LOG_WARN, ORIGIN,
                 "%s stands in for %s: what the cache holds of that one is not used, except by hash",
                 m->sources[i].label, m->base.label);
+    }
+    if (m->reference == (int)i)
+        m->silent = false;
+    if (config && m->reference == (int)i) {
+        memcpy(m->config_sha, sha, sizeof sha);
+        m->has_config = true;
     }
     if (o) {
         o->last = (int)i;
@@ -242,12 +310,46 @@ static bool another_round(struct mirror_store *m, bool lasting, uint64_t began_n
            now_ns - began_ns < mirror_deadline_ns(m);
 }
 
+/* The reference did not answer the last question, and is left alone: others need not wait for it first. */
+static bool known_to_be_silent(struct mirror_store *m)
+{
+    pthread_mutex_lock(&m->lock);
+    const struct ps_mirror_health *h = m->reference < 0 ? NULL : &m->health[m->reference];
+    const bool silent = m->silent && h && h->failures > 0 && ps_now_ns() < h->avoid_until_ns;
+    pthread_mutex_unlock(&m->lock);
+    return silent;
+}
+
+/* Notes a failure. True: it is an answer, whatever others said before: who holds the model knows. */
+static bool stands(struct mirror_store *m, unsigned i, struct ps_source *s,
+                   const struct question *q, int rc, bool anyone)
+{
+    const bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
+    bool answer =
+        missing && q->is_get && is_manifest(q->object) && holds_the_model(s, q->terms.withdrawn);
+    pthread_mutex_lock(&m->lock);
+    answer |= stands_locked(m, i, rc);
+    if (rc == PS_ENET && s)
+        ps_mirror_failed(&m->health[i], ps_now_ns());
+    m->silent |= rc == PS_ENET && m->reference == (int)i;
+    pthread_mutex_unlock(&m->lock);
+    return answer || (missing && anyone && believed(m, i, s, q));
+}
+
+static void tell_who_lacks(struct ps_err *err, const char *label)
+{
+    char text[256];
+    snprintf(text, sizeof text, "%s has none", label);
+    ps_err_advise(err, text);
+}
+
 static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
 {
     const uint64_t began_ns = ps_now_ns();
     uint64_t round_ns = began_ns;
     uint32_t tried = 0;
-    bool lasting = false, anyone = false;
+    bool lasting = false, anyone = known_to_be_silent(m);
+    const char *lacks = NULL; /* who said that he has it not */
     int told = 0, i;
     for (;;) {
         i = next_to_ask(m, q->object, tried, anyone);
@@ -277,15 +379,9 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         }
         if (ends_all(rc) || m->n == 1)
             return told;
-        bool missing = rc == PS_ENOTFOUND || rc == PS_EREFUSED;
-        bool stands = missing && q->is_get && is_manifest(q->object) &&
-                      holds_the_model(s, q->terms.withdrawn);
-        pthread_mutex_lock(&m->lock);
-        stands |= stands_locked(m, (unsigned)i, rc);
-        if (rc == PS_ENET && s)
-            ps_mirror_failed(&m->health[i], ps_now_ns());
-        pthread_mutex_unlock(&m->lock);
-        if (stands) { /* whatever others said before: who holds the model knows */
+        if (rc == PS_ENOTFOUND && !lacks)
+            lacks = s->label;
+        if (stands(m, (unsigned)i, s, q, rc, anyone)) {
             if (err)
                 *err = why;
             return rc;
@@ -293,6 +389,8 @@ static int put(struct mirror_store *m, struct question *q, struct ps_err *err)
         if (rc != PS_ENOTFOUND)
             mirror_count_failure(m, (unsigned)i, rc, &why);
     }
+    if (told == PS_ENET && lacks)
+        tell_who_lacks(err, lacks);
     return told ? told : ps_err_set(err, PS_ENET, ORIGIN, "%s: nobody to ask", q->object);
 }
 

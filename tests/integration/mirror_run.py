@@ -244,6 +244,42 @@ def unproved(t):
     t.check("could be compared" in r.err and not weights(mirror), f"it is said why, and nothing was taken: {r.err[-500:]}")
 
 
+SIDE = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
+
+
+def without_side_files(t):
+    """A plain folder whose first server dies before it could say that it has no such files. A mirror with the same config.json is
+    believed about them, with a warning; one that holds weights and a tokenizer alone is not, and then the first one is waited for."""
+    bare, part = t.path("bare"), t.path("weights")
+    for root, ignored in ((bare, SIDE), (part, (*SIDE, "config.json"))):
+        shutil.copytree(Setting.plain, root, ignore=shutil.ignore_patterns(*ignored))
+    wanted = t.run("run", bare, *ARGS).text
+
+    def first_that_dies(root, back_after=None):
+        s, died = serve(t, root), []
+
+        def scenario(q, r):
+            if q.name in SIDE and not died:
+                died.append(time.monotonic())
+            if died and not (q.last is not None and q.first and q.last - q.first + 1 == 2048):
+                if back_after is None or time.monotonic() - died[0] < back_after:
+                    r.raw, r.close = b"", True
+        s.set(scenario)
+        return s
+
+    mirror = serve(t, bare)
+    r = run(t, first_that_dies(bare).url, "--mirror", mirror.url, disk="0")
+    t.equal((r.rc, r.text), (0, wanted), f"a mirror that has none either: {r.err[-500:]}")
+    t.check(r.seconds < 15 * SLOW, f"it took {r.seconds:.1f} s")
+    said = [x for x in r.err.splitlines() if "going on without it" in x and mirror.url in x]
+    t.check(len(said) == len(SIDE), f"it is said: {r.err[-800:]}")
+    weights_only = serve(t, part)
+    first = first_that_dies(Setting.plain)
+    r = run(t, first.url, "--mirror", weights_only.url, "--net-deadline", "8", disk="0")
+    badhttp.check_failed(t, r, 3, (SIDE[0], first.url, f"{weights_only.url} has none"), what="a mirror that holds weights alone")
+    fine(t, run(t, first_that_dies(Setting.plain, 7).url, "--mirror", weights_only.url, disk="0"), "the first one comes back", 30)
+
+
 def both_blink(t):
     """Both are down for some seconds: the run waits and goes on."""
     a, b = serve(t, Setting.split), serve(t, Setting.split)
@@ -387,7 +423,7 @@ def main():
         Setting.text = t.run("run", Setting.plain, *ARGS).text
         t.check(Setting.text, "a text from the folder")
         only = os.environ.get("PENSTOCK_TEST_ONLY", "").split()
-        parts = (unreachable, lost, pages, unhashed, wrong, damaged, dies, storm, hangs, fails, refuses, unproved, both_blink, comes_back, other_schemes,
+        parts = (unreachable, lost, pages, unhashed, wrong, damaged, dies, storm, hangs, fails, refuses, unproved, without_side_files, both_blink, comes_back, other_schemes,
              secrets, listed, hub, egress)
         badhttp.side_by_side(t, [(p.__name__, p) for p in parts if not only or p.__name__ in only])
 
