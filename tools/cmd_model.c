@@ -12,6 +12,7 @@
 #include "proto/layout.h"
 #include "runtime/cache_dir.h"
 #include "tools/bench_net.h"
+#include "tools/inspect_content.h"
 #include "tools/inspect_diff.h"
 #include "tools/inspect_file.h"
 #include "tools/plan_text.h"
@@ -153,6 +154,7 @@ static int inspect_model(const struct ps_opts *o, struct ps_err *err)
 
 struct side {
     struct ps_source *src;
+    struct ps_rate_limit *limit;
     char *label;
     struct ps_model_files files;
 };
@@ -162,15 +164,27 @@ static int open_side(struct side *s, const char *address, const struct ps_opts *
     struct ps_store_options so = {0};
     int rc = ps_cli_store_options(&so, o, err);
 
+    s->limit = so.limit;
     if (rc == 0)
         rc = ps_store_label(&s->label, address, err);
     if (rc == 0)
         rc = ps_store_open(&s->src, address, &so, err);
     if (rc == 0)
         rc = ps_cli_model_files(&s->files, s->src, o, err);
-    ps_source_close(s->src); /* headers are all that is asked for */
-    ps_rate_limit_free(so.limit);
     return rc;
+}
+
+static void close_side(struct side *s)
+{
+    ps_source_close(s->src);
+    ps_rate_limit_free(s->limit);
+    ps_free(s->label);
+    ps_model_files_close(&s->files);
+}
+
+static const char *codec_of(const struct side *s)
+{
+    return s->files.manifest ? s->files.manifest->codec : "raw";
 }
 
 /* The label and never the address, which may hold a password or a signature. */
@@ -183,33 +197,100 @@ static void write_side(struct ps_json_writer *w, const char *key, const struct s
     ps_jw_object(w);
     ps_jw_kstring(w, "model", s->label);
     ps_jw_kstring(w, "model_id", hex);
-    ps_jw_kstring(w, "codec", s->files.manifest ? s->files.manifest->codec : "raw");
+    ps_jw_kstring(w, "codec", codec_of(s));
     ps_jw_kuint(w, "stored_bytes", s->files.map->stored_bytes);
     ps_jw_kbool(w, "hashed", s->files.map->presplit);
     ps_jw_object_end(w);
 }
 
-/* Without hashes nothing can be told of two files but whether they are one. Said where people read it: the JSON has
- * "not_compared" and "hashed". */
-static void say_what_was_not_compared(const struct side *a, const struct side *b)
+/* Said where people read it: the JSON has "not_compared" and "hashed". */
+static void say_what_was_not_compared(const struct side *a, const struct side *b, uint32_t n)
 {
     const struct side *const sides[] = {a, b};
-    if (a->files.map->presplit && b->files.map->presplit)
-        return;
-    if (memcmp(a->files.map->model_id, b->files.map->model_id, PS_SHA256_BYTES) == 0)
+    const bool hashed = a->files.map->presplit && b->files.map->presplit;
+    if (n == 0)
         return;
     for (size_t i = 0; i < 2; i++)
         if (!sides[i]->files.map->presplit)
-            fprintf(stderr,
-                    "penstock: inspect: %s is a plain folder, without hashes: its tensors can't be "
-                    "compared: `penstock split` it, then compare the splits\n",
+            fprintf(stderr, "penstock: inspect: %s is a plain folder, without hashes\n",
                     sides[i]->label);
+    if (hashed)
+        fprintf(stderr,
+                "penstock: inspect: stored in different forms (%s, %s), whose hashes tell "
+                "nothing of each other\n",
+                codec_of(a), codec_of(b));
+    fprintf(stderr,
+            "penstock: inspect: the content of %u tensors was not compared: --content "
+            "reads them from both\n",
+            n);
+}
+
+/* What hashes don't tell of, as indexes of both sides. */
+struct unknown {
+    uint32_t *a, *b, n;
+    bool *same;
+    enum ps_content *content; /* of b's tensors */
+};
+
+static int find_unknown(struct unknown *u, const struct ps_map *a, const struct ps_map *b,
+                        struct ps_err *err)
+{
+    const size_t n = (size_t)b->n_tensors + 1;
+    u->a = ps_calloc(n, sizeof *u->a);
+    u->b = ps_calloc(n, sizeof *u->b);
+    u->same = ps_calloc(n, sizeof *u->same);
+    u->content = ps_calloc(n, sizeof *u->content);
+    if (!u->a || !u->b || !u->same || !u->content)
+        return ps_err_set(err, PS_ENOMEM, "inspect", "out of memory");
+    for (uint32_t i = 0; i < b->n_tensors; i++) {
+        const int64_t at = ps_inspect_unknown(a, b, i);
+        if (at < 0)
+            continue;
+        u->a[u->n] = (uint32_t)at;
+        u->b[u->n++] = i;
+    }
+    return 0;
+}
+
+static int read_unknown(struct unknown *u, const struct side *a, const struct side *b,
+                        struct ps_err *err)
+{
+    const struct ps_content_side x = {a->files.map, a->src, u->a}, y = {b->files.map, b->src, u->b};
+    int rc = ps_inspect_content(u->same, &x, &y, u->n, ps_progress_update, err);
+
+    for (uint32_t i = 0; i < u->n && rc == 0; i++)
+        u->content[u->b[i]] = u->same[i] ? PS_CONTENT_SAME : PS_CONTENT_CHANGED;
+    u->n = rc == 0 ? 0 : u->n;
+    return rc;
+}
+
+static void free_unknown(struct unknown *u)
+{
+    ps_free(u->a);
+    ps_free(u->b);
+    ps_free(u->same);
+    ps_free(u->content);
+}
+
+static int write_diff(struct ps_strbuf *text, const struct side *a, const struct side *b,
+                      const struct unknown *u, const struct ps_opts *o, struct ps_err *err)
+{
+    struct ps_json_writer w;
+    int rc;
+
+    ps_jw_init(&w, text);
+    ps_jw_object(&w);
+    write_side(&w, "a", a);
+    write_side(&w, "b", b);
+    rc = ps_inspect_diff(&w, a->files.map, b->files.map, u->content, o->extents, err);
+    ps_jw_object_end(&w);
+    return rc;
 }
 
 static int inspect_two(const struct ps_opts *o, struct ps_err *err)
 {
     struct side a = {0}, b = {0};
-    struct ps_json_writer w;
+    struct unknown u = {0};
     struct ps_strbuf text;
     int rc = ps_cli_one_server(o, o->args, 2, err);
 
@@ -217,24 +298,21 @@ static int inspect_two(const struct ps_opts *o, struct ps_err *err)
         rc = open_side(&a, o->args[0], o, err);
     if (rc == 0)
         rc = open_side(&b, o->args[1], o, err);
+    if (rc == 0)
+        rc = find_unknown(&u, a.files.map, b.files.map, err);
+    if (rc == 0 && o->content)
+        rc = read_unknown(&u, &a, &b, err);
     ps_strbuf_init(&text, (size_t)1 << 30);
-    if (rc == 0) {
-        ps_jw_init(&w, &text);
-        ps_jw_object(&w);
-        write_side(&w, "a", &a);
-        write_side(&w, "b", &b);
-        rc = ps_inspect_diff(&w, a.files.map, b.files.map, o->extents, err);
-        ps_jw_object_end(&w);
-    }
+    if (rc == 0)
+        rc = write_diff(&text, &a, &b, &u, o, err);
     if (rc == 0)
         rc = ps_cli_print_json(o, ps_strbuf_ok(&text) ? text.data : NULL, err);
     if (rc == 0 && !o->json)
-        say_what_was_not_compared(&a, &b);
+        say_what_was_not_compared(&a, &b, u.n);
     ps_strbuf_deinit(&text);
-    ps_free(a.label);
-    ps_free(b.label);
-    ps_model_files_close(&a.files);
-    ps_model_files_close(&b.files);
+    free_unknown(&u);
+    close_side(&a);
+    close_side(&b);
     return rc;
 }
 
@@ -250,6 +328,9 @@ int ps_cmd_inspect(const struct ps_opts *o, struct ps_err *err)
                                 "--diff A B"
                               : "'%s' is one argument too many: to compare two models say --diff",
                           o->args[o->n_args - 1]);
+    if (o->content && !o->diff)
+        return ps_err_set(err, PS_EUSAGE, "inspect",
+                          "--content: compares two models: say --diff A B");
     if (o->diff)
         return inspect_two(o, err);
     if (ps_inspect_is_file(o->args[0]) && o->verify_keys.n)

@@ -80,7 +80,9 @@ static const struct ps_command_spec commands[] = {
      "manifest, objects and tensors of a model, a shard or a file",
      "FILE is a .safetensors file, a .shard or a penstock.manifest on this machine. --diff "
      "compares "
-     "two models by the hashes of their extents: what they share is fetched and cached once.",
+     "two models by the hashes of their extents: what they share is fetched and cached once. Of "
+     "plain folders, and of splits with different codecs, hashes don't tell; --content reads "
+     "both.",
      "penstock inspect ./model\npenstock inspect model.safetensors --json\n"
      "penstock inspect --diff s3://models/m-v1 s3://models/m-v2\n",
      NULL, 1, 2, true},

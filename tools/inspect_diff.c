@@ -19,7 +19,8 @@ struct layer_sum {
 
 struct diff {
     const struct ps_map *a, *b;
-    const uint8_t **keys; /* of a's extents, sorted */
+    const enum ps_content *content; /* nullable, of b's tensors */
+    const uint8_t **keys;           /* of a's extents, sorted */
     uint32_t counts[N_CHANGES];
     uint64_t extents_shared, bytes_shared;
     struct layer_sum *layers; /* of b, one a tensor at most */
@@ -43,22 +44,44 @@ static bool same_shape(const struct ps_tensor *x, const struct ps_tensor *y)
            memcmp(x->shape, y->shape, sizeof x->shape) == 0;
 }
 
-static enum change compare(const struct diff *d, const struct ps_tensor *y)
+/* The same rows, and stored alike. */
+static bool same_form(const struct ps_map *a, const struct ps_extent *x, const struct ps_map *b,
+                      const struct ps_extent *y)
 {
-    int64_t i = ps_map_find(d->a, y->name);
+    return x->row0 == y->row0 && x->n_rows == y->n_rows && x->codec == y->codec &&
+           ps_extent_dtype(a, x) == ps_extent_dtype(b, y);
+}
+
+/* By keys, of two tensors of one type and shape. */
+static enum change compare_keys(const struct ps_map *a, const struct ps_tensor *x,
+                                const struct ps_map *b, const struct ps_tensor *y)
+{
+    bool same = x->n_extents == y->n_extents;
+    for (uint32_t e = 0; e < x->n_extents && e < y->n_extents; e++) {
+        const struct ps_extent *p = &a->extents[x->first_extent + e],
+                               *q = &b->extents[y->first_extent + e];
+        if (memcmp(p->key, q->key, PS_SHA256_BYTES) == 0)
+            continue;
+        if (p->hashed && q->hashed && same_form(a, p, b, q))
+            return CHANGED;
+        same = false;
+    }
+    return same ? SAME : NOT_COMPARED;
+}
+
+static enum change compare(const struct ps_map *a, const struct ps_map *b, uint32_t t)
+{
+    const struct ps_tensor *y = &b->tensors[t];
+    int64_t i = ps_map_find(a, y->name);
     if (i < 0)
         return ONLY_B;
-    const struct ps_tensor *x = &d->a->tensors[i];
-    if (!same_shape(x, y))
-        return CHANGED;
-    bool same = x->n_extents == y->n_extents;
-    for (uint32_t e = 0; same && e < y->n_extents; e++)
-        same = memcmp(d->a->extents[x->first_extent + e].key,
-                      d->b->extents[y->first_extent + e].key, PS_SHA256_BYTES) == 0;
-    if (same)
-        return SAME;
-    /* What names an extent of a plain folder tells its file, not its bytes. */
-    return d->a->presplit && d->b->presplit ? CHANGED : NOT_COMPARED;
+    const struct ps_tensor *x = &a->tensors[i];
+    return same_shape(x, y) ? compare_keys(a, x, b, y) : CHANGED;
+}
+
+int64_t ps_inspect_unknown(const struct ps_map *a, const struct ps_map *b, uint32_t t)
+{
+    return compare(a, b, t) == NOT_COMPARED ? ps_map_find(a, b->tensors[t].name) : -1;
 }
 
 /* The layer's sum; tensors of one layer need not be neighbours. */
@@ -110,7 +133,9 @@ static void write_changes(struct ps_json_writer *w, struct diff *d, bool all)
     ps_jw_array(w);
     for (uint32_t i = 0; i < d->b->n_tensors; i++) {
         const struct ps_tensor *t = &d->b->tensors[i];
-        enum change c = compare(d, t);
+        enum change c = compare(d->a, d->b, i);
+        if (c == NOT_COMPARED && d->content && d->content[i] != PS_CONTENT_NOT_READ)
+            c = d->content[i] == PS_CONTENT_SAME ? SAME : CHANGED;
         uint64_t bytes_new = count_extents(d, t);
         d->counts[c]++;
         if (c != SAME && (all || listed++ < LISTED_MAX))
@@ -167,9 +192,9 @@ static void write_sums(struct ps_json_writer *w, const struct diff *d)
 }
 
 int ps_inspect_diff(struct ps_json_writer *w, const struct ps_map *a, const struct ps_map *b,
-                    bool all, struct ps_err *err)
+                    const enum ps_content *content, bool all, struct ps_err *err)
 {
-    struct diff d = {.a = a, .b = b};
+    struct diff d = {.a = a, .b = b, .content = content};
     d.keys = ps_calloc((size_t)a->n_extents + 1, sizeof *d.keys);
     d.layers = ps_calloc((size_t)b->n_tensors + 1, sizeof *d.layers);
     int rc = d.keys && d.layers ? 0 : ps_err_set(err, PS_ENOMEM, "inspect", "out of memory");

@@ -186,6 +186,10 @@ static const struct ps_opt_spec options[] = {
      NULL, NULL, PS_OPT_FLAG, PS_GROUP_COMMAND, SPLIT, AT(delete_source), 0, 0},
     {"diff", NULL, NULL, NULL, "Say what differs between two models", NULL, NULL, PS_OPT_FLAG,
      PS_GROUP_COMMAND, INSPECT, AT(diff), 0, 0},
+    {"content", NULL, NULL, NULL,
+     "With --diff: read and decode, of both models, the tensors of which hashes don't tell whether "
+     "they differ",
+     NULL, NULL, PS_OPT_FLAG, PS_GROUP_COMMAND, INSPECT, AT(content), 0, 0},
     {"layers", NULL, NULL, "A-B", "Only these layers", NULL, NULL, PS_OPT_LAYERS, PS_GROUP_COMMAND,
      WARM, AT(layers), 0, 0},
     {"check", NULL, NULL, NULL,

@@ -120,7 +120,7 @@ struct ps_opts {
     bool help, version, man, netrc;
     struct ps_opt_list stop, header, mirror, verify_keys;
     const char *sign;
-    bool diff, delete_source;
+    bool diff, content, delete_source;
     struct ps_opt_layers layers;
 };
 enum ps_opt_origin { PS_FROM_DEFAULT, PS_FROM_ENV, PS_FROM_ARGV };

@@ -78,6 +78,7 @@ complete -c penstock -n '__fish_seen_subcommand_from split' -l codec -x -a 'raw 
 complete -c penstock -n '__fish_seen_subcommand_from split' -l sign -r -F -d 'Sign the manifest with this private key (`penstock keygen`)'
 complete -c penstock -n '__fish_seen_subcommand_from split' -l delete-source -d 'Remove a local source\'s weights once every byte of the result has been read back and found right'
 complete -c penstock -n '__fish_seen_subcommand_from inspect' -l diff -d 'Say what differs between two models'
+complete -c penstock -n '__fish_seen_subcommand_from inspect' -l content -d 'With --diff: read and decode, of both models, the tensors of which hashes don\'t tell whether they differ'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l layers -x -d 'Only these layers'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l check -d 'Verify what the cache already holds, and whole files by the hashes of the Hub'
 complete -c penstock -n '__fish_seen_subcommand_from warm' -l bytes -x -d 'Fetch at most this now, what matters most first; the next call goes on (default: all)'

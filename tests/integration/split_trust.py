@@ -4,6 +4,7 @@ change, signatures that are missing, foreign or wrong; `inspect --diff` of a rev
 of it fetches only what it names; `split --delete-source`; what a split says of its result; rounded trees are the same on
 every table of instructions."""
 # ctest-timeout: 200
+import glob
 import json
 import os
 import shutil
@@ -171,7 +172,27 @@ def revision(t):
     t.equal((beside["same"], beside["tensors"]["changed"], beside["tensors"]["same"]), (None, 0, 0), f"{beside['tensors']}")
     t.check(beside["tensors"]["not_compared"] > 0 and {c["change"] for c in beside["changes"]} == {"not_compared"}, f"{beside['tensors']}")
     r = call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1"))
-    t.check("can't be told" in r.stdout and "can't be compared" in r.stderr, f"{r.stdout[-600:]} {r.stderr}")
+    t.check("can't be told" in r.stdout and "was not compared: --content" in r.stderr, f"{r.stdout[-600:]} {r.stderr}")
+    # two forms of one model: their hashes say nothing of each other; content does, whatever the form
+    forms = json.loads(call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1s"), "--json").stdout)
+    t.check(forms["same"] is None and forms["tensors"]["changed"] == 0 and forms["tensors"]["not_compared"] > 0, f"{forms['tensors']}")
+    r = call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1s"))
+    t.check("different forms (raw, wh)" in r.stderr and f"of {forms['tensors']['not_compared']} tensors was not compared" in r.stderr, r.stderr)
+    for pair, changed in (("v1 v1s", 0), ("v1raw v1s", 0), ("v1s v1raw", 0), ("v1 v2", 1), ("v1raw v2s", 1), ("v2 v1s", 1), ("v1s v2s", 1)):
+        read = call(t, "inspect", "--diff", *(t.path(p) for p in pair.split()), "--content", "--json")
+        read = json.loads(read.stdout) if read.returncode == 0 else {"tensors": {}, "changes": [read.stderr], "same": None}
+        t.equal((read["same"], read["tensors"].get("changed"), read["tensors"].get("not_compared")), (changed == 0, changed, 0), f"{pair} --content")
+        t.equal([x["name"] for x in read["changes"]], ["model.layers.5.mlp.up_proj.weight"] * changed, f"{pair} --content")
+    r = call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1s"), "--content")
+    t.equal((r.returncode, r.stderr), (0, ""), "nothing is left to say")
+    # bytes that are not what their hash says are an error, not a difference
+    shutil.copytree(t.path("v1s"), t.path("broken"))
+    shard = max(glob.glob(t.path("broken/shards/*")), key=os.path.getsize)
+    with open(shard, "r+b") as f:
+        f.seek(os.path.getsize(shard) - 100)
+        f.write(bytes(64))
+    expect(t, 4, "SHA-256", "inspect", "--diff", t.path("v1raw"), t.path("broken"), "--content")
+    expect(t, 2, "--diff", "inspect", t.path("v1"), "--content")
     expect(t, 2, "missing", "inspect", "--diff", t.path("v1s"))
     expect(t, 2, "--diff", "inspect", t.path("v1s"), t.path("v2s"))
     web = t.nginx(t.path("."))
