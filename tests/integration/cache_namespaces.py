@@ -6,17 +6,42 @@ open to both when it has ended."""
 import os
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import badhttp  # noqa: E402
 import peer  # noqa: E402
 
 SLOW = 3 if peer.SANITIZED else 1
 CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-def start(t, url, name, cache, container):
+class Holding(badhttp.Server):
+    """Gives so many ranges of weights; what is asked for after them waits until let_go()."""
+
+    def __init__(self, t, root, ranges):
+        self.left, self.held, self.go = ranges, threading.Event(), threading.Event()
+        super().__init__(root, self.hold)
+        t.servers.append(self)
+
+    def hold(self, q, r):
+        if q.name.endswith(".safetensors") and q.first:
+            self.left -= 1
+            if self.left < 0:
+                self.held.set()
+                self.go.wait(200)
+
+    def let_go(self):
+        self.go.set()
+
+    def stop(self):
+        self.let_go()
+        super().stop()
+
+
+def start(t, url, name, cache, container, *args):
     p = peer.spawn([*(CONTAINER if container else []), t.program, "run", url, "-p", "In the beginning", "-n", "4", "--temp", "0", "--ignore-eos",
-                    "--quiet", "--min-free", "0", "--disk", "100%", "--cache", cache, "-t", "1"],
+                    "--quiet", "--min-free", "0", "--disk", "100%", "--cache", cache, "-t", "1", *args],
                    stdout=open(t.path(name), "wb"), stderr=open(t.path(name + ".err"), "wb"), env={"HOME": t.path("home")})
     p.name = name
     return p
@@ -36,20 +61,19 @@ def main():
         peer.skip("no unshare here")
     with peer.Test() as t:
         peer.random_llama(t.path("m"))
-        fast, slow = t.nginx(t.path(".")), t.nginx(t.path("."), rate=0.06 * peer.MIB / SLOW)
+        fast, holding = t.nginx(t.path(".")), Holding(t, t.path("m"), 8)
         rc, want, err = result(t, start(t, fast.url + "/m", "alone", t.path("alone.cache"), True))
         t.equal((rc, err), (0, ""), "alone in a container")
         cache = t.path("shared")
-        owner = start(t, slow.url + "/m", "owner", cache, True)
-        seen = []
-        while len(seen) < 8 and owner.poll() is None:  # requests of weights: the cache is open
-            seen += [r for r in slow.requests() if r.path.endswith(".safetensors")]
+        owner = start(t, holding.url, "owner", cache, True, "--net-stall", "200", "--net-deadline", "300")
+        t.check(holding.held.wait(60 * SLOW), "the owner has opened the cache and fetches weights")
         for name, container in (("pid 1 as well", True), ("another pid", False)):
             rc, text, err = result(t, start(t, fast.url + "/m", name, cache, container))
             t.equal((rc, text), (0, want), f"{name}: the text: {err}")
             lines = err.splitlines()
             t.check(len(lines) == 1 and "PID namespace" in lines[0] and "without a disk cache" in lines[0], f"{name}: says {lines}")
         t.check(owner.poll() is None, "the owner was at work all the time")
+        holding.let_go()
         t.equal(result(t, owner), (0, want, ""), "the owner")
         r = t.run("cache", "verify", "--json", cache=cache)
         t.check(r.rc == 0 and r.json["extents_wrong"] == 0 and r.json["extents_checked"] > 0, f"verify: {r}")
