@@ -37,13 +37,10 @@ class Paced(badhttp.Server):
         self.rate = rate
         super().__init__(root)
 
-    def _serve(self, connection):
-        with self.lock:
-            self.numbered = getattr(self, "numbered", -1) + 1
-            number = self.numbered
+    def _serve(self, connection, number):
         connection.setsockopt(socket.SOL_SOCKET, badhttp.SO_MAX_PACING_RATE, int(self.rate(number)))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)  # what is sent is soon there
-        super()._serve(connection)
+        super()._serve(connection, number)
 
 
 def model(t, mb, tied=True):
@@ -125,9 +122,9 @@ def down(t):
     open_sockets = []
     serve = web._serve
 
-    def tracked(connection):
+    def tracked(connection, number):
         open_sockets.append(connection)
-        serve(connection)
+        serve(connection, number)
 
     web._serve = tracked
     result = {}
@@ -152,7 +149,7 @@ def down(t):
     in_flight = [q for q in last.values() if q.first is not None]
     time.sleep(20)
     web.listener = socket.create_server(("127.0.0.1", web.port), backlog=256)
-    web.thread = threading.Thread(target=web._accept, daemon=True)
+    web.thread = threading.Thread(target=web._accept, args=(web.listener,), daemon=True)
     web.thread.start()
     w.join()
     took = time.monotonic() - t0
