@@ -354,7 +354,8 @@ const struct ps_cpu_features *ps_host_cpu(void)
 
 /* ---- file systems ---- */
 
-/* Calls fn on `path` and, while that does not exist, on its parents. 0 or the errno of the last try. */
+/* Calls fn on `path` and, while that does not exist or may not be looked at, on its parents. 0 or the errno of the last
+ * try. */
 static int on_nearest(const char *path, int (*fn)(const char *path, void *buf), void *buf)
 {
     char dir[PATH_MAX];
@@ -365,7 +366,8 @@ static int on_nearest(const char *path, int (*fn)(const char *path, void *buf), 
     for (;;) {
         if (fn(*dir ? dir : ".", buf) == 0)
             return 0;
-        if ((errno != ENOENT && errno != ENOTDIR) || strcmp(dir, "/") == 0 || strcmp(dir, ".") == 0)
+        if ((errno != ENOENT && errno != ENOTDIR && errno != EACCES) || strcmp(dir, "/") == 0 ||
+            strcmp(dir, ".") == 0)
             return errno;
         char *up = dirname(dir); /* may be a static "." */
         memmove(dir, up, strlen(up) + 1);

@@ -25,12 +25,13 @@ uint64_t ps_tokenizer_max_bytes(const char *name)
     return strcmp(name, ps_tokenizer_names[JSON]) == 0 ? TOKENIZER_MAX_BYTES : SMALL_MAX_BYTES;
 }
 
-/* Nullable small file: absent is fine, unreadable is not. */
+/* Nullable small file: absent is fine, unless the manifest lists it (a mirror that left it out would decide how
+ * the text ends); unreadable is not. */
 static int small_file(char **out, size_t *len, const struct ps_kept *k, const char *name,
                       struct ps_err *err)
 {
     int rc = ps_kept_get(out, len, k, name, SMALL_MAX_BYTES, err);
-    if (rc == PS_ENOTFOUND || rc == PS_EREFUSED) {
+    if ((rc == PS_ENOTFOUND || rc == PS_EREFUSED) && !ps_kept_is_listed(k, name)) {
         *out = NULL;
         *len = 0;
         return 0;

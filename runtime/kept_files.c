@@ -123,6 +123,12 @@ static int read_kept(char **out, size_t *len, const struct ps_kept *k, const cha
     return 0;
 }
 
+bool ps_kept_is_listed(const struct ps_kept *k, const char *name)
+{
+    struct ps_object_info info;
+    return k->files && ps_model_files_version(k->files, name, &info) == 0;
+}
+
 int ps_kept_get(char **out, size_t *len, const struct ps_kept *k, const char *name,
                 uint64_t max_bytes, struct ps_err *err)
 {
@@ -200,7 +206,7 @@ int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_
     if (rc != 0 || before.bytes == 0 || *kept)
         return rc;
     rc = ps_model_files_get(&bytes, &len, k->files, k->source, name, max_bytes, err);
-    if (rc == PS_ENOTFOUND)
+    if (rc == PS_ENOTFOUND && !ps_kept_is_listed(k, name))
         return 0;
     /* Asked once more: what came in between is one version only if both ends are. */
     if (rc == 0 && version_of(&after, k, name, NULL) == 0 &&

@@ -10,6 +10,7 @@
  * them out. */
 #ifndef PS_RUNTIME_KEPT_FILES_H
 #define PS_RUNTIME_KEPT_FILES_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,11 +25,13 @@ struct ps_kept { /* all borrowed */
     uint32_t model;                     /* in the cache */
 };
 
+/* The manifest names this file: it belongs to the model, and a server that has it not is no reason to go on without. */
+bool ps_kept_is_listed(const struct ps_kept *k, const char *name);
 /* Like ps_model_files_get, from the cache where it holds this version. Any thread; blocks. */
 int ps_kept_get(char **out, size_t *len, const struct ps_kept *k, const char *name,
                 uint64_t max_bytes, struct ps_err *err);
-/* Fetches the file and keeps it, unless it is kept already. A file that the model has not, or that can't be kept, is no
- * error. *kept: whether it is in the cache now (to be published by ps_cache_flush). */
+/* Fetches the file and keeps it, unless it is kept already. A file that the model has not (and does not list), or that
+ * can't be kept, is no error. *kept: whether it is in the cache now (to be published by ps_cache_flush). */
 int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_t max_bytes,
                   struct ps_err *err);
 /* Asks what ps_kept_store asks first, and fetches nothing: *bytes is the length of what it would fetch, 0 if that

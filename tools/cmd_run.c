@@ -2,6 +2,7 @@
  * to fetch), tokenise while bytes arrive, reserve KV for what is needed, generate. */
 #include "tools/cli.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -155,7 +156,8 @@ static int generate(struct run *r, struct ps_err *err)
         .seed = r->seed,
         .temp = (float)o->temp,
         .top_k = (uint32_t)o->top_k,
-        .top_p = (float)o->top_p,
+        /* the library's 0 is "off"; on a command line it is the smallest share: the best token alone */
+        .top_p = o->top_p > 0 ? (float)o->top_p : FLT_MIN,
         .min_p = (float)o->min_p,
         .repeat_penalty = (float)o->repeat_penalty,
         .repeat_last_n = (uint32_t)o->repeat_last_n,

@@ -80,7 +80,10 @@ size_t ps_progress_format(char *out, size_t cap, unsigned width, const char *wha
         n = snprintf(out, cap, "%s [%s] %s", what, bar, tail);
     else
         n = snprintf(out, cap, "%s %.*s", what,
-                     (int)(width > strlen(what) + 2 ? width - strlen(what) - 2 : 1), tail);
+                     width == 0                 ? (int)sizeof tail
+                     : width > strlen(what) + 2 ? (int)(width - strlen(what) - 2)
+                                                : 1,
+                     tail);
     return n < 0 ? 0 : ((size_t)n < cap ? (size_t)n : cap - 1);
 }
 

@@ -17,7 +17,8 @@ void ps_progress_end(void); /* clears the line; updates after it start anew */
 void ps_progress_stop(
     void); /* clears the line and shows nothing more (text is being written to the same terminal) */
 
-/* Pure: the line for a terminal of `columns`, without line control. Returns its length. */
+/* Pure: the line for a terminal of `columns`, without line control; 0: for a log, whole and without a bar. Returns its
+ * length. */
 size_t ps_progress_format(char *out, size_t cap, unsigned columns, const char *what, uint64_t done,
                           uint64_t total, double bytes_s);
 #endif

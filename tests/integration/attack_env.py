@@ -114,6 +114,13 @@ def read_only(t):
         if name != "full":  # a filled one may be read in silence
             said_once(t, r)
     t.equal(listing(t.path("full")), before, "a cache that can't be written is as it was")
+    # somebody else's home, as containers have it that run as another user
+    os.makedirs(t.path("closed"))
+    os.chmod(t.path("closed"), 0o700 if os.geteuid() == 0 else 0)
+    for more in ((), ("--disk", "32M"), ("--disk", "50%")):
+        r = as_nobody(t, "--cache", t.path("closed/.cache/penstock"), *more)
+        fine(t, r, f"a cache in a folder that can't be entered {more}")
+        said_once(t, r)
 
 
 def read_only_mount(t):

@@ -70,6 +70,9 @@ def test_run(work):
     check(nothing.stdout == b"\n", f"-n 0: {nothing.stdout}")
     nothing = penstock("run", MODEL, "-p", "Once", "-n", "0", "--stats", stats)
     check(json.load(open(stats))["ttft_s"] is None and b"first after" not in nothing.stderr, f"no first token: {nothing.stderr}")
+    likeliest = [penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "-q", *how).stdout
+                 for how in (("--temp", "0"), ("--top-p", "0", "-s", "1"), ("--top-p", "0", "--temp", "3", "-s", "2"))]
+    check(likeliest[0] == likeliest[1] == likeliest[2], f"--top-p 0 is the likeliest token alone: {likeliest}")
     seeded = [penstock("run", MODEL, "-p", "Once", "-n", "12", "-s", "5", "-q").stdout for _ in range(2)]
     check(seeded[0] == seeded[1], "one seed, one text")
     drawn = penstock("run", MODEL, "-p", "Once", "-n", "2")

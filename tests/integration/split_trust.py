@@ -83,6 +83,7 @@ def signatures(t):
     expect(t, 2, "no public", "run", m, "-p", "x", "--verify-key", t.path("a.pem"))
     expect(t, 2, "--verify-key", "run", m, "-p", "x", "--verify-key", t.path("none"))
     wrong(t, m, run, a)
+    left_out(t, m, run, a)
     # another key: the manifest stays, its signature changes; then none
     t.equal(call(t, "split", peer.KJV, m, "--sign", t.path("b.pem"), "-q").returncode, 0, "signed anew")
     t.equal(call(t, *run, *b).returncode, 0, "by the new key")
@@ -92,6 +93,22 @@ def signatures(t):
         f.write("\n")
     t.equal(call(t, "split", t.path("newer"), m, "-q").returncode, 0, "a new version, unsigned")
     t.check(not os.path.exists(os.path.join(m, SIG)), "a signature of a manifest that is gone stays behind")
+
+
+def left_out(t, m, run, key):
+    """A server that keeps back a file which the manifest lists would decide how texts end: the run ends instead."""
+    web = t.nginx(os.path.dirname(m))
+    listed = [n for n in ("generation_config.json", "tokenizer_config.json") if os.path.exists(os.path.join(m, n))]
+    t.check(listed != [], "the model has side files")
+    for name in listed:
+        path = os.path.join(m, name)
+        os.rename(path, path + ".kept")
+        for where in (m, f"{web.url}/{os.path.basename(m)}"):
+            expect(t, 3, name, "run", where, *run[2:], *key, "--cache", t.path(f"left_out.{name}"))
+            expect(t, 3, name, "run", where, *run[2:], "--cache", t.path(f"left_out.{name}"))
+            expect(t, 3, name, "tokenize", where, "x", *key)
+        expect(t, 3, name, "warm", f"{web.url}/{os.path.basename(m)}", "--cache", t.path(f"left_out.{name}"))
+        os.rename(path + ".kept", path)
 
 
 def wrong(t, m, run, key):

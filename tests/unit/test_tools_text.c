@@ -95,6 +95,8 @@ static void test_progress_line(void **state)
     ps_progress_format(line, sizeof line, 80, "fetch", 3u << 20, 12u << 20, 1 << 20);
     assert_non_null(strstr(line, " 25 %"));
     assert_non_null(strstr(line, "0:09 left"));
+    ps_progress_format(line, sizeof line, 0, "warm", 3u << 20, 12u << 20, 1 << 20);
+    assert_string_equal(line, "warm  25 %  3.0 MiB of 12.0 MiB  1.0 MiB/s  0:09 left");
     ps_progress_format(line, sizeof line, 80, "fetch", 5, 0, 0);
     assert_string_equal(line, "fetch  5 B  0 B/s");
     ps_progress_format(line, sizeof line, 80, "fetch", 20, 10, 0);
