@@ -204,12 +204,19 @@ static int show(struct writer *w, size_t n, uint32_t id)
     return rc;
 }
 
+/* The text of a token, and what the last one lets go of, to what is held. */
+static int hold(struct writer *w, uint32_t id, bool silent, bool last, struct ps_err *err)
+{
+    int rc = w->detok && !silent ? ps_detok_put(w->detok, id, &w->held) : 0;
+    if (rc == 0 && w->detok && last)
+        rc = ps_detok_finish(w->detok, &w->held);
+    return rc < 0 ? ps_err_set(err, rc, ORIGIN, "out of memory for the text") : 0;
+}
+
 static int emit(struct writer *w, uint32_t id, bool last)
 {
     if (!w->detok)
         return w->on_token ? w->on_token(w->user, "", 0, id) : 0;
-    if (last)
-        ps_detok_finish(w->detok, &w->held);
     size_t stop = find_stop(w->o, w->held.data, w->held.len);
     if (stop < w->held.len) {
         w->stopped = true;
@@ -235,8 +242,8 @@ static int writer_init(struct writer *w, struct ps_session *s, const struct ps_g
     if (s->e->o.without_tokenizer)
         return 0;
     int rc = ps_engine_need_tokenizer(s->e, err);
-    if (rc == 0)
-        rc = ps_detok_new(&w->detok, s->e->tokenizer, o->special != 0);
+    if (rc == 0 && (rc = ps_detok_new(&w->detok, s->e->tokenizer, o->special != 0)) < 0)
+        ps_err_set(err, rc, ORIGIN, "out of memory for the text");
     return rc;
 }
 
@@ -335,9 +342,9 @@ static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_promp
             e->run.decode_s = ps_seconds_since(first_ns);
         }
         bool eos = e->tokenizer && ps_tokenizer_is_eos(e->tokenizer, id) && !o->ignore_eos;
-        if (w->detok && (!eos || o->special))
-            ps_detok_put(w->detok, id, &w->held);
         bool last = eos || made >= o->n_predict || s->length >= s->ctx;
+        if ((rc = hold(w, id, eos && !o->special, last, err)) < 0)
+            return rc;
         if (emit(w, id, last) != 0 || w->stopped || last)
             break;
         next = &id;
@@ -385,8 +392,8 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
         rc = ps_sampler_new(&sampler, &so, s->e->arch->vocab, &err);
     if (rc == 0)
         rc = writer_init(&w, s, &o, on_token, user, &err);
-    if (rc == 0 && w.detok)
-        rc = ps_detok_prime(w.detok, prompt, n_prompt);
+    if (rc == 0 && w.detok && (rc = ps_detok_prime(w.detok, prompt, n_prompt)) < 0)
+        ps_err_set(&err, rc, ORIGIN, "out of memory for the text");
     if (rc == 0)
         rc = generate(s, prompt, n_prompt, &o, &w, sampler, &err);
     s->e->run.vram_bytes = ps_engine_device_taken(s->e);

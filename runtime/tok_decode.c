@@ -247,6 +247,7 @@ static void feed_bpe(struct ps_detok *d, size_t i, const char *s, size_t len, bo
     }
     ps_strbuf_reset(&g->buf);
     ps_strbuf_append(&g->buf, s, len);
+    d->out->failed |= !ps_strbuf_ok(&g->buf);
     g->used = !last;
 }
 

@@ -373,6 +373,68 @@ static pid_t share(char address[128])
 }
 
 /* Filling the cache plans nothing into RAM or VRAM, and gives back what was there. */
+struct said {
+    char text[256];
+    size_t len;
+};
+
+static int on_text(void *user, const char *text, size_t len, uint32_t id)
+{
+    struct said *t = user;
+    (void)id;
+    assert_true(t->len + len < sizeof t->text);
+    memcpy(t->text + t->len, text, len);
+    t->len += len;
+    return 0;
+}
+
+/* nth: of its allocations fails. */
+static int say(struct said *t, struct ps_engine *e, int64_t nth, struct ps_error *error)
+{
+    static const uint32_t prompt[] = {0, 300, 301};
+    struct ps_generate_options o = {.struct_size = sizeof o, .n_predict = 6, .ignore_eos = 1};
+    struct ps_session *s = new_session(e, 32);
+    *t = (struct said){0};
+    ps_alloc_fail_at(nth);
+    int rc = ps_session_generate(s, prompt, 3, &o, on_text, t, error);
+    ps_alloc_fail_at(0);
+    ps_session_free(s);
+    return rc;
+}
+
+/* Whichever allocation fails: all of the text, or an error in words after a beginning of it. */
+static void test_no_text_is_lost(void **state)
+{
+    (void)state;
+    char folder[4096], model[4200];
+    struct ps_engine *e = NULL;
+    struct ps_error err = {0};
+    struct said want, got;
+    models_folder(folder);
+    snprintf(model, sizeof model, "%s/kjv", folder);
+    struct ps_engine_options o = {.struct_size = sizeof o,
+                                  .model = model,
+                                  .disk = "0",
+                                  .threads = 1,
+                                  .ctx_size = 32,
+                                  .max_rows = 4};
+    if (ps_engine_open(&e, &o, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(say(&want, e, 0, &err), 0);
+    assert_true(want.len > 6);
+    unsigned failed = 0, whole = 0;
+    for (int64_t nth = 1; nth < 300 && whole < 3; nth++) {
+        memset(&err, 0, sizeof err);
+        int rc = say(&got, e, nth, &err);
+        failed += rc < 0;
+        whole = rc < 0 ? 0 : whole + 1;
+        assert_true(rc < 0 ? err.text[0] && got.len <= want.len : got.len == want.len);
+        assert_memory_equal(got.text, want.text, got.len);
+    }
+    assert_true(failed > 3 && whole == 3);
+    ps_engine_close(e);
+}
+
 static void test_warm_between(void **state)
 {
     (void)state;
@@ -414,7 +476,7 @@ int main(void)
         cmocka_unit_test(test_two_sessions), cmocka_unit_test(test_logits_and_probes_between),
         cmocka_unit_test(test_too_much),     cmocka_unit_test(test_budget_of_all),
         cmocka_unit_test(test_small_chunks), cmocka_unit_test(test_failed_session_is_forgotten),
-        cmocka_unit_test(test_warm_between),
+        cmocka_unit_test(test_warm_between), cmocka_unit_test(test_no_text_is_lost),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
     if (!module)
