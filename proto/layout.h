@@ -20,8 +20,9 @@ struct ps_model_files {
 /* Asks for "penstock.manifest" and "config.json" at the same time. Without a manifest
  * (PS_ENOTFOUND, or 403 from stores that hide missing keys): model.safetensors.index.json (its
  * weight_map names the files) or model.safetensors; then every file's header by range (first
- * request 64 KiB of each, the rest if longer). The synthesised model id is the SHA-256 over
- * config.json and, per file in name order, its name, identity, size and header bytes. Errors name
+ * request at most 64 KiB of each, less where config.json tells of few layers; the rest if longer).
+ * The synthesised model id is the SHA-256 over config.json and, per file in name order, its name,
+ * identity, size and header bytes. Errors name
  * the object and what was looked for. `tied_hint`: config.json's tie_word_embeddings, read here,
  * decides the gather flag of the embedding tensor (model.embed_tokens.weight, untied and
  * lm_head.weight present). */

@@ -18,8 +18,12 @@
 #define SINGLE_NAME     "model.safetensors"
 #define INDEX_MAX_BYTES (64u << 20)
 /* One request gets the whole header of nearly every file: 64 KiB hold some 500 tensors, a shard of
- * a large model has 3 to 100. */
-#define PROBE_BYTES 65536u
+ * a large model has 3 to 100. Of a model in one file config.json tells how many layers to expect: 9 to 18
+ * tensors each, at 100 to 130 bytes. What comes beyond the header comes again as weights: of a model of 7 MB
+ * that is 1 % for each process that opens it. */
+#define PROBE_MAX_BYTES   65536u
+#define PROBE_BASE_BYTES  3072u
+#define PROBE_LAYER_BYTES 2304u
 
 struct file {
     const char *name; /* borrowed */
@@ -28,14 +32,62 @@ struct file {
     uint8_t header_sha256[PS_SHA256_BYTES];
 };
 
+/* What config.json says that matters here. */
+struct told {
+    enum { TYING_UNSAID, TIED, UNTIED } tying;
+    size_t probe_bytes; /* expected of the header of a model in one file */
+};
+
 struct folder {
     struct ps_source *src;
     struct ps_weight_map *weights; /* NULL: one file, all of whose tensors count */
     struct file *files;
     uint32_t n_files;
+    struct told told;
     /* Held while a header beyond the probe is in memory: one at a time, however many files lie. */
     pthread_mutex_t long_header;
 };
+
+/* ---- What config.json says ---- */
+
+/* Experts and scales are tensors of their own: how many, nobody guesses here. */
+static size_t expected_header(const struct ps_json *text)
+{
+    static const char *const many[] = {"quantization_config", "num_experts", "num_local_experts",
+                                       "n_routed_experts"};
+    int64_t layers = 0;
+    for (size_t i = 0; i < sizeof many / sizeof many[0]; i++)
+        if (ps_json_get(text, many[i]))
+            return PROBE_MAX_BYTES;
+    if (ps_json_get_int(text, "num_hidden_layers", 0, &layers, NULL) != 0 || layers <= 0 ||
+        layers > PROBE_MAX_BYTES / PROBE_LAYER_BYTES)
+        return PROBE_MAX_BYTES;
+    const size_t bytes = PROBE_BASE_BYTES + (size_t)layers * PROBE_LAYER_BYTES;
+    return bytes < PROBE_MAX_BYTES ? bytes : PROBE_MAX_BYTES;
+}
+
+static int read_config(struct told *out, const char *config, size_t len, struct ps_err *err)
+{
+    struct ps_json *root;
+    int rc = ps_json_parse(&root, config, len, NULL, err);
+    if (rc != 0) {
+        ps_err_prefix(err, "config.json");
+        ps_err_advise(err, "fetch it again");
+        return rc;
+    }
+    static const char key[] = "tie_word_embeddings";
+    /* Models with a vision tower keep the text model's settings one level down. */
+    const struct ps_json *inner = ps_json_get(root, "text_config");
+    const struct ps_json *from = ps_json_get(root, key) ? root : inner;
+    bool tied = false;
+    rc = ps_json_get_bool(from, key, false, &tied, err);
+    if (rc == 0) {
+        out->tying = !ps_json_get(from, key) ? TYING_UNSAID : tied ? TIED : UNTIED;
+        out->probe_bytes = inner ? PROBE_MAX_BYTES /* towers */ : expected_header(root);
+    }
+    ps_json_free(root);
+    return rc;
+}
 
 /* ---- Headers ---- */
 
@@ -76,13 +128,13 @@ static int read_long_header(struct folder *d, struct file *f, const uint8_t *pro
     return rc;
 }
 
-static int probe_header(struct folder *d, struct file *f, uint8_t *probe,
+static int probe_header(struct folder *d, struct file *f, uint8_t *probe, size_t probe_bytes,
                         const atomic_bool *withdrawn, struct ps_err *err)
 {
     const struct ps_terms terms = {.withdrawn = withdrawn};
     size_t have = 0;
     uint64_t need;
-    int rc = d->src->ops->head(d->src, f->name, &terms, probe, PROBE_BYTES, &have, &f->info, err);
+    int rc = d->src->ops->head(d->src, f->name, &terms, probe, probe_bytes, &have, &f->info, err);
     if (rc != 0)
         return rc;
     rc = ps_st_header_bytes(&need, probe, have, f->info.bytes, err);
@@ -93,7 +145,7 @@ static int probe_header(struct folder *d, struct file *f, uint8_t *probe,
         return prefixed(f, err, rc);
     if (need <= have)
         return parse_header(f, probe, (size_t)need, err);
-    if (have < PROBE_BYTES && f->info.bytes != 0 && f->info.bytes > have)
+    if (have < probe_bytes && f->info.bytes != 0 && f->info.bytes > have)
         return ps_err_set(err, PS_EDATA, ORIGIN, "%s: the first bytes came short", f->name);
     pthread_mutex_lock(&d->long_header);
     rc = read_long_header(d, f, probe, have, (size_t)need, err);
@@ -104,10 +156,10 @@ static int probe_header(struct folder *d, struct file *f, uint8_t *probe,
 static int read_header(void *user, uint32_t i, struct ps_err *err)
 {
     struct folder *d = user;
-    uint8_t *probe = ps_malloc(PROBE_BYTES);
+    uint8_t *probe = ps_malloc(PROBE_MAX_BYTES);
     if (!probe)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for headers");
-    int rc = probe_header(d, &d->files[i], probe, NULL, err);
+    int rc = probe_header(d, &d->files[i], probe, PROBE_MAX_BYTES, NULL, err);
     ps_free(probe);
     return rc;
 }
@@ -145,9 +197,10 @@ static int look(void *user, uint32_t i, struct ps_err *err)
             atomic_store(&l->no_single, true);
         return 0;
     }
-    uint8_t *probe = ps_malloc(PROBE_BYTES);
+    uint8_t *probe = ps_malloc(PROBE_MAX_BYTES);
     l->single_rc = probe
-                       ? probe_header(l->d, &l->single, probe, &l->no_single, &l->single_err)
+                       ? probe_header(l->d, &l->single, probe, l->d->told.probe_bytes,
+                                      &l->no_single, &l->single_err)
                        : ps_err_set(&l->single_err, PS_ENOMEM, ORIGIN, "out of memory for headers");
     ps_free(probe);
     return 0;
@@ -198,31 +251,6 @@ static int read_headers(struct folder *d, struct ps_err *err)
     }
     ps_st_free(l.single.header);
     ps_fetched_deinit(&l.index);
-    return rc;
-}
-
-/* ---- What config.json says of tying ---- */
-
-enum tying { TYING_UNSAID, TIED, UNTIED };
-
-static int read_tying(enum tying *out, const char *config, size_t len, struct ps_err *err)
-{
-    struct ps_json *root;
-    int rc = ps_json_parse(&root, config, len, NULL, err);
-    if (rc != 0) {
-        ps_err_prefix(err, "config.json");
-        ps_err_advise(err, "fetch it again");
-        return rc;
-    }
-    static const char key[] = "tie_word_embeddings";
-    const struct ps_json *from = root;
-    if (!ps_json_get(root, key)) /* models with a vision tower keep the text model's settings one level down */
-        from = ps_json_get(root, "text_config");
-    bool tied = false;
-    rc = ps_json_get_bool(from, key, false, &tied, err);
-    if (rc == 0)
-        *out = !ps_json_get(from, key) ? TYING_UNSAID : tied ? TIED : UNTIED;
-    ps_json_free(root);
     return rc;
 }
 
@@ -332,17 +360,14 @@ static int model_id(uint8_t out[PS_SHA256_BYTES], const struct folder *d, const 
 static int build_map(struct ps_map **out, struct folder *d, const char *config, size_t config_len,
                      struct ps_err *err)
 {
-    enum tying tying = TYING_UNSAID;
     uint8_t id[PS_SHA256_BYTES];
-    int rc = read_tying(&tying, config, config_len, err);
-    if (rc == 0)
-        rc = model_id(id, d, config, config_len, err);
+    int rc = model_id(id, d, config, config_len, err);
     if (rc != 0)
         return rc;
     struct ps_map_builder *b;
     if (ps_map_builder_new(&b) != 0)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory for the map");
-    bool untied = tying != TIED && has_head(d);
+    bool untied = d->told.tying != TIED && has_head(d);
     for (uint32_t i = 0; i < d->n_files && rc == 0; i++)
         rc = add_file(d, i, untied, b, err);
     if (rc == 0)
@@ -359,7 +384,9 @@ int ps_folder_open(struct ps_map **out, struct ps_source *src, const char *confi
 {
     struct folder d = {.src = src};
     pthread_mutex_init(&d.long_header, NULL);
-    int rc = read_headers(&d, err);
+    int rc = read_config(&d.told, config, config_len, err);
+    if (rc == 0)
+        rc = read_headers(&d, err);
     if (rc == 0)
         rc = build_map(out, &d, config, config_len, err);
     for (uint32_t i = 0; i < d.n_files && d.files; i++)

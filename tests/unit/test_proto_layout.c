@@ -135,6 +135,61 @@ static void headers_longer_than_the_probe(void **state)
     ps_source_close(s);
 }
 
+static const struct ps_source_ops *plain_ops;
+static size_t asked_bytes; /* of the weights' first bytes, last */
+
+static int noting_head(struct ps_source *s, const char *object, const struct ps_terms *terms,
+                       void *buf, size_t bytes, size_t *len, struct ps_object_info *info,
+                       struct ps_err *err)
+{
+    asked_bytes = bytes;
+    return plain_ops->head(s, object, terms, buf, bytes, len, info, err);
+}
+
+/* Four processes that open a model of 7 MB may fetch 2 % more than one: what lies behind the header comes twice. */
+static void the_probe_is_as_long_as_the_layers_need(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config;
+        size_t least, most;
+    } cases[] = {
+        {"{\"num_hidden_layers\":5}", 5056, 16384},   /* models/kjv: 5,056 bytes of header */
+        {"{\"num_hidden_layers\":18}", 28696, 49152}, /* gemma-3-270m */
+        {"{\"num_hidden_layers\":30}", 65536, 65536},
+        {"{\"num_hidden_layers\":80}", 65536, 65536},
+        {"{\"num_hidden_layers\":1000000000000}", 65536, 65536},
+        {"{\"num_hidden_layers\":0}", 65536, 65536},
+        {"{\"num_hidden_layers\":\"five\"}", 65536, 65536},
+        {"{\"num_hidden_layers\":5,\"num_experts\":64}", 65536, 65536},
+        {"{\"num_hidden_layers\":5,\"quantization_config\":{}}", 65536, 65536},
+        {"{\"num_hidden_layers\":5,\"text_config\":{}}", 65536, 65536},
+        {"{}", 65536, 65536},
+    };
+    struct ps_source *s = single_file_model();
+    struct ps_err err = {0};
+    plain_ops = s->ops;
+    struct ps_source_ops ops = *plain_ops;
+    ops.head = noting_head;
+    s->ops = &ops;
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        put_text(s, "config.json", cases[i].config);
+        assert_ok(open_code(s, &err), &err);
+        assert_in_range(asked_bytes, cases[i].least, cases[i].most);
+    }
+    /* A longer header than was expected costs a question. */
+    put_text(s, "config.json", cases[0].config);
+    unsigned before = fake_source_requests(s);
+    assert_ok(open_code(s, &err), &err);
+    const unsigned usual = fake_source_requests(s) - before;
+    put_file(s, "model.safetensors", all_tensors, 4, 4, 20000, 1);
+    before = fake_source_requests(s);
+    assert_ok(open_code(s, &err), &err);
+    assert_int_equal(fake_source_requests(s) - before, usual + 1);
+    s->ops = plain_ops;
+    ps_source_close(s);
+}
+
 static int change_file(void *user, const struct ps_range *r)
 {
     (void)r;
@@ -544,6 +599,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(opens_a_single_file),
     cmocka_unit_test(opens_several_files),
     cmocka_unit_test(headers_longer_than_the_probe),
+    cmocka_unit_test(the_probe_is_as_long_as_the_layers_need),
     cmocka_unit_test(a_file_that_changes_between_two_reads),
     cmocka_unit_test(the_id_follows_what_matters),
     cmocka_unit_test(only_untied_embeddings_are_gathered),
