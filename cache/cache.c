@@ -600,6 +600,18 @@ void ps_cache_abort(struct ps_cache_ticket *t)
     ps_ticket_drop(t->cache, t);
 }
 
+void ps_cache_hasten(struct ps_cache *c)
+{
+    if (c->read_only)
+        return;
+    pthread_mutex_lock(&c->lock);
+    if (c->n_pending > 0) {
+        c->hurry = true;
+        pthread_cond_signal(&c->wake);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 int ps_cache_flush(struct ps_cache *c, struct ps_err *err)
 {
     return c->read_only ? 0 : ps_writer_call(c, ps_writer_flush, NULL, err);

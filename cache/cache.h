@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/json.h"
@@ -115,11 +116,15 @@ int ps_cache_look(struct ps_cache *c, const uint8_t key[PS_SHA256_BYTES]);
 /* A counter that moves when what is under way may have ended, here or in another process. Take it before you look. */
 uint32_t ps_cache_changes(struct ps_cache *c);
 /* Blocks while the counter is `seen`, at most `ns`: a death moves nothing, so look again after a moment. */
+#define PS_CACHE_LOOK_NS (PS_NS_PER_S / 4) /* such a moment */
 void ps_cache_wait(struct ps_cache *c, uint32_t seen, uint64_t ns);
 void ps_cache_wake(struct ps_cache *c); /* moves the counter: ends all waits */
 
 void ps_cache_abort(struct ps_cache_ticket *t);
 int ps_cache_flush(struct ps_cache *c, struct ps_err *err); /* publishes everything put so far; blocks */
+/* The same as soon as the writer gets to it, instead of with a full batch: others wait for what was put. Does not
+ * block. */
+void ps_cache_hasten(struct ps_cache *c);
 
 /* The keys that this model wants kept (sorted copy is taken). Others of the same model may be evicted when room is
  * needed. */

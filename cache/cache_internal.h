@@ -104,6 +104,7 @@ struct ps_cache {
     struct ps_job *first_job, *last_job;
     struct ps_cache_ticket *first_pending, *last_pending, *unused;
     size_t n_pending;
+    bool hurry; /* another process waits for what is pending: its batch does not */
     struct ps_cache_ticket *const *publishing; /* the batch that is being committed; readable like the pending ones */
     size_t n_publishing;
     uint64_t first_pending_ns;

@@ -93,8 +93,10 @@ static void take_batch(struct ps_cache *c, struct batch *b)
         c->n_pending--;
         b->tickets[b->n++] = t;
     }
-    if (!c->first_pending)
+    if (!c->first_pending) {
         c->last_pending = NULL;
+        c->hurry = false;
+    }
     c->first_pending_ns = ps_now_ns();
     c->publishing = b->tickets;
     c->n_publishing = b->n;
@@ -733,7 +735,7 @@ static bool writer_round(struct ps_cache *c)
     const uint64_t publish_at = c->first_pending_ns + PS_CACHE_PUBLISH_NS;
     const bool pending = c->n_pending > 0;
     const bool publish =
-        pending && (c->stopping || c->n_pending >= PS_CACHE_BATCH || now >= publish_at);
+        pending && (c->stopping || c->hurry || c->n_pending >= PS_CACHE_BATCH || now >= publish_at);
     const bool upkeep = now >= c->next_upkeep_ns;
     const bool end = !j && !pending && c->stopping;
     if (j) {

@@ -358,10 +358,21 @@ static int get_from_manifest(char **out, size_t *len, const struct ps_model_file
 int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, struct ps_source *src,
                        const char *name, uint64_t max_bytes, struct ps_err *err)
 {
+    struct ps_object_info info;
+    return ps_model_files_get_as(out, len, &info, f, src, name, max_bytes, err);
+}
+
+int ps_model_files_get_as(char **out, size_t *len, struct ps_object_info *info,
+                          const struct ps_model_files *f, struct ps_source *src, const char *name,
+                          uint64_t max_bytes, struct ps_err *err)
+{
+    memset(info, 0, sizeof *info);
     if (strcmp(name, CONFIG_NAME) == 0)
         return copy_config(out, len, f, err);
-    if (f->manifest)
+    if (f->manifest) {
+        (void)ps_model_files_version(f, name, info);
         return get_from_manifest(out, len, f, src, name, max_bytes, err);
+    }
     struct ps_fetched got = {0};
     ps_fetch(&got, src, name, max_bytes, NULL);
     if (ps_fetched_is_missing(&got))
@@ -370,6 +381,7 @@ int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, 
         return fail_as(&got, err);
     *out = got.bytes;
     *len = got.len;
+    *info = got.info;
     return 0;
 }
 

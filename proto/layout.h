@@ -42,6 +42,11 @@ void ps_model_files_close(struct ps_model_files *f);
  * PS_ENOTFOUND if the model has no such file. */
 int ps_model_files_get(char **out, size_t *len, const struct ps_model_files *f, struct ps_source *src,
                        const char *name, uint64_t max_bytes, struct ps_err *err);
+/* The same with its version, as the reply or the manifest told it; of config.json, which came with the model, nothing
+ * is told. */
+int ps_model_files_get_as(char **out, size_t *len, struct ps_object_info *info,
+                          const struct ps_model_files *f, struct ps_source *src, const char *name,
+                          uint64_t max_bytes, struct ps_err *err);
 /* What the manifest says of a file: identity ("sha256:...") and bytes in *info, else untouched. PS_ENOTFOUND: it
  * lists no such file; PS_EUNSUPPORTED: the model has no manifest. */
 int ps_model_files_version(const struct ps_model_files *f, const char *name,

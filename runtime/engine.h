@@ -133,6 +133,8 @@ int ps_engine_open_cache(struct ps_engine *e, struct ps_err *err);
  * --disk would have thrown away what hours had fetched. */
 int ps_engine_look_at_cache(struct ps_cache **out, uint32_t *model, struct ps_engine *e,
                             struct ps_err *err);
+/* Whether --disk, and the file system, take all of the model and the small files beside it. */
+bool ps_engine_has_room_for_all(const struct ps_engine *e);
 uint64_t ps_engine_disk_room(const struct ps_engine *e); /* bytes of weights that the plan may put there */
 /* engine_plan.c */
 /* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the

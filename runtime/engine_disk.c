@@ -29,6 +29,17 @@ static int disk_state(struct ps_disk_state *d, const char *cache_dir, struct ps_
     return ps_host_disk_free(cache_dir, &d->free_bytes, &total, err);
 }
 
+static uint64_t budget_for_all(const struct ps_engine *e)
+{
+    const struct ps_map *m = e->files.map;
+    return ps_cache_budget_for(m->stored_bytes + ps_kept_room(m->stored_bytes), m->n_extents);
+}
+
+bool ps_engine_has_room_for_all(const struct ps_engine *e)
+{
+    return e->cache && e->disk_room_bytes >= budget_for_all(e);
+}
+
 static int disk_budget(const struct ps_engine *e, const struct ps_disk_state *d, uint64_t *out,
                        struct ps_err *err)
 {
@@ -44,9 +55,7 @@ static int disk_budget(const struct ps_engine *e, const struct ps_disk_state *d,
                                          (uint64_t)(share * (double)m->n_extents) + 1);
         return 0;
     }
-    case PS_SIZE_ALL:
-        *out = ps_cache_budget_for(m->stored_bytes + ps_kept_room(m->stored_bytes), m->n_extents);
-        return 0;
+    case PS_SIZE_ALL: *out = budget_for_all(e); return 0;
     case PS_SIZE_MIN:
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "--disk: \"min\" is not a size: use 0, 20G or 25%%");

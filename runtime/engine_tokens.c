@@ -70,7 +70,9 @@ struct ps_kept ps_engine_kept(const struct ps_engine *e)
     return (struct ps_kept){.source = e->source,
                             .files = &e->files,
                             .cache = e->cache,
-                            .model = e->cache_model};
+                            .model = e->cache_model,
+                            .shares = ps_engine_has_room_for_all(e),
+                            .interrupt = &e->interrupt};
 }
 
 static void *tokenizer_main(void *engine)

@@ -14,8 +14,6 @@
 #define PIECE_BYTES (256u << 10)
 /* An idle link begins with so many bytes in pieces. */
 #define COLD_BYTES (16u << 20)
-/* How soon the death of a process is noticed for which we wait: it wakes nobody. */
-#define LOOK_NS (PS_NS_PER_S / 4)
 
 static void finish(struct item *it, int rc)
 {
@@ -374,7 +372,7 @@ void *ps_sweep_waiter_main(void *sweep)
         if (!s->parked)
             continue;
         pthread_mutex_unlock(&s->mutex);
-        ps_cache_wait(s->o.cache, seen, LOOK_NS);
+        ps_cache_wait(s->o.cache, seen, PS_CACHE_LOOK_NS);
         pthread_mutex_lock(&s->mutex);
     }
     pthread_mutex_unlock(&s->mutex);

@@ -45,10 +45,10 @@ static const struct ps_command_spec commands[] = {
     {PS_CMD_WARM, "warm", "MODEL | --from-file FILE [--layers A-B] [--bytes SIZE] [--check]",
      "fetch into the disk cache what the plan keeps there",
      "With room for everything, a later run fetches neither weights nor the tokenizer, only what "
-     "tells that the model is still the same: config.json, the index and the first 64 KiB of each "
+     "tells that the model is still the same: config.json, the index and the beginning of each "
      "file, less than "
      "1 % of any model above 7 MB. (A tokenizer is kept where its server names a version of it, by "
-     "an ETag or a commit.) "
+     "an ETag or a commit; a run with room for everything keeps it too.) "
      "What is held already is never fetched again, so that a warm-up which was stopped or killed "
      "goes on where it "
      "was; runs may use the cache meanwhile. A list of models goes on after a failure and ends "

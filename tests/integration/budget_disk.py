@@ -129,7 +129,7 @@ def refused(t, web, model):
     r = t.run("run", model, "-p", "In the beginning", cache=cache, ram="1")
     t.equal(r.rc, 5, f"--ram 1: {r}")
     sent = [q.bytes for q in web.requests() if q.path.endswith("/tokenizer.json")]
-    t.equal(sent, [1], "the tokenizer is the one that is kept: the server says which it has")
+    t.equal(sent, [1024], "the tokenizer is the one that is kept: the server says which it has, with its beginning")
     r = t.run("run", model, "-p", "In the beginning", "-n", "1", cache=cache, disk="1M")
     t.equal(r.rc, 0, f"--disk 1M: {r}")
     t.check(peer.allocated_bytes(cache) <= peer.MIB, "one that is not refused shrinks it")
