@@ -16,7 +16,10 @@
 #include "base/log.h"
 #include "cache/cache_internal.h"
 
-#define RESERVE_TRIES 4
+/* What was evicted for one reservation may be taken by another thread's, several times where extents are large and
+ * victims small: there is no end of trying while something can go. */
+#define RESERVE_TRIES     64
+#define RESERVE_FRUITLESS 4 /* of them without anything evicted */
 #define CLAIMS_SPARE                                                                               \
     PS_CACHE_BATCH         /* kept for evictions: a full table must not stop what empties it */
 #define LOOKUP_CHUNK  1024 /* keys per read transaction */
@@ -468,10 +471,11 @@ static bool nothing_to_evict(struct ps_cache *c)
     return yes;
 }
 
-/* True when another attempt makes sense. */
-static bool make_room(struct ps_cache *c, uint64_t need)
+/* True when another attempt makes sense. *freed: bytes evicted for it, which others may take before us. */
+static bool make_room(struct ps_cache *c, uint64_t need, uint64_t *freed)
 {
     struct room_job j = {.need = need};
+    *freed = 0;
     /* First the dead: their claims, and a budget that may be smaller than ours. */
     if (ps_recover_dead(c) > 0)
         return true;
@@ -479,7 +483,10 @@ static bool make_room(struct ps_cache *c, uint64_t need)
         return ps_writer_call(c, ps_writer_flush, NULL, NULL) == 0;
     if (nothing_to_evict(c))
         return false;
-    return ps_writer_call(c, room_job, &j, NULL) == 0 && j.freed > 0;
+    if (ps_writer_call(c, room_job, &j, NULL) != 0)
+        return false;
+    *freed = j.freed;
+    return j.freed > 0;
 }
 
 static struct ps_cache_ticket *new_ticket(struct ps_cache *c)
@@ -517,10 +524,15 @@ int ps_cache_reserve(struct ps_cache_ticket **out, struct ps_cache *c, uint32_t 
     if (!ps_plan_find(c, key, &t->rec.rank))
         t->rec.rank = UINT32_MAX;
     int rc = PS_EBUDGET;
-    for (int i = 0; i < RESERVE_TRIES; i++) {
+    for (int i = 0, fruitless = 0; i < RESERVE_TRIES; i++) {
+        uint64_t freed;
         rc = try_reserve(c, t, &need, err);
-        if (rc != PS_EBUDGET || !make_room(c, need))
+        if (rc != PS_EBUDGET || fruitless >= RESERVE_FRUITLESS)
             break;
+        if (make_room(c, need, &freed))
+            fruitless += freed == 0;
+        else
+            fruitless = RESERVE_FRUITLESS; /* one more look: others may have evicted the last of it */
     }
     if (rc == 0) {
         *out = t;

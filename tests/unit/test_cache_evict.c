@@ -1,4 +1,6 @@
 /* What leaves first, and what never leaves. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -364,6 +366,68 @@ static void test_live_model_keeps_its_share(void **state)
     ps_cache_close(c);
 }
 
+/* ---- large extents into the place of small ones, from several threads ---- */
+
+#define LARGE_BUDGET  (20ull << 20)
+#define LARGE_COUNT   24u /* 18 MB of the 20 MiB */
+#define LARGE_THREADS 24u
+#define LARGE_MOST    1769472u
+#define LARGE_ROUNDS  8u
+#define SMALL         4000u
+
+struct larges {
+    struct ps_cache *c;
+    uint32_t model;
+    uint64_t from;
+    atomic_uint next, refused;
+};
+
+/* A real model's sizes, mixed as its layers mix them: a small one slips into the room that was made for a large one. */
+static size_t large_bytes(unsigned i)
+{
+    static const size_t sizes[] = {LARGE_MOST, 663552, 221184, 110592};
+    return sizes[i % TEST_COUNT(sizes)];
+}
+
+static void *store_larges(void *arg)
+{
+    struct larges *l = arg;
+    uint8_t *bytes = ps_malloc(LARGE_MOST);
+    for (unsigned i; (i = atomic_fetch_add(&l->next, 1)) < LARGE_COUNT;)
+        if (!bytes || crash_store(l->c, l->model, l->from + i, 0, bytes, large_bytes(i)) != 0)
+            atomic_fetch_add(&l->refused, 1);
+    ps_free(bytes);
+    return NULL;
+}
+
+/* What one thread evicts for itself another may take first; each asks again as long as something can go, so that a
+ * model which fits is held whole, however the threads fall. */
+static void test_large_ones_for_small(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < LARGE_ROUNDS; round++) {
+        struct ps_cache *c = crash_open(test_dir, LARGE_BUDGET);
+        const uint32_t small = crash_model(c, 100 + round);
+        for (unsigned i = 0; i < SMALL; i++)
+            (void)crash_store(c, small, 100000 * (round + 1) + i, 0, buf, EACH);
+        ps_cache_close(c);
+        c = crash_open(test_dir, LARGE_BUDGET);
+        struct larges l = {.c = c, .model = crash_model(c, 200 + round), .from = 1000 * (round + 1)};
+        set_plan(c, l.model, l.from, LARGE_COUNT);
+        pthread_t t[LARGE_THREADS];
+        for (unsigned i = 0; i < LARGE_THREADS; i++)
+            assert_int_equal(pthread_create(&t[i], NULL, store_larges, &l), 0);
+        for (unsigned i = 0; i < LARGE_THREADS; i++)
+            assert_int_equal(pthread_join(t[i], NULL), 0);
+        assert_int_equal(l.refused, 0);
+        assert_int_equal(ps_cache_flush(c, NULL), 0);
+        assert_int_equal(held(c, l.from, LARGE_COUNT), LARGE_COUNT);
+        uint64_t freed;
+        assert_int_equal(ps_cache_evict(c, NULL, &freed, NULL), 0);
+        ps_cache_close(c);
+    }
+}
+
 static void test_evict_by_hand(void **state)
 {
     (void)state;
@@ -414,6 +478,7 @@ int main(int argc, char **argv)
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_live_model_keeps_its_share, test_dir_setup,
                                         test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_large_ones_for_small, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_priorities, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_used_model_stays, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_evict_by_hand, test_dir_setup, test_dir_teardown),
