@@ -294,11 +294,18 @@ static int settle_old_table(struct ps_cache *c, struct ps_err *err)
     return rc;
 }
 
+/* Upkeep has no limit of its own, and the folder that it opens has one: a table for the largest would take a full
+ * folder beyond it. */
+static uint32_t claims_for(const struct ps_cache *c, const struct ps_cache_options *o)
+{
+    return ps_budget_claims(o->budget_bytes == UINT64_MAX ? ps_claims_last_budget(c->dir_fd)
+                                                          : o->budget_bytes);
+}
+
 static int open_claims(struct ps_cache *c, const struct ps_cache_options *o, bool alone,
                        struct ps_err *err)
 {
-    int rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, alone,
-                            ps_budget_claims(o->budget_bytes), err);
+    int rc = ps_claims_open(&c->claims, c->dir_fd, c->lock_fd, alone, claims_for(c, o), err);
     /* On a full disk whoever wants to remove something must get in: the old table's blocks are enough for a small
      * one. */
     if (rc == PS_ENOSPC && alone)

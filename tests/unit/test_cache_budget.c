@@ -299,6 +299,31 @@ static void test_shrinks_when_reopened(void **state)
     ps_cache_close(c);
 }
 
+/* Who pins, verifies or evicts has no budget of his own, and takes a full folder not beyond that of its last run. */
+static void test_upkeep_of_a_full_folder(void **state)
+{
+    (void)state;
+    enum { FULL = 4u << 20 };
+    uint8_t id[PS_SHA256_BYTES];
+    uint64_t checked, bad;
+    struct ps_cache *c = crash_open(test_dir, FULL);
+    const uint32_t m = crash_model(c, 1);
+    for (uint64_t i = 0; i < 1000; i++)
+        (void)crash_store(c, m, i, 0, buf, 8192);
+    ps_cache_close(c);
+    assert_in_range(crash_folder_bytes(test_dir), FULL - (128u << 10), FULL);
+    for (int i = 0; i < 3; i++) {
+        c = crash_open(test_dir, UINT64_MAX);
+        assert_int_equal(ps_cache_find_model(c, "label", id, NULL), 0);
+        assert_int_equal(ps_cache_pin(c, id, i % 2 == 0, NULL), 0);
+        assert_int_equal(ps_cache_verify(c, true, true, NULL, NULL, &checked, &bad, NULL), 0);
+        assert_true(checked > 0 && bad == 0);
+        assert_true(crash_folder_bytes(test_dir) <= FULL);
+        ps_cache_close(c);
+        assert_true(crash_folder_bytes(test_dir) <= FULL);
+    }
+}
+
 static void test_too_small(void **state)
 {
     (void)state;
@@ -397,6 +422,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_reader_that_never_ends, test_dir_setup,
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_shrinks_when_reopened, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_upkeep_of_a_full_folder, test_dir_setup,
+                                        test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_too_small, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_min_free, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_foreign_files_count, test_dir_setup, test_dir_teardown),
