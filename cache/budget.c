@@ -184,8 +184,11 @@ uint64_t ps_budget_usable(const struct ps_budget_state *s, uint64_t n_extents, u
 {
     const uint64_t n = n_extents + kept_n;
     const uint64_t index = ps_max_u64(s->index_file_bytes, ps_budget_index_bytes(n));
-    /* The overhead of what will lie in the slabs is not known yet; that of a full folder is its upper bound. */
-    const uint64_t maps = ps_budget_slab_overhead(n, s->budget_bytes);
+    /* The overhead of what will lie in the slabs is not known yet; that of a full folder is its upper bound, and
+     * so is that of the largest extents: by its maps alone a budget beyond any disk would leave nothing of what
+     * this one has. */
+    const uint64_t maps =
+        ps_budget_slab_overhead(n, ps_min_u64(s->budget_bytes, n * PS_CACHE_EXTENT_MAX));
     const uint64_t padding = n_extents * (PS_CACHE_GRAIN - 1);
     const uint64_t taken = add_sat(add_sat(s->other_bytes + index + maps, kept_bytes), padding);
     return s->budget_bytes > taken ? s->budget_bytes - taken : 0;

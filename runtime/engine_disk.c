@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "base/minmax.h"
 #include "runtime/cache_dir.h"
 #include "runtime/disk_budget.h"
 #include "runtime/engine.h"
@@ -45,7 +46,9 @@ static int disk_budget(const struct ps_engine *e, const struct ps_disk_state *d,
 {
     const struct ps_map *m = e->files.map;
     switch (e->disk.kind) {
-    case PS_SIZE_BYTES: *out = e->disk.bytes; return 0;
+    case PS_SIZE_BYTES:
+        *out = ps_min_u64(e->disk.bytes, INT64_MAX); /* the largest number means no limit at all */
+        return 0;
     case PS_SIZE_PERCENT: {
         double share = e->disk.percent / 100;
         *out = e->disk.percent <= 0

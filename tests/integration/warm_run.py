@@ -253,6 +253,16 @@ def test_budgets(t, server):
         t.check(r.peak_rss <= least + (64 << 20), f"--ram {least}: {r.peak_rss}")
 
 
+def test_silly_sizes(t, server):
+    """A budget beyond any disk is one that all of the model fits in."""
+    for disk in ("1024T", "100000T", "16777215T", str(2**64 - 1)):
+        w = warm(t, server, "--layers", "1", cache="silly" + disk, disk=disk)
+        t.check(w["complete"] and w["bytes_fetched"] > SIZE / 10, f"--disk {disk}: {w}")
+        d = warm(t, server, "--dry-run", cache="silly" + disk, disk=disk)
+        t.check(SIZE - HEADER < d["bytes_wanted"] and d["bytes_present"] == w["bytes_fetched"], f"--disk {disk}: {d}")
+        t.check(t.run("cache", "stat", "--json", cache=t.path("silly" + disk)).json["budget_bytes"] >= 1 << 50, f"--disk {disk}")
+
+
 def test_no_disk(t, server):
     """--disk 0 is a contradiction, not an order to empty the cache."""
     cache = t.path("no-disk")
@@ -381,6 +391,7 @@ def main():
         test_list(t, server)
         test_kill(t)
         test_budgets(t, server)
+        test_silly_sizes(t, server)
         test_no_disk(t, server)
         test_kept_files(t)
         test_beside_a_run(t)

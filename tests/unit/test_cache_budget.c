@@ -67,6 +67,18 @@ static void test_budget_for_holds_all(void **state)
     }
 }
 
+/* What a budget leaves beside the extents does not grow with it: the plan takes what the disk has not off what is
+ * left. */
+static void test_budget_beyond_any_disk(void **state)
+{
+    (void)state;
+    for (int shift = 30; shift < 63; shift++) {
+        const struct ps_budget_state s = {.budget_bytes = 1ull << shift};
+        const uint64_t usable = ps_budget_usable(&s, 1000, 0, 0);
+        assert_in_range(s.budget_bytes - usable, 4u << 20, 6u << 20);
+    }
+}
+
 static void test_bounds_grow(void **state)
 {
     (void)state;
@@ -415,6 +427,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_budget_for_holds_all),
+        cmocka_unit_test(test_budget_beyond_any_disk),
         cmocka_unit_test(test_bounds_grow),
         cmocka_unit_test_setup_teardown(test_real_folder_holds_all, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_never_exceeded, test_dir_setup, test_dir_teardown),
