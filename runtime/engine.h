@@ -83,8 +83,9 @@ struct ps_engine {
     struct ps_pool *pool;
     struct ps_engine_gpu gpu;
 
-    struct ps_cache *cache; /* NULL: local source, --disk 0, or unusable, or not opened yet */
-    bool cache_opened;      /* or there is nothing that this engine might open for writing */
+    struct ps_cache *cache;  /* NULL: local source, --disk 0, or unusable, or not opened yet */
+    bool cache_opened;       /* or there is nothing that this engine might open for writing */
+    struct ps_err cache_err; /* why it can't be used; code 0: it can, or nobody has tried */
     bool waits; /* headers_only: nobody has asked for a weight yet, and a plan opens no cache */
     uint32_t cache_model;
     uint64_t disk_budget_bytes;
@@ -136,6 +137,9 @@ int ps_engine_look_at_cache(struct ps_cache **out, uint32_t *model, struct ps_en
 /* Whether --disk, and the file system, take all of the model and the small files beside it. */
 bool ps_engine_has_room_for_all(const struct ps_engine *e);
 uint64_t ps_engine_disk_room(const struct ps_engine *e); /* bytes of weights that the plan may put there */
+/* Why that is too little for any extent, or why there is no cache that could be written: fills *err and returns its
+ * code, never 0. */
+int ps_engine_why_no_disk(const struct ps_engine *e, struct ps_err *err);
 /* engine_plan.c */
 /* Makes the plan for what is beside and `wanted`, whose chunks and bytes it sets, in the place of the present one; the
  * scheduler is stopped then. Opens the cache before the first plan that fits. PS_EBUDGET, and nothing has changed, if
@@ -196,6 +200,8 @@ void ps_engine_learn_rates(struct ps_engine *e); /* from what this run has measu
  * --net-limit where that is less or nothing was ever measured. 0: not known. */
 double ps_engine_link_seen(const struct ps_engine *e);
 double ps_engine_link_rate(const struct ps_engine *e);
+/* Seconds since the oldest of what the plan was made with was measured; 0: never, or the clock was set back since. */
+double ps_engine_probe_age_s(const struct ps_engine *e);
 /* ps_tokenize_only for a model that must be signed by one of these keys (files; none: no matter). */
 int ps_tokenize_trusted(const char *model, const char *const *keys, size_t n_keys, const char *text,
                         size_t len, uint32_t flags, uint32_t **ids, size_t *n,

@@ -119,6 +119,7 @@ static int open_for_writing(struct ps_engine *e, struct ps_err *err)
     if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EINUSE ||
         (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
+        e->cache_err = ce;
         return 0;
     }
     if (rc < 0) {
@@ -185,6 +186,7 @@ static int check_least(struct ps_engine *e, struct ps_err *err)
     if (rc < 0 && e->disk.kind == PS_SIZE_DEFAULT) {
         ps_log(e->o.look_only ? PS_LOG_INFO : PS_LOG_WARN, "cache",
                "going on without a disk cache: %s", ce.text);
+        e->cache_err = ce;
         e->disk_budget_bytes = e->disk_room_bytes = 0;
         return 0;
     }
@@ -226,4 +228,22 @@ uint64_t ps_engine_disk_room(const struct ps_engine *e)
     else if (e->cache)
         usable = ps_cache_usable_bytes(e->cache, n);
     return usable > missing ? usable - missing : 0;
+}
+
+int ps_engine_why_no_disk(const struct ps_engine *e, struct ps_err *err)
+{
+    char room[24], floor[24], disk[24];
+    if (e->cache_err.code)
+        return ps_err_set(err, e->cache_err.code, ORIGIN, "there is no disk cache to fill: %s",
+                          e->cache_err.text);
+    if (e->disk_room_bytes < e->disk_budget_bytes)
+        return ps_err_set(err, PS_ENOSPC, ORIGIN,
+                          "%s: nothing of the model can be kept: its file system has room for %s "
+                          "beside the %s of --min-free: make room, or lower --min-free",
+                          e->cache_dir, ps_size_format(room, sizeof room, e->disk_room_bytes),
+                          ps_size_format(floor, sizeof floor, min_free_bytes(e)));
+    return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                      "%s: nothing of the model can be kept: --disk (now %s) has no room for one "
+                      "extent beside the index and what is pinned: give more",
+                      e->cache_dir, ps_size_format(disk, sizeof disk, e->disk_budget_bytes));
 }

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/host.h"
+#include "base/log.h"
 #include "runtime/engine.h"
 
 static const char *const ORIGIN = "engine";
@@ -72,7 +73,7 @@ static struct ps_plan_rates rates_of(const struct ps_engine *e)
                                   .ram = p->ram_bytes_s,
                                   .bus = p->bus_bytes_s,
                                   .vram = p->vram_bytes_s,
-                                  .age_s = p->wall_s ? (double)(ps_wall_s() - p->wall_s) : 0};
+                                  .age_s = ps_engine_probe_age_s(e)};
 }
 
 /* --ram as bytes. The default is what helps, at most 80 % of what is free; a percentage is of the model's stored
@@ -239,6 +240,16 @@ static int adopt_plan(struct ps_engine *e, struct ps_plan *plan, const struct pl
     return rc;
 }
 
+/* A user who sees every run fetch everything would look for the fault elsewhere. `warm` says it as its error. */
+static void tell_no_disk(const struct ps_engine *e, const struct ps_plan *plan)
+{
+    struct ps_err why = {0};
+    if (!e->cache || plan->n_disk > 0 || e->o.headers_only || ps_cache_is_read_only(e->cache))
+        return;
+    (void)ps_engine_why_no_disk(e, &why);
+    ps_log(PS_LOG_WARN, "cache", "%s", why.text);
+}
+
 int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct ps_need *wanted,
                    struct ps_err *err)
 {
@@ -257,6 +268,7 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
         p.in.disk_bytes = ps_engine_disk_room(e);
         if ((rc = make_plan(&plan, e, &p.in, beside, wanted, &step, err)) < 0)
             goto out;
+        tell_no_disk(e, &plan);
     }
     if ((rc = adopt_plan(e, &plan, &p, step, err)) == 0)
         e->reserved = (struct ps_reserved){beside->host_bytes + wanted->host_bytes,

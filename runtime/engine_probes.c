@@ -129,6 +129,12 @@ double ps_engine_link_seen(const struct ps_engine *e)
     return link_seen(e, ps_stat_get(&e->stats.bytes_net), ps_stat_get(&e->stats.link_busy_ns));
 }
 
+double ps_engine_probe_age_s(const struct ps_engine *e)
+{
+    const uint64_t now_s = ps_wall_s();
+    return e->probes.wall_s && now_s > e->probes.wall_s ? (double)(now_s - e->probes.wall_s) : 0;
+}
+
 double ps_engine_link_rate(const struct ps_engine *e)
 {
     const double limit = limit_bytes_s(e), link = e->probes.link_bytes_s;

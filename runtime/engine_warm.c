@@ -16,9 +16,10 @@ struct warming {
     uint64_t max_bytes;
     struct ps_warm_list list;
     struct ps_whole_files files;
+    uint64_t stored; /* bytes of the list that are held in the end */
     uint64_t bad, t0;
     uint32_t files_kept;
-    uint64_t file_requests; /* foreseen */
+    uint64_t file_requests, file_bytes; /* foreseen */
 };
 
 static bool is_held(const void *engine, uint32_t extent)
@@ -82,10 +83,19 @@ static int open_disk_only_sweep(struct ps_engine *e, struct ps_err *err)
     return rc < 0 ? rc : ps_engine_start_fetching(e, err);
 }
 
-/* Less than one extent can't be stored, and the next call would be no further. */
+/* Less than one extent can't be stored, and the next call would be no further: who warms must not hear that nothing is
+ * all that he wanted. */
 static int check_progress(const struct warming *w, struct ps_err *err)
 {
     char size[24];
+    if (w->list.bytes_wanted == 0 && w->e->plan.n_disk > 0)
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "--layers: %d-%d: nothing of these has a place on the disk: give --disk "
+                          "more (now %s)",
+                          w->o.layer_first, w->o.layer_last,
+                          ps_size_format(size, sizeof size, w->e->disk_budget_bytes));
+    if (w->list.bytes_wanted == 0)
+        return ps_engine_why_no_disk(w->e, err);
     if (w->list.n > 0 || w->list.bytes_present == w->list.bytes_wanted)
         return 0;
     return ps_err_set(err, PS_EUSAGE, ORIGIN,
@@ -206,18 +216,46 @@ static int foresee_files(struct warming *w, struct ps_err *err)
         rc = ps_kept_foresee(&bytes, &again, &k, *name, ps_tokenizer_max_bytes(*name), err);
         if (bytes)
             w->file_requests += ps_warm_file_requests(bytes, connections) + again;
+        w->file_bytes += bytes;
     }
     return rc == PS_EBUDGET ? 0 : rc; /* --max-egress, as there */
 }
 
-/* Bytes of the list that are on the disk now. */
-static uint64_t bytes_stored(const struct warming *w)
+/* Bytes of the list that are on the disk now. The cache itself is asked: what this process has put there another one,
+ * with a smaller --disk, may have evicted since. */
+static int count_stored(uint64_t *bytes, const struct warming *w, struct ps_err *err)
 {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < w->list.n; i++)
-        if (ps_sweep_is_held(w->e->sweep, w->list.extents[i]))
-            n += w->e->files.map->extents[w->list.extents[i]].stored_bytes;
-    return n;
+    const struct ps_map *m = w->e->files.map;
+    const uint32_t n = w->list.n;
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)n * PS_SHA256_BYTES + 1);
+    uint8_t *present = ps_calloc((size_t)n / 8 + 1, 1);
+    uint64_t sum = 0;
+    int rc = keys && present ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %u extents", n);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        memcpy(keys[i], m->extents[w->list.extents[i]].key, PS_SHA256_BYTES);
+    if (rc == 0 && n > 0)
+        rc = ps_cache_lookup(w->e->cache, (const uint8_t(*)[PS_SHA256_BYTES])keys, n, present, err);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if (present[i / 8] >> (i % 8) & 1)
+            sum += m->extents[w->list.extents[i]].stored_bytes;
+    if (rc == 0)
+        *bytes = sum;
+    ps_free(keys);
+    ps_free(present);
+    return rc;
+}
+
+/* Stored bytes of what was asked for, whether the plan has room for them or not. */
+static uint64_t asked_bytes(const struct warming *w)
+{
+    const struct ps_map *m = w->e->files.map;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < m->n_extents; i++) {
+        const int32_t layer = m->tensors[m->extents[i].tensor].layer;
+        if (w->o.layer_first < 0 || (layer >= w->o.layer_first && layer <= w->o.layer_last))
+            sum += m->extents[i].stored_bytes;
+    }
+    return sum;
 }
 
 /* All of the model that the plan keeps is there, and nobody asked for a part. */
@@ -233,6 +271,8 @@ static int warm(struct warming *w, struct ps_err *err)
     uint64_t checked = 0;
     const bool looks =
         w->o.dry_run && e->o.look_only && !e->source->local && e->disk_budget_bytes > 0;
+    if (!looks && !e->source->local && e->cache_err.code)
+        return ps_engine_why_no_disk(e, err);
     if (!looks && (!e->cache || ps_cache_is_read_only(e->cache)))
         return ps_err_set(
             err, PS_EUSAGE, ORIGIN,
@@ -247,7 +287,9 @@ static int warm(struct warming *w, struct ps_err *err)
         rc = fetch_missing(w, err);
     if (rc == 0 && has_files_to_check(w))
         rc = check_files(w, err);
-    if (rc == 0 && has_all(w, w->o.dry_run ? w->list.bytes : bytes_stored(w)))
+    if (rc == 0 && !w->o.dry_run)
+        rc = count_stored(&w->stored, w, err);
+    if (rc == 0 && has_all(w, w->o.dry_run ? w->list.bytes : w->stored))
         rc = w->o.dry_run ? foresee_files(w, err) : keep_files(w, err);
     return rc;
 }
@@ -272,13 +314,15 @@ static void write_estimate(struct ps_json_writer *jw, const struct warming *w)
     const uint64_t ring_bytes = (uint64_t)w->e->plan.ring_slots * m->max_stored_bytes;
     ps_jw_kbool(jw, "dry_run", true);
     ps_jw_kuint(jw, "bytes_to_fetch", w->list.bytes);
+    ps_jw_kuint(jw, "file_bytes_to_fetch", w->file_bytes);
     /* A dry run has asked, up to here, what a real one asks beside the weights and files themselves. */
     ps_jw_kuint(jw, "requests",
                 ps_stat_get(&w->e->stats.requests) + w->file_requests +
                     ps_warm_requests(&w->list, m, connections, ring_bytes));
-    put_known(jw, "predicted_seconds", rate > 0, rate > 0 ? (double)w->list.bytes / rate : 0);
+    put_known(jw, "predicted_seconds", rate > 0,
+              rate > 0 ? (double)(w->list.bytes + w->file_bytes) / rate : 0);
     put_known(jw, "probed_link_bytes_s", p->link_bytes_s > 0, p->link_bytes_s);
-    put_known(jw, "probe_age_s", p->link_bytes_s > 0 && p->wall_s, (double)(ps_wall_s() - p->wall_s));
+    put_known(jw, "probe_age_s", p->link_bytes_s > 0 && p->wall_s, ps_engine_probe_age_s(w->e));
 }
 
 static void write_work(struct ps_json_writer *jw, const struct warming *w)
@@ -296,18 +340,22 @@ static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint
 {
     const struct ps_warm_list *l = &w->list;
     const uint64_t missing = l->bytes_wanted - l->bytes_present - fetched;
-    const uint64_t billed = w->o.dry_run ? l->bytes : ps_stat_get(&w->e->stats.bytes_net);
+    const uint64_t billed =
+        w->o.dry_run ? l->bytes + w->file_bytes : ps_stat_get(&w->e->stats.bytes_net);
     char id[2 * PS_SHA256_BYTES + 1];
     ps_hex_encode(w->e->files.map->model_id, PS_SHA256_BYTES, id);
     ps_jw_object(jw);
     ps_jw_kstring(jw, "model_id", id);
     ps_jw_kstring(jw, "source", w->e->source->label);
+    ps_jw_kuint(jw, "stored_bytes", asked_bytes(w));
     ps_jw_kuint(jw, "bytes_wanted", l->bytes_wanted);
     ps_jw_kuint(jw, "bytes_present", l->bytes_present);
     ps_jw_kuint(jw, "bytes_fetched", fetched);
     ps_jw_kuint(jw, "bytes_missing", missing);
     ps_jw_kuint(jw, "extents", l->n);
     ps_jw_kuint(jw, "bad_extents_dropped", w->o.dry_run ? 0 : w->bad);
+    if (w->o.dry_run && w->o.check)
+        ps_jw_kuint(jw, "bad_extents", w->bad);
     ps_jw_kuint(jw, "files_checked", w->files.checked);
     ps_jw_kuint(jw, "files_kept", w->files_kept);
     if (w->o.dry_run)
@@ -316,7 +364,7 @@ static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint
         write_work(jw, w);
     if (w->o.price_per_gb > 0)
         ps_jw_kdouble(jw, "egress_cost", (double)billed / 1e9 * w->o.price_per_gb);
-    ps_jw_kbool(jw, "complete", missing == 0);
+    ps_jw_kbool(jw, "complete", missing == 0 && !(w->o.dry_run && w->bad));
     ps_jw_object_end(jw);
 }
 
@@ -349,15 +397,16 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     if (rc == 0)
         rc = warm(&w, &err);
     if (rc == 0) {
-        const uint64_t stored = w.o.dry_run ? 0 : bytes_stored(&w);
+        const uint64_t stored = w.o.dry_run ? 0 : w.stored;
         ps_strbuf_init(&b, 1u << 20);
         ps_jw_init(&jw, &b);
         write_facts(&jw, &w, stored);
         if (!w.o.dry_run && stored < w.list.bytes)
-            rc = ps_err_set(
-                &err, PS_ENOSPC,
-                ORIGIN, "the disk took only a part: %llu bytes are missing: make room or use a smaller --disk",
-                (unsigned long long)(w.list.bytes - stored));
+            rc =
+                ps_err_set(&err, PS_ENOSPC, ORIGIN,
+                           "the disk holds only a part: %llu bytes are missing: make room or use a "
+                           "smaller --disk; of several processes on one cache the smallest counts",
+                           (unsigned long long)(w.list.bytes - stored));
         else if (!(*json = ps_strbuf_take(&b, NULL)))
             rc = ps_err_set(&err, PS_ENOMEM, ORIGIN, "out of memory");
         ps_strbuf_deinit(&b);

@@ -159,11 +159,12 @@ struct ps_warm_options {
  * is gone on with by the next. Other processes may use the cache meanwhile. With room for all of the model its
  * tokenizer's files are kept as well.
  *
- * JSON: model_id, source, bytes_wanted, bytes_present, bytes_fetched, bytes_missing, extents, bad_extents_dropped,
- * files_checked, files_kept, complete; with bytes_net, requests, retries, link_bytes_s, seconds or, of a dry run,
- * dry_run, bytes_to_fetch, requests (for weights; opening takes some more), predicted_seconds (at net_limit where
- * that is less than the rate, or nothing is known of the link), probed_link_bytes_s, probe_age_s: null where no rate
- * was ever measured. */
+ * JSON: model_id, source, stored_bytes (of the model, or of the layers), bytes_wanted (of these, what the plan has
+ * room for), bytes_present, bytes_fetched, bytes_missing, extents, bad_extents_dropped, files_checked, files_kept,
+ * complete; with bytes_net, requests, retries, link_bytes_s, seconds or, of a dry run, dry_run, bytes_to_fetch,
+ * file_bytes_to_fetch (the tokenizer's), requests, predicted_seconds (of both, at net_limit where that is less than
+ * the rate, or nothing is known of the link), probed_link_bytes_s, probe_age_s: null where no rate was ever measured;
+ * bad_extents with `check`. PS_EBUDGET or PS_ENOSPC where nothing at all has room. */
 int ps_engine_warm(char **json, struct ps_engine *engine, const struct ps_warm_options *options,
                    struct ps_error *err);
 

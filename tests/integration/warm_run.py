@@ -46,12 +46,14 @@ def test_dry_run(t, server):
     t.check(sent(server) == 0 and d["bytes_fetched"] == 0 and not d["complete"], f"a dry run fetches no weights: {sent(server)} {d}")
     t.equal(d["bytes_to_fetch"], d["bytes_wanted"], "all is to be fetched")
     t.check(SIZE - HEADER < d["bytes_to_fetch"] <= SIZE, f"the weights: {d['bytes_to_fetch']} of {SIZE}")
-    t.check(abs(d["egress_cost"] - d["bytes_to_fetch"] / 1e9 * 0.09) < 1e-12, f"what it costs: {d['egress_cost']}")
+    t.check(abs(d["egress_cost"] - (d["bytes_to_fetch"] + d["file_bytes_to_fetch"]) / 1e9 * 0.09) < 1e-12, f"what it costs: {d['egress_cost']}")
+    t.equal(d["stored_bytes"], d["bytes_wanted"], "all of the model has room")
     t.check(d["predicted_seconds"] is None and d["probe_age_s"] is None, "no rate was ever measured")
     server.set(None)
-    w = warm(t, server, cache="dry", disk="100%")
+    w = warm(t, server, "--price-per-gb", "0.09", cache="dry", disk="100%")
     t.check(w["complete"] and w["bytes_fetched"] == d["bytes_to_fetch"] and w["bytes_missing"] == 0, f"warm: {w}")
     t.equal(sent(server), w["bytes_fetched"], "what the server sent is what was stored")
+    t.check(0 <= w["egress_cost"] - d["egress_cost"] < 0.01 * w["egress_cost"], f"and costs what was foretold: {d} {w}")
     with server.lock:
         came = len(server.log)
     t.equal(came, w["requests"], "requests that the server has seen, and that warm tells")
@@ -76,8 +78,12 @@ def test_rate(t, server):
     with open(os.path.join(cache, "probes.json"), "w") as f:
         f.write('{"link_bytes_s":2000000,"measured_at":%d}' % (time.time() - 3600))
     d = warm(t, server, "--dry-run", cache="rated", disk="100%")
-    t.check(abs(d["predicted_seconds"] - d["bytes_to_fetch"] / 2e6) < 1e-6, f"predicted: {d}")
+    t.check(abs(d["predicted_seconds"] - (d["bytes_to_fetch"] + d["file_bytes_to_fetch"]) / 2e6) < 1e-6, f"predicted: {d}")
     t.check(3600 <= d["probe_age_s"] < 3700, f"the age of the rate: {d['probe_age_s']}")
+    with open(os.path.join(cache, "probes.json"), "w") as f:  # the clock was set back since
+        f.write('{"link_bytes_s":2000000,"measured_at":%d}' % (time.time() + 3600))
+    t.equal(warm(t, server, "--dry-run", cache="rated", disk="100%")["probe_age_s"], 0, "a rate from the future")
+    t.equal(t.run("plan", server.url, "--json", cache=cache, disk="100%").json["probe_age_s"], 0, "a rate from the future")
 
 
 def saved_rate(t, cache):
@@ -95,7 +101,7 @@ def test_limit(t):
     os.makedirs(t.path("limit"))  # who only looks makes none
     fresh = warm(t, server, "--dry-run", "--net-limit", "2M", cache="limit", disk="100%")
     t.check(fresh["probed_link_bytes_s"] is None, f"nothing was measured: {fresh}")
-    t.check(abs(fresh["predicted_seconds"] - fresh["bytes_to_fetch"] / limit) < 1e-6, f"but no more than that comes: {fresh}")
+    t.check(abs(fresh["predicted_seconds"] - (fresh["bytes_to_fetch"] + fresh["file_bytes_to_fetch"]) / limit) < 1e-6, f"but no more than that comes: {fresh}")
     d = t.run("doctor", server.url, "--seconds", "0.5", "--net-limit", "2M", "--json", cache=t.path("limit"), disk="100%").json["probes"]
     t.check(limit / 3 < d["link_bytes_s"] <= limit, f"doctor measures what it was allowed: {d}")
     t.equal(saved_rate(t, "limit"), d["link_bytes_s"], "the first rate is better than none")
@@ -108,7 +114,7 @@ def test_limit(t):
     t.check(d["link_bytes_s"] <= limit and saved_rate(t, "limit") == fast, f"a limit is not the link: {d} {fast}")
     dry = warm(t, server, "--dry-run", "--net-limit", "2M", cache="limit", disk="100%")
     t.check(dry["probed_link_bytes_s"] == fast, f"the rate of the link: {dry}")
-    t.check(abs(dry["predicted_seconds"] - dry["bytes_to_fetch"] / limit) < 1e-6, f"the limit counts: {dry}")
+    t.check(abs(dry["predicted_seconds"] - (dry["bytes_to_fetch"] + dry["file_bytes_to_fetch"]) / limit) < 1e-6, f"the limit counts: {dry}")
     plan = {k: t.run("plan", server.url, "--json", *a, cache=t.path("limit"), disk="0", ram="min").json for k, a in
             (("free", ()), ("limited", ("--net-limit", "2M")))}
     least = plan["limited"]["bytes_net_per_sweep"] / limit
@@ -263,6 +269,58 @@ def test_silly_sizes(t, server):
         t.check(t.run("cache", "stat", "--json", cache=t.path("silly" + disk)).json["budget_bytes"] >= 1 << 50, f"--disk {disk}")
 
 
+def test_no_room(t, server):
+    """Nothing of a model has room: that is no warm cache, and whoever runs it hears why everything comes from afar."""
+    cache = t.path("no-room")
+    for disk, args, names in (("400K", (), "room for one extent"), ("100%", ("--min-free", "1000T"), "of --min-free"),
+                              (None, ("--min-free", "1000T"), "--min-free")):
+        for dry in ((), ("--dry-run",)):
+            e = t.run("warm", server.url, *args, *dry, cache=cache, disk=disk)
+            badhttp.check_failed(t, e, 5, [names], stats=False, what=f"warm {disk} {args} {dry}")
+        r = t.run("run", server.url, *RUN, *args, cache=cache, disk=disk)
+        t.check(r.rc == 0 and names in r.err and r.err.count("warn") == 1, f"run {disk} {args}: {r}")
+    whole = warm(t, server, "--layers", "1", cache="no-room-2", disk="100%")
+    t.equal(whole["stored_bytes"], whole["bytes_fetched"], "a layer as large as it is")
+    part = warm(t, server, "--layers", "1", cache="no-room-3", disk="2M")
+    t.check(part["stored_bytes"] == whole["stored_bytes"] > part["bytes_wanted"], f"a layer that has no room: {part}")
+
+
+def test_bad_extent(t, server):
+    """--check --dry-run tells of what it would drop, and drops nothing."""
+    cache = t.path("rotten")
+    warm(t, server, cache="rotten", disk="100%")
+    slab = max((os.path.join(cache, "slabs", n) for n in os.listdir(os.path.join(cache, "slabs"))), key=os.path.getsize)
+    with open(slab, "r+b") as f:
+        f.write(b"rot!" * 4)
+    for _ in range(2):
+        d = warm(t, server, "--check", "--dry-run", cache="rotten", disk="100%")
+        t.check((d["bad_extents"], d["bad_extents_dropped"], d["complete"]) == (1, 0, False), f"a dry check: {d}")
+    w = warm(t, server, "--check", cache="rotten", disk="100%")
+    t.check(w["bad_extents_dropped"] == 1 and w["bytes_fetched"] > 0 and w["complete"], f"a check: {w}")
+
+
+def test_shrunk_meanwhile(t):
+    """Somebody evicts what warm has stored, and is gone before it ends: that is not complete."""
+    server = badhttp.Server(KJV)
+    t.servers.append(server)
+    cache = t.path("shrunk")
+    p = subprocess.Popen([t.program, "warm", server.url, "--json", "--cache", cache, "--disk", "100%", "--net-limit", "1500K"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 30
+    while sent(server) < SIZE * 0.3 and p.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    for _ in range(100):  # what was put is published in batches
+        r = t.run("cache", "evict", "--all", "--json", cache=cache)
+        if r.rc != 0 or r.json["freed_bytes"] > 0 or p.poll() is not None:
+            break
+        time.sleep(0.02)
+    out, err = p.communicate(timeout=60)
+    missing = re.search(r"(\d+) bytes are missing", err)
+    held = t.run("cache", "ls", "--json", cache=cache).json["models"][0]
+    t.check(r.rc == 0 and p.returncode == 5 and missing, f"warm beside a smaller one: {p.returncode} {err} {out} {r}")
+    t.check(missing and held["bytes"] - held.get("files_bytes", 0) == held["stored_bytes"] - int(missing[1]), f"{missing} of {held}")
+
+
 def test_no_disk(t, server):
     """--disk 0 is a contradiction, not an order to empty the cache."""
     cache = t.path("no-disk")
@@ -392,6 +450,9 @@ def main():
         test_kill(t)
         test_budgets(t, server)
         test_silly_sizes(t, server)
+        test_no_room(t, server)
+        test_bad_extent(t, server)
+        test_shrunk_meanwhile(t)
         test_no_disk(t, server)
         test_kept_files(t)
         test_beside_a_run(t)
