@@ -666,6 +666,8 @@ int ps_cache_verify(struct ps_cache *c, bool deep, bool repair,
     if (!v.buf)
         return ps_err_set(err, PS_ENOMEM, PS_CACHE_ORIGIN, "verify: out of memory");
     uint64_t all_bad = 0, first_checked = 0;
+    if (progress)
+        progress(user, 0, v.total_bytes);
     for (int i = 0; rc == 0 && i < (repair ? REPAIRS_MAX : 1); i++) {
         v.checked = v.bad = v.done_bytes = 0;
         rc = each_record(c, verify_record, &v, err);

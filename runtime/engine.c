@@ -221,6 +221,8 @@ static int open_all(struct ps_engine *e, const struct ps_engine_options *o, stru
         return 0;
     tell_opened(e);
     if (!e->o.headers_only) {
+        if (e->o.progress) /* what comes before the prompt is read counts from here, too */
+            e->o.progress(e->o.progress_user, "prefill", 0, e->plan.bytes_per_sweep);
         rc = ps_engine_start_sweep(e, err);
         if (rc == 0)
             ps_sweep_allow(e->sweep,

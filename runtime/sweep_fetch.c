@@ -33,6 +33,8 @@ int ps_sweep_fetch(struct ps_sweep *s, const uint32_t *extents, uint32_t n,
     int rc = f.item ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: fetching %u extents", n);
     for (uint32_t i = 0; i < n; i++)
         total += s->o.map->extents[extents[i]].stored_bytes;
+    if (rc == 0 && progress)
+        progress(user, 0, total); /* who reckons a rate needs the beginning, not the first arrival */
     pthread_mutex_lock(&s->mutex);
     while (rc == 0 && (next < n || f.head != f.tail)) {
         launch_locked(s, &f, extents, n, &next);

@@ -152,6 +152,8 @@ int ps_whole_files_check(struct ps_whole_files *w, struct ps_err *err)
     w->first_bad = NULL;
     if (rc != 0)
         rc = ps_err_set(err, rc, ORIGIN, "out of memory: %zu bytes", h.buf_bytes);
+    if (rc == 0 && w->progress && h.total > 0)
+        w->progress(w->user, 0, h.total);
     for (uint32_t i = 0; i < w->map->n_objects && rc == 0 && h.total > 0; i++)
         rc = check_object(&h, i, err);
     ps_sha256_free(h.hash);

@@ -351,3 +351,10 @@ int ps_cli_print_json(const struct ps_opts *o, const char *json, struct ps_err *
     ps_json_free(root);
     return rc;
 }
+
+int ps_cli_print_summary(const struct ps_opts *o, const char *json, struct ps_err *err)
+{
+    if (json && o->quiet && !o->json)
+        return 0;
+    return ps_cli_print_json(o, json, err);
+}

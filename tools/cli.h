@@ -59,4 +59,6 @@ uint32_t ps_cli_most_tokens(size_t text_bytes);
 
 /* Prints a JSON object on stdout: as it is with --json, else as text. NULL is "out of memory". */
 int ps_cli_print_json(const struct ps_opts *o, const char *json, struct ps_err *err);
+/* The same for what only tells how the work went: --quiet without --json prints nothing. */
+int ps_cli_print_summary(const struct ps_opts *o, const char *json, struct ps_err *err);
 #endif

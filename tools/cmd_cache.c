@@ -107,9 +107,9 @@ static void verify_progress(void *user, uint64_t done, uint64_t total)
     ps_progress_update(user, "verify", done, total);
 }
 
-static int print_facts(const struct upkeep *u, struct ps_strbuf *b, struct ps_err *err)
+static int print_done(const struct upkeep *u, struct ps_strbuf *b, struct ps_err *err)
 {
-    return ps_cli_print_json(u->o, ps_strbuf_ok(b) ? b->data : NULL, err);
+    return ps_cli_print_summary(u->o, ps_strbuf_ok(b) ? b->data : NULL, err);
 }
 
 struct verdict {
@@ -142,7 +142,7 @@ static int print_verdict(const struct upkeep *u, const struct verdict *v, struct
     ps_jw_kuint(&w, "extents_dropped", u->o->repair ? v->bad : 0);
     ps_jw_kbool(&w, "index_rebuilt", v->rebuilt);
     ps_jw_object_end(&w);
-    rc = print_facts(u, &b, err);
+    rc = print_done(u, &b, err);
     ps_strbuf_deinit(&b);
     return rc;
 }
@@ -213,7 +213,7 @@ static int evict(struct upkeep *u, struct ps_err *err)
     ps_jw_object(&w);
     ps_jw_kuint(&w, "freed_bytes", freed);
     ps_jw_object_end(&w);
-    rc = print_facts(u, &b, err);
+    rc = print_done(u, &b, err);
     ps_strbuf_deinit(&b);
     return rc;
 }
@@ -243,7 +243,7 @@ static int pin(struct upkeep *u, bool pinned, struct ps_err *err)
     ps_jw_kstring(&w, "model_id", hex);
     ps_jw_kbool(&w, "pinned", pinned);
     ps_jw_object_end(&w);
-    rc = print_facts(u, &b, err);
+    rc = print_done(u, &b, err);
     ps_strbuf_deinit(&b);
     return rc;
 }
@@ -261,7 +261,7 @@ static int print_dir(const struct upkeep *u, struct ps_err *err)
     ps_jw_object(&w);
     ps_jw_kstring(&w, "dir", u->dir);
     ps_jw_object_end(&w);
-    rc = print_facts(u, &b, err);
+    rc = ps_cli_print_json(u->o, ps_strbuf_ok(&b) ? b.data : NULL, err);
     ps_strbuf_deinit(&b);
     return rc;
 }

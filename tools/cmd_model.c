@@ -355,6 +355,11 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err)
 
     if (strcmp(what, "net") == 0)
         return ps_bench_net(o, err);
+    if (ps_opts_origin(o, "seconds") == PS_FROM_ARGV)
+        return ps_err_set(err, PS_EUSAGE, "bench",
+                          "%s: --seconds: only `bench net` takes it: the others measure as long as "
+                          "they need",
+                          what);
     if (o->n_args > 1)
         return ps_err_set(err, PS_EUSAGE, "bench", "%s: '%s' is one argument too many", what,
                           o->args[1]);

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/host.h"
 #include "base/json.h"
+#include "base/minmax.h"
 #include "base/strbuf.h"
 #include "proto/signature.h"
 #include "tools/interrupt.h"
@@ -52,7 +53,7 @@ static int print_result(const struct ps_opts *o, const uint8_t id[PS_SHA256_BYTE
     ps_jw_kdouble(&w, "seconds", seconds);
     ps_split_report_write(&w, report);
     ps_jw_object_end(&w);
-    rc = ps_cli_print_json(o, ps_strbuf_ok(&b) ? b.data : NULL, err);
+    rc = ps_cli_print_summary(o, ps_strbuf_ok(&b) ? b.data : NULL, err);
     ps_strbuf_deinit(&b);
     return rc;
 }
@@ -119,6 +120,20 @@ static int split_and_tell(struct ps_source *src, const struct ps_split_doomed *d
     return rc < 0 ? rc : print_result(o, id, &report, ps_seconds_since(began_ns), err);
 }
 
+/* 0 in struct ps_split_options is the default, which no user means by it. */
+static int take_ram(uint64_t *bytes, const struct ps_size *ram, const char *text, struct ps_err *err)
+{
+    switch (ram->kind) {
+    case PS_SIZE_DEFAULT: *bytes = 0; return 0;
+    case PS_SIZE_BYTES: *bytes = ram->bytes ? ps_min_u64(ram->bytes, INT64_MAX) : 1; return 0;
+    case PS_SIZE_MIN: *bytes = PS_SPLIT_RAM_MIN; return 0;
+    case PS_SIZE_PERCENT:
+    case PS_SIZE_ALL: break;
+    }
+    return ps_err_set(err, PS_EUSAGE, "split", "--ram: '%s': give bytes here, such as 1G, or min",
+                      text);
+}
+
 int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
 {
     /* source_label: paths and hosts stay out of a manifest, so the same input gives the same
@@ -136,9 +151,8 @@ int ps_cmd_split(const struct ps_opts *o, struct ps_err *err)
 
     if (rc == 0)
         rc = ps_size_parse(&ram, o->ram, "--ram", err);
-    if (rc == 0 && ram.kind != PS_SIZE_DEFAULT && ram.kind != PS_SIZE_BYTES)
-        rc = ps_err_set(err, PS_EUSAGE, "split", "--ram: '%s': give bytes here, such as 1G", o->ram);
-    so.ram_bytes = ram.kind == PS_SIZE_BYTES && ram.bytes == 0 ? 1 : ram.bytes;
+    if (rc == 0)
+        rc = take_ram(&so.ram_bytes, &ram, o->ram, err);
     if (rc == 0 && !ps_packing_from_name(&so.packing, o->codec))
         rc = ps_err_set(err, PS_EUSAGE, "split", "--codec: '%s' is none of %s", o->codec,
                         PS_PACKINGS_KNOWN);

@@ -19,7 +19,8 @@
 #define FACTS_MAX ((size_t)1 << 30)
 
 /* What the cache holds of it, behind its turn. */
-static int note_held(struct ps_warm_held *held, struct ps_engine *engine, struct ps_err *err)
+static int note_held(struct ps_warm_held *held, struct ps_engine *engine, const char *label,
+                     struct ps_err *err)
 {
     uint8_t(*keys)[PS_SHA256_BYTES] = NULL;
     const uint8_t *id = NULL;
@@ -27,7 +28,7 @@ static int note_held(struct ps_warm_held *held, struct ps_engine *engine, struct
     int rc = ps_engine_keys(&keys, &n, &id, engine, err);
 
     if (rc == 0)
-        rc = ps_warm_held_note(held, id, (const uint8_t(*)[PS_SHA256_BYTES])keys, n,
+        rc = ps_warm_held_note(held, id, label, (const uint8_t(*)[PS_SHA256_BYTES])keys, n,
                                ps_engine_kept(engine).cache, err);
     ps_free(keys);
     return rc;
@@ -61,9 +62,15 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model,
     if (ps_engine_warm(json, engine, &w, &error) < 0)
         rc = ps_cli_error(err, &error);
     if (rc == 0 && held && !o->dry_run)
-        rc = note_held(held, engine, err);
+        rc = note_held(held, engine, engine->source->label, err);
     ps_cli_engine_close(engine);
     return rc;
+}
+
+/* A dry run is asked for nothing else. */
+static int print_facts(const struct ps_opts *o, const char *json, struct ps_err *err)
+{
+    return o->dry_run ? ps_cli_print_json(o, json, err) : ps_cli_print_summary(o, json, err);
 }
 
 struct batch {
@@ -85,8 +92,8 @@ static int tell_facts(struct batch *b, const char *json, struct ps_err *err)
         ps_jw_raw(&b->w, json);
         return 0;
     }
-    rc = ps_cli_print_json(b->o, json, err);
-    return rc < 0 || b->n == 1 ? rc : ps_out_line("", err);
+    rc = print_facts(b->o, json, err);
+    return rc < 0 || b->n == 1 || (b->o->quiet && !b->o->dry_run) ? rc : ps_out_line("", err);
 }
 
 static void tell_failure(struct batch *b, const char *model, int rc, const struct ps_err *e)
@@ -131,7 +138,7 @@ static int warm_all(struct batch *b, struct ps_err *err)
 }
 
 /* How many models have lost to later ones what was stored of them. */
-static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
+static int count_displaced(size_t *n, struct batch *b, struct ps_err *err)
 {
     const struct ps_cache_options co = {.read_only = true, .must_exist = true};
     struct ps_cache *cache = NULL;
@@ -147,6 +154,40 @@ static int count_displaced(size_t *n, const struct batch *b, struct ps_err *err)
     return rc;
 }
 
+/* Each by name, as failures are. */
+static void tell_displaced(struct batch *b)
+{
+    ps_jw_key(&b->w, "displaced_models");
+    ps_jw_array(&b->w);
+    for (size_t i = 0; i < b->held.n; i++) {
+        const struct ps_warm_model *m = &b->held.models[i];
+        if (!m->lost)
+            continue;
+        ps_jw_string(&b->w, m->label, strlen(m->label));
+        fprintf(stderr, "penstock: %s: displaced by later models of the list\n", m->label);
+    }
+    ps_jw_array_end(&b->w);
+}
+
+static int batch_error(const struct batch *b, size_t displaced, struct ps_err *err)
+{
+    static const char room[] = "the disk does not hold all: use a larger --disk, or a shorter list";
+
+    if (b->n_failed > 0 && displaced > 0)
+        return ps_err_set(err, b->worst, "warm",
+                          "%zu of %zu models failed: %s: see above; %zu more displaced by later "
+                          "ones: %s",
+                          b->n_failed, b->n, b->o->from_file, displaced, room);
+    if (b->n_failed > 0)
+        return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above",
+                          b->n_failed, b->n, b->o->from_file);
+    if (displaced > 0)
+        return ps_err_set(err, PS_EBUDGET, "warm",
+                          "%zu of %zu models were displaced by later ones: %s: %s", displaced,
+                          b->held.n, b->o->from_file, room);
+    return 0;
+}
+
 static int end_batch(struct batch *b, struct ps_err *err)
 {
     size_t displaced = 0;
@@ -154,26 +195,20 @@ static int end_batch(struct batch *b, struct ps_err *err)
 
     if (rc < 0)
         return rc;
-    if (displaced > 0 && ps_err_exit_status(b->worst) < ps_err_exit_status(PS_EBUDGET))
+    /* What has failed says what is wrong with a model of the list; that others have no room is said beside it. */
+    if (displaced > 0 && b->n_failed == 0)
         b->worst = PS_EBUDGET;
     ps_jw_array_end(&b->w);
     ps_jw_kuint(&b->w, "failed", b->n_failed);
     ps_jw_kuint(&b->w, "displaced", displaced);
+    tell_displaced(b);
     ps_jw_kint(&b->w, "exit", ps_interrupt_seen ? PS_EXIT_INTERRUPTED : ps_err_exit_status(b->worst));
     ps_jw_object_end(&b->w);
     if (b->o->json)
         rc = ps_cli_print_json(b->o, ps_strbuf_ok(&b->facts) ? b->facts.data : NULL, err);
     if (rc == 0 && ps_interrupt_seen)
         return ps_err_set(err, PS_EINTERRUPTED, "warm", "interrupted");
-    if (rc == 0 && b->n_failed > 0)
-        return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above",
-                          b->n_failed, b->n, b->o->from_file);
-    if (rc == 0 && displaced > 0)
-        return ps_err_set(err, PS_EBUDGET, "warm",
-                          "%zu of %zu models were displaced by later ones: %s: the disk does not "
-                          "hold all: use a larger --disk, or a shorter list",
-                          displaced, b->held.n, b->o->from_file);
-    return rc;
+    return rc == 0 ? batch_error(b, displaced, err) : rc;
 }
 
 static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
@@ -235,7 +270,7 @@ int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
                           "warm: MODEL is missing: usage: penstock warm MODEL | --from-file FILE");
     rc = warm_one(&json, o, model, NULL, err);
     if (rc == 0)
-        rc = ps_cli_print_json(o, json, err);
+        rc = print_facts(o, json, err);
     ps_string_free(json);
     return rc;
 }

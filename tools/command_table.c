@@ -52,7 +52,7 @@ static const struct ps_command_spec commands[] = {
      "What is held already is never fetched again, so that a warm-up which was stopped or killed "
      "goes on where it "
      "was; runs may use the cache meanwhile. A list of models goes on after a failure and ends "
-     "with the worst status; "
+     "with the worst status of them; "
      "--disk has to hold them all, or the last ones push the first ones out.",
      "penstock warm https://models.example/llama-3.1-8b --disk 20G\n"
      "penstock warm https://models.example/llama-3.1-8b --dry-run --price-per-gb 0.09\n"

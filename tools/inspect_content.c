@@ -134,6 +134,8 @@ int ps_inspect_content(bool *same, const struct ps_content_side *a, const struct
     int rc = rows_open(&x, a, n, err);
     if (rc == 0)
         rc = rows_open(&y, b, n, err);
+    if (rc == 0 && progress)
+        progress(NULL, "compare", 0, x.all_bytes + y.all_bytes);
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         rc = compare_tensor(&same[i], &x, &y, rows_of(&a->map->tensors[a->tensors[i]]), err);
         if (progress)

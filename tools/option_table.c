@@ -72,7 +72,7 @@ static const struct ps_opt_spec options[] = {
     {"ram", NULL, NULL, "SIZE",
      "Most memory for everything: 4G, 50% of the model, min (default: as much as helps, at most 80 "
      "% of what "
-     "is free; in `split` 1G)",
+     "is free; in `split` bytes or min, 1G)",
      NULL, NULL, PS_OPT_SIZE, PS_GROUP_BUDGET, ENGINE | SPLIT, AT(ram),
      PS_OPT_SIZE_SHARE | PS_OPT_SIZE_MIN | PS_OPT_SIZE_ALL, 0},
     {"vram", NULL, NULL, "SIZE",
@@ -222,8 +222,9 @@ static const struct ps_opt_spec options[] = {
     {"stats", NULL, NULL, "FILE",
      "Write the figures of the run to FILE as JSON, on failure too; /dev/stderr for the terminal",
      NULL, NULL, PS_OPT_FILE, PS_GROUP_OUTPUT, RUN, AT(stats), 0, 0},
-    {"quiet", NULL, "q", NULL, "No progress and no summary", NULL, NULL, PS_OPT_FLAG,
-     PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE, AT(quiet), 0, 0},
+    {"quiet", NULL, "q", NULL,
+     "No progress and no summary: of `split`, `warm` and what `cache` did only errors are told",
+     NULL, NULL, PS_OPT_FLAG, PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE, AT(quiet), 0, 0},
     {"log", NULL, NULL, "LEVEL", "What to log on stderr", "warn", "error|warn|info|debug|trace",
      PS_OPT_CHOICE, PS_GROUP_OUTPUT, SOURCE | KEYGEN | SHARE | CACHE, AT(log), 0, 0},
     {"help", NULL, "h", NULL, "Print this text", NULL, NULL, PS_OPT_FLAG, PS_GROUP_OUTPUT, EVERY,

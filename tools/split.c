@@ -482,6 +482,8 @@ static uint32_t most_blocks(const struct ps_map *m)
 static uint64_t buffer_bytes(const struct splitter *s)
 {
     uint64_t ram = s->o->ram_bytes ? s->o->ram_bytes : RAM_DEFAULT;
+    if (ram == PS_SPLIT_RAM_MIN)
+        return ram;
     return ram > RAM_OTHERS ? (ram - RAM_OTHERS) / 8 * 7 : 0;
 }
 
@@ -493,6 +495,8 @@ static int make_slots(struct splitter *s, struct ps_err *err)
     uint64_t ram = s->o->ram_bytes ? s->o->ram_bytes : RAM_DEFAULT,
              each = s->raw_cap * (packs ? 2 : 1);
     uint64_t n = ram > RAM_OTHERS ? (ram - RAM_OTHERS) / 2 / each : 0;
+    if (ram == PS_SPLIT_RAM_MIN)
+        n = 2;
     if (n < 2)
         return ps_err_set(err, PS_EBUDGET, ORIGIN,
                           "--ram: too little: splitting this model needs at least %llu MiB",
@@ -569,6 +573,8 @@ static int run_pipeline(struct splitter *s, struct ps_err *err)
         rc = make_slots(s, err);
     if (rc == 0)
         rc = start_threads(s, err);
+    if (rc == 0)
+        tell_progress(s, 0, true); /* what an earlier run has done is none of this one's rate */
     if (rc == 0)
         rc = copy_shards(s, err);
     stop_threads(s);
@@ -734,7 +740,8 @@ static int open_destination(struct splitter *s, struct ps_err *err)
 {
     uint8_t key[PS_SHA256_BYTES];
     /* Half of what is there for buffers goes to parts on their way to S3. */
-    s->place.ram_bytes = buffer_bytes(s) / 2;
+    const uint64_t ram = buffer_bytes(s);
+    s->place.ram_bytes = ram == PS_SPLIT_RAM_MIN ? ram : ram / 2;
     s->done = ps_calloc(s->plan->n_shards, sizeof *s->done);
     if (!s->done)
         return no_memory(err);

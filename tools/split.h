@@ -15,12 +15,16 @@
 #include "proto/dtype.h"
 #include "proto/source.h"
 
+#define PS_SPLIT_RAM_MIN UINT64_MAX
+
 struct ps_split_options {
     /* s3://bucket/prefix, or a directory, made if missing. Must be empty, a finished tree, or an interrupted split. */
     const char *dst;
     const struct ps_store_options *store; /* of the destination's network; nullable */
     struct ps_packing packing;
-    uint64_t ram_bytes; /* most memory for everything; 0 = 1 GiB. PS_EBUDGET where that is too little */
+    /* Most memory for everything; 0 = 1 GiB, PS_SPLIT_RAM_MIN the least that works. PS_EBUDGET where that is too
+     * little */
+    uint64_t ram_bytes;
     unsigned threads; /* that hash and pack; 0 = one per CPU, at most 16 */
     /* Called on the caller's thread, a few times a second at most and at the end of every shard;
      * nullable. Bytes are those of the source's tensors. Shards count from 0. */

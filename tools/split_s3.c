@@ -646,7 +646,7 @@ static int make_buffers(struct s3_tree *t, uint64_t ram_bytes, uint64_t max_shar
 {
     uint64_t part = max_shard_bytes / PARTS_WANTED;
     part = part < PART_MIN ? PART_MIN : (part + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
-    uint64_t n = ram_bytes / part;
+    uint64_t n = ram_bytes == PS_SPLIT_RAM_MIN ? BUFFERS_MIN : ram_bytes / part;
     if (n < BUFFERS_MIN)
         return ps_err_set(err, PS_EBUDGET, S3_ORIGIN,
                           "--ram: too little for parts of %llu MiB on their way to S3: give %llu "

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "base/hash.h"
+#include "tools/split.h"
 
 struct ps_split_tree;
 struct ps_store_options;
@@ -25,7 +26,7 @@ struct ps_split_done { /* what the manifest will say of a shard */
 struct ps_split_place {
     const char *dst; /* a path, or s3://bucket/prefix */
     const struct ps_store_options *store;
-    uint64_t ram_bytes;
+    uint64_t ram_bytes; /* PS_SPLIT_RAM_MIN: the least that works */
 };
 bool ps_split_place_is_remote(const struct ps_split_place *p);
 /* Makes or takes up `dst`; `place` must outlive the tree. `key` names source, codec and plan: a journal of another

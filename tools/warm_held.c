@@ -26,7 +26,8 @@ static bool is_present(const uint8_t *present, size_t i)
 }
 
 /* The one of this id, a new one if there is none; NULL without memory. */
-static struct ps_warm_model *find(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES])
+static struct ps_warm_model *find(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
+                                  const char *label)
 {
     for (size_t i = 0; i < h->n; i++)
         if (memcmp(h->models[i].id, id, PS_SHA256_BYTES) == 0)
@@ -35,13 +36,16 @@ static struct ps_warm_model *find(struct ps_warm_held *h, const uint8_t id[PS_SH
     if (!more)
         return NULL;
     h->models = more;
+    char *copy = ps_strdup(label);
+    if (!copy)
+        return NULL;
     more = &more[h->n++];
-    *more = (struct ps_warm_model){0};
+    *more = (struct ps_warm_model){.label = copy};
     memcpy(more->id, id, PS_SHA256_BYTES);
     return more;
 }
 
-int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
+int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES], const char *label,
                       const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_cache *cache,
                       struct ps_err *err)
 {
@@ -50,7 +54,7 @@ int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
     if (rc < 0)
         return rc;
     uint8_t(*held)[PS_SHA256_BYTES] = ps_malloc(n * PS_SHA256_BYTES + 1);
-    struct ps_warm_model *m = held ? find(h, id) : NULL;
+    struct ps_warm_model *m = held ? find(h, id, label) : NULL;
     if (m) {
         ps_free(m->keys);
         m->keys = held;
@@ -65,12 +69,11 @@ int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
     return m ? 0 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
 }
 
-int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, struct ps_cache *cache,
-                      struct ps_err *err)
+int ps_warm_held_lost(size_t *lost, struct ps_warm_held *h, struct ps_cache *cache, struct ps_err *err)
 {
     size_t n = 0;
     for (size_t i = 0; i < h->n; i++) {
-        const struct ps_warm_model *m = &h->models[i];
+        struct ps_warm_model *m = &h->models[i];
         uint8_t *present = NULL;
         bool all = true;
         const int rc = look(&present, (const uint8_t(*)[PS_SHA256_BYTES])m->keys, m->n, cache, err);
@@ -79,7 +82,8 @@ int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, struct ps_cach
         for (size_t k = 0; k < m->n && all; k++)
             all = is_present(present, k);
         ps_free(present);
-        n += !all;
+        m->lost = !all;
+        n += m->lost;
     }
     *lost = n;
     return 0;
@@ -87,8 +91,10 @@ int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, struct ps_cach
 
 void ps_warm_held_deinit(struct ps_warm_held *h)
 {
-    for (size_t i = 0; i < h->n; i++)
+    for (size_t i = 0; i < h->n; i++) {
         ps_free(h->models[i].keys);
+        ps_free(h->models[i].label);
+    }
     ps_free(h->models);
     memset(h, 0, sizeof *h);
 }

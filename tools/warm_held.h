@@ -4,6 +4,7 @@
  * blocks on the disk for a look into the index. */
 #ifndef PS_TOOLS_WARM_HELD_H
 #define PS_TOOLS_WARM_HELD_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,17 +16,19 @@ struct ps_warm_held {
         uint8_t id[PS_SHA256_BYTES];
         uint8_t (*keys)[PS_SHA256_BYTES]; /* of what was on the disk when its turn was over: 32 bytes an extent */
         size_t n;
-    } * models; /* each once */
+        char *label; /* of its source */
+        bool lost;   /* as ps_warm_held_lost found */
+    } * models;      /* each once */
     size_t n;
 };
 
-/* Notes of the model `id` which of its n keys are held now, in place of what was noted before. PS_ENOMEM, or what
- * kept the cache from telling. */
-int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES],
+/* Notes of the model `id`, told to users as `label`, which of its n keys are held now, in place of what was noted
+ * before. PS_ENOMEM, or what kept the cache from telling. */
+int ps_warm_held_note(struct ps_warm_held *h, const uint8_t id[PS_SHA256_BYTES], const char *label,
                       const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_cache *cache,
                       struct ps_err *err);
-/* How many of the models have lost extents since. Errors as above. */
-int ps_warm_held_lost(size_t *lost, const struct ps_warm_held *h, struct ps_cache *cache,
+/* Marks which of the models have lost extents since, and counts them. Errors as above. */
+int ps_warm_held_lost(size_t *lost, struct ps_warm_held *h, struct ps_cache *cache,
                       struct ps_err *err);
 void ps_warm_held_deinit(struct ps_warm_held *h);
 #endif

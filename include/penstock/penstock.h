@@ -82,7 +82,8 @@ struct ps_engine_options {
     uint32_t ctx_most, rows_most;
     uint32_t reserved[3];
     /* Called from the opening or generating thread a few times a second while something takes long. Nullable.
-     * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes. */
+     * `what` is a static word: "open", "fetch", "prefill", "warm", "verify". done and total are bytes; the first call
+     * of a word is at its beginning, where what an earlier run has done is done already. */
     void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *progress_user;
     const char *device; /* "cpu", "cuda", "cuda:1"; NULL: cpu */

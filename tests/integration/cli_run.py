@@ -155,6 +155,8 @@ def test_facts(work):
     check(all(k in plan for k in PLAN), f"plan lacks {[k for k in PLAN if k not in plan]}")
     check(b"least that works" in penstock("plan", MODEL).stdout, "plan as text")
     shapes = [facts("bench", what, *more) for what, more in (("net", (MODEL, "--seconds", "0.05")), ("disk", ("--cache", os.path.join(work, "bench"))))]
+    err = penstock("bench", "codec", "--seconds", "1", status=2).stderr
+    check(b"--seconds" in err and b"bench net" in err, f"bench codec --seconds: {err}")
     check(all({"bench", "threads", "cpu", "limit", "rows"} <= set(s) for s in shapes), f"one shape of bench: {shapes}")
     check(shapes[0]["cpu"] == shapes[1]["cpu"] and shapes[0]["threads"] == shapes[1]["threads"], f"one machine: {shapes}")
     ins = facts("inspect", MODEL, "--extents")
@@ -396,7 +398,12 @@ def test_nohup(work):
 def test_truncated(work):
     """A shard that was not copied whole."""
     tree = os.path.join(work, "tree")
-    penstock("split", MODEL, tree, "-q")
+    p = penstock("split", MODEL, tree, "-q", "--ram", "min")
+    check(not p.stdout and not p.stderr, f"split --quiet: {p}")
+    again = facts("split", MODEL, tree, "-q")
+    check(again["model_id"] == facts("split", MODEL, tree + "2", "--ram", "64G")["model_id"], "split --ram min: the same tree")
+    err = penstock("split", MODEL, tree + "3", "--ram", "50%", status=2).stderr
+    check(b"or min" in err, f"split --ram 50%: {err}")
     shards = os.path.join(tree, "shards")
     largest = max((os.path.join(shards, n) for n in os.listdir(shards)), key=os.path.getsize)
     os.truncate(largest, os.path.getsize(largest) - 1)
@@ -420,6 +427,11 @@ def test_http(work, text):
         check(facts("cache", "stat", "--cache", cache)["models"][0]["pinned"] is True, "cache pin")
         facts("cache", "unpin", url, "--cache", cache)
         check(facts("cache", "verify", "--cache", cache)["extents_wrong"] == 0, "cache verify")
+        for args in (("verify",), ("pin", url), ("unpin", url)):
+            p = penstock("cache", *args, "--cache", cache, "-q")
+            check(not p.stdout and not p.stderr, f"cache {args} --quiet: {p}")
+        for args in (("ls",), ("stat",), ("dir",)):
+            check(penstock("cache", *args, "--cache", cache, "-q").stdout, f"cache {args} --quiet: what was asked for")
         secret = url.replace("http://127", "HTTP://me:geheim@127") + "//?sig=geheim"
         said = [penstock("run", secret.replace("//?", "?"), "-p", "Once", "-n", "2", "-q", "--cache", cache + "-log", "--log", level).stderr.decode() for level in ("debug", "trace")]
         for word in ("a plain folder, 5 layers, ", "cache: ", "plan: ", "done after 2 tokens in 2 sweeps: "):

@@ -184,6 +184,17 @@ def test_list(t, server):
         d = json.loads(p.stdout)
         t.check((p.returncode, d["displaced"]) == (status, displaced) and all(m["complete"] for m in d["models"]), f"{disk} for both: {p}")
         t.check(("displaced by later ones" in p.stderr) == bool(displaced), f"{disk} for both: {p.stderr}")
+    # one that fails beside one that is displaced: its own status, and both are told
+    with open(both, "a") as f:
+        f.write(f"{server.url}/none\n")
+    for args in ((), ("-q",)):
+        p = subprocess.run([t.program, "warm", "--from-file", both, "--json", "--cache", t.path("both-and-none"), "--disk", "9M", *args],
+                           capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
+        d = json.loads(p.stdout)
+        t.check((p.returncode, d["exit"], d["failed"], d["displaced"]) == (3, 3, 1, 1), f"a failure and a displaced one: {p}")
+        t.equal(d["displaced_models"], [server.url], "which one")
+        t.check(f"{server.url}: displaced by later models" in p.stderr and "1 of 3 models failed" in p.stderr and "1 more displaced" in p.stderr,
+                f"both are told: {p.stderr}")
     # two revisions of one model: what they share is stored once
     revision = t.path("revision")
     shutil.copytree(KJV, revision)
@@ -202,6 +213,12 @@ def test_list(t, server):
     t.check((p.returncode, d["displaced"]) == (0, 0), f"nothing is displaced: {p}")
     p = run("--from-file", "-")
     t.check(p.returncode == 3 and p.stdout.count("complete") == 2, f"from stdin, as text: {p.stdout}")
+    p = run(server.url, "-q")
+    t.check(p.returncode == 0 and not p.stdout and not p.stderr, f"--quiet: {p}")
+    p = run(server.url, "-q", "--dry-run")
+    t.check(p.returncode == 0 and "bytes to fetch" in p.stdout, f"--quiet --dry-run: {p}")
+    p = run("--from-file", listed, "-q")
+    t.check(p.returncode == 3 and not p.stdout and "see above" in p.stderr, f"--quiet, a list: {p}")
     p = run("--from-file", listed, server.url)
     t.check(p.returncode == 2 and "one of them" in p.stderr, f"a model and a list: {p.stderr}")
     p = run("--from-file", "/dev/null")

@@ -381,14 +381,34 @@ static void test_close_while_a_range_is_submitted(void **state)
     end_world(&w);
 }
 
+struct told {
+    uint64_t first, last, total;
+    int n;
+};
+
+static void tell(void *user, uint64_t done, uint64_t total)
+{
+    struct told *t = user;
+    if (t->n++ == 0)
+        t->first = done;
+    assert_true(t->n < 2 || done > t->last);
+    t->last = done;
+    t->total = total;
+}
+
 static void test_fetch_past_the_consumer(void **state)
 {
     (void)state;
     struct world w;
     struct ps_err err = {0};
+    struct told told = {0};
     make_world(&w);
     struct ps_sweep *s = open_sweep(&w, 3, TENSORS - 1);
-    assert_ok(ps_sweep_fetch(s, w.order, TENSORS, NULL, NULL, &err), &err);
+    assert_ok(ps_sweep_fetch(s, w.order, TENSORS, tell, &told, &err), &err);
+    assert_int_equal(told.n, 1 + TENSORS);
+    assert_int_equal(told.first,
+                     0); /* a rate reckoned from the first arrival on is above that of the link */
+    assert_int_equal(told.last, told.total);
     for (int t = 0; t < TENSORS; t++)
         assert_int_equal(w.asked[t], 1);
     w.fail_tensor = 4;

@@ -105,6 +105,23 @@ static void test_progress_line(void **state)
     assert_int_equal(strlen(line), 15);
 }
 
+static void test_progress_rate(void **state)
+{
+    (void)state;
+    shown.off = false;
+    start_locked("warm", 0, PS_NS_PER_S);
+    rate_locked(0, PS_NS_PER_S);
+    assert_true(shown.bytes_s == 0);
+    rate_locked(3u << 20, PS_NS_PER_S + PS_NS_PER_S / 2); /* a burst of what was asked for at once */
+    assert_true(shown.bytes_s == 6u << 20);
+    rate_locked(8u << 20, 3 * PS_NS_PER_S);
+    assert_true(shown.bytes_s == 4u << 20);
+    start_locked("split", 100u << 20, 5 * PS_NS_PER_S); /* an earlier run has done so much */
+    rate_locked(102u << 20, 6 * PS_NS_PER_S);
+    assert_true(shown.bytes_s == 2u << 20);
+    shown.off = true;
+}
+
 static void check_report(const struct ps_run_report *r, const char *want)
 {
     struct ps_strbuf b;
@@ -169,9 +186,9 @@ static void test_report_summary(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),         cmocka_unit_test(test_object),
-        cmocka_unit_test(test_progress_line),  cmocka_unit_test(test_report_json),
-        cmocka_unit_test(test_report_summary),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_object),
+        cmocka_unit_test(test_progress_line), cmocka_unit_test(test_progress_rate),
+        cmocka_unit_test(test_report_json),   cmocka_unit_test(test_report_summary),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

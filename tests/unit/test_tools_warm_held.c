@@ -26,11 +26,12 @@ static void note(struct ps_warm_held *h, struct ps_cache *c, uint64_t number, ui
     for (uint64_t i = from; i <= to; i++)
         crash_extent_key(i, keys[n++]);
     crash_model_id(number, id);
-    assert_int_equal(ps_warm_held_note(h, id, (const uint8_t(*)[PS_SHA256_BYTES])keys, n, c, NULL),
+    assert_int_equal(ps_warm_held_note(h, id, "label", (const uint8_t(*)[PS_SHA256_BYTES])keys, n,
+                                       c, NULL),
                      0);
 }
 
-static size_t lost(const struct ps_warm_held *h, struct ps_cache *c)
+static size_t lost(struct ps_warm_held *h, struct ps_cache *c)
 {
     size_t n = 99;
     assert_int_equal(ps_warm_held_lost(&n, h, c, NULL), 0);
@@ -88,7 +89,7 @@ static void test_no_memory(void **state)
     crash_model_id(1, id);
     for (int rc = PS_ENOMEM; rc != 0 && nth < 50; nth++) {
         ps_alloc_fail_at(nth);
-        rc = ps_warm_held_note(&h, id, keys, 1, c, NULL);
+        rc = ps_warm_held_note(&h, id, "label", keys, 1, c, NULL);
         ps_alloc_fail_at(0);
         assert_true(rc == 0 || rc == PS_ENOMEM);
         assert_int_equal(h.n, rc == 0);
