@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Disks without room: small tmpfs mounts in a mount namespace of their own. The cache's folder is full from the start, becomes
+"""Disks without room: small tmpfs mounts in a mount namespace of their own, and a loop device that fails. The cache's folder is full from the start, becomes
 full in the middle, in the middle of a commit (every size in steps of a page or so), or is filled by others between two runs: a
 run goes on without caching, writes the right text and says so once; the cache is clean afterwards, and serves when there is room
 again. Without --disk nothing that
@@ -9,6 +9,7 @@ command finishes it when there is room. Skipped where such a mount is not permit
 # ctest-timeout: 300
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -127,6 +128,33 @@ def filled_by_others(t):
     undisk(path)
 
 
+def broken(t):
+    """A device that takes less than it says: writes end well and their sync with EIO, of the file system's own blocks too."""
+    if not shutil.which("mkfs.ext4") and not os.path.exists("/sbin/mkfs.ext4"):
+        return t.note("no mkfs.ext4: no device that fails")
+    for kib in (600, 2500, 5000):
+        under, path = disk(t, f"thin-{kib}", kib), t.path(f"broken-{kib}")
+        image, what = os.path.join(under, "image"), f"a device of 32 MiB that takes {kib} KiB"
+        os.makedirs(path)
+        with open(image, "wb") as f:
+            f.truncate(32 << 20)
+        env = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+        made = subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", image], env=env, capture_output=True).returncode
+        if made != 0 or subprocess.run(["mount", "-o", "loop", image, path], env=env, capture_output=True).returncode != 0:
+            t.note("no loop device: no device that fails")
+            return undisk(under)
+        for again in ("", ", again"):
+            r = run(t, path, "16M")
+            t.equal((r.rc, r.text), (0, Setting.text), f"{what}{again}: {r}")
+            t.check(not badhttp.CRASH.search(r.err), f"{what}{again}: a crash: {r.err[-1500:]}")
+            t.check("penstock: warn: " in r.err, f"{what}{again}: says {r.err}")
+            verify(t, path, f"{what}{again}")
+        r = run(t, path, "0")
+        t.equal((r.rc, r.text), (0, Setting.text), f"{what}, without a cache: {r}")
+        undisk(path)
+        undisk(under)
+
+
 def told_nothing(t):
     """No --disk: what is cached is neither thrown away nor grows from run to run, whatever is free beside it."""
     def run(path, *args, command="run"):
@@ -198,7 +226,7 @@ def main():
         t.equal(r.rc, 0, f"the local run: {r}")
         Setting.text = r.text
         wanted = sys.argv[1:]
-        for part in (full_at_the_start, full_in_the_middle, full_in_a_commit, filled_by_others, told_nothing, full_split):
+        for part in (full_at_the_start, full_in_the_middle, full_in_a_commit, filled_by_others, broken, told_nothing, full_split):
             if not wanted or any(w in part.__name__ for w in wanted):
                 part(t)
 

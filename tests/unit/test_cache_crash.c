@@ -19,6 +19,7 @@
 #define BUDGET (6ull << 20)
 #define ROUNDS 60
 #define KEYS   400
+#define KILLS  200 /* of two */
 
 static _Atomic bool die_in_commit;
 
@@ -162,6 +163,44 @@ static void test_kill_one(void **state)
     assert_true(held > 0);
 }
 
+/* Two share the folder, and at random moments one of them, or both, are killed; whoever comes next looks at every
+ * byte. */
+static void test_kill_two(void **state)
+{
+    (void)state;
+    int pids[2];
+    uint64_t seen = 0;
+    struct crash_watch *w = crash_watch_start(test_dir);
+    for (uint64_t i = 0; i < 2; i++)
+        pids[i] = crash_spawn("write", test_dir, 5000 + i, BUDGET);
+    for (uint64_t round = 0; round < KILLS;) {
+        const uint64_t which = crash_extent_size(round, 7, 9); /* 8: both */
+        pause_us((unsigned)crash_extent_size(round, 100, 90000));
+        for (uint64_t i = 0; i < 2; i++) {
+            if (which < 8 && which % 2 != i)
+                continue;
+            kill_and_wait(pids[i]);
+            round++;
+        }
+        struct ps_cache *c = crash_open(test_dir, BUDGET);
+        uint64_t checked, bad;
+        assert_int_equal(ps_cache_verify(c, true, false, NULL, NULL, &checked, &bad, NULL), 0);
+        assert_int_equal(bad, 0);
+        seen += checked;
+        ps_cache_close(c);
+        for (uint64_t i = 0; i < 2; i++)
+            if (which >= 8 || which % 2 == i)
+                pids[i] = crash_spawn("write", test_dir, 6000 + 2 * round + i, BUDGET);
+    }
+    for (int i = 0; i < 2; i++)
+        kill_and_wait(pids[i]);
+    const uint64_t most = crash_watch_stop(w);
+    printf("    %d kills of two: %llu extents looked at, at most %llu of %llu bytes\n", KILLS,
+           (unsigned long long)seen, (unsigned long long)most, (unsigned long long)BUDGET);
+    assert_true(most <= BUDGET);
+    assert_true(inspect(test_dir) > 0);
+}
+
 /* One of three is killed again and again; the others find their way, and the slots of the dead. */
 static void test_kill_among_others(void **state)
 {
@@ -259,6 +298,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_kill_in_commit, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_kill_one, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_kill_two, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_kill_among_others, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
