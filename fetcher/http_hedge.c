@@ -11,6 +11,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#define HEDGES_MOST 3u                 /* second requests for one job, one after the other */
+#define AGAIN_NS    (PS_NS_PER_S / 20) /* what was asked for, or could not be, is looked at */
+
 /* ---- accounts ---- */
 
 /* The second request h is over, or goes on as an ordinary one: `useful` of its bytes were needed, so `extra` were not,
@@ -83,26 +86,30 @@ bool http_hedge_takes_over(const struct http_transfer *t, struct http_job *j)
 
 /* ---- asking ---- */
 
-/* When the job that t carries is late; 0: it is, UINT64_MAX: it is none of ours. */
-static uint64_t late_ns(const struct http_transfer *t, const struct http_job *j, uint64_t now_ns)
+/* When what t brings of job j is late; 0: it is, UINT64_MAX: nobody waits for it. */
+static uint64_t late_ns(const struct http_transfer *t, const struct http_job *j, uint64_t missing,
+                        uint64_t now_ns)
 {
     struct http_store *s = t->net->store;
     double median = http_pace_median(t->net, t, now_ns);
-    uint64_t at = t->receiving && t->pos > t->from ? t->pos : t->from;
     pthread_mutex_lock(&s->lock);
     bool awaited = j->awaited && !j->cancelled;
     uint64_t due =
-        awaited ? ps_pace_hedge_ns(&t->pace, &t->host->pace, median, http_job_to(j) - at, now_ns)
-                : UINT64_MAX;
+        awaited ? ps_pace_hedge_ns(&t->pace, &t->host->pace, median, missing, now_ns) : UINT64_MAX;
     pthread_mutex_unlock(&s->lock);
     return due;
+}
+
+static uint64_t position(const struct http_transfer *t)
+{
+    return t->receiving && t->pos > t->from ? t->pos : t->from;
 }
 
 /* Only the first job of a transfer: what comes behind it is not late yet. */
 static struct http_job *candidate(const struct http_transfer *t)
 {
     struct http_job *j = t->live && !t->lost && !t->hedge_of ? t->jobs : NULL;
-    return j && !j->sink && !j->hedge ? j : NULL;
+    return j && !j->sink && !j->hedge && j->hedges < HEDGES_MOST ? j : NULL;
 }
 
 static bool begin(struct http_net *n, struct http_transfer *t, struct http_job *j, uint64_t now_ns)
@@ -110,11 +117,40 @@ static bool begin(struct http_net *n, struct http_transfer *t, struct http_job *
     struct http_transfer *h = http_net_free_slot(n);
     if (!h || !http_take_hedge(n->store, h, t, j, now_ns))
         return false;
+    j->hedges++;
     ps_stat_add(&n->store->stats->hedges, 1);
     ps_log(PS_LOG_DEBUG, "fetcher", "%s: late: %llu bytes are asked for a second time",
            j->obj->where, (unsigned long long)(h->to - h->from));
     http_transfer_begin(h);
     return true;
+}
+
+/* What h has brought was for nothing when another takes its place, and that may be more than may be spent. */
+static bool may_be_replaced(const struct http_transfer *h)
+{
+    struct http_store *s = h->net->store;
+    pthread_mutex_lock(&s->lock);
+    const uint64_t spent = ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight;
+    const bool may = ps_hedge_affordable(ps_stat_get(&s->stats->bytes_net), spent, h->body_bytes,
+                                         s->opt.hedge_pct);
+    pthread_mutex_unlock(&s->lock);
+    return may;
+}
+
+/* A second request is late as often as a first one. It makes room for another, which is asked for as the first was:
+ * while that is still late. The last one stays. UINT64_MAX: there is nothing to look at. */
+static uint64_t replace_late(struct http_transfer *h, uint64_t now_ns)
+{
+    struct http_job *j = h->live && !h->lost && h->hedge_of ? h->hedged : NULL;
+    if (!j || j->hedges >= HEDGES_MOST)
+        return UINT64_MAX;
+    const uint64_t due = late_ns(h, j, h->to - position(h), now_ns);
+    if (due != 0)
+        return due;
+    if (!may_be_replaced(h))
+        return now_ns + AGAIN_NS;
+    http_hedge_drop(j);
+    return now_ns;
 }
 
 uint64_t http_hedge_look(struct http_net *n, uint64_t now_ns)
@@ -128,15 +164,19 @@ uint64_t http_hedge_look(struct http_net *n, uint64_t now_ns)
     n->awaits_seen = awaits;
     n->hedge_due = false;
     for (unsigned i = 0; i < n->slots; i++) {
+        uint64_t due = replace_late(&n->transfers[i], now_ns);
+        next = due < next ? due : next;
+    }
+    for (unsigned i = 0; i < n->slots; i++) {
         struct http_transfer *t = &n->transfers[i];
         struct http_job *j = candidate(t);
-        uint64_t due = j ? late_ns(t, j, now_ns) : UINT64_MAX;
-        if (due == 0 && !begin(n, t, j, now_ns)) {
-            n->hedge_due = true; /* with the next slot that comes free, or when it may cost more */
-            due = now_ns + PS_NS_PER_S / 20;
+        uint64_t due = j ? late_ns(t, j, http_job_to(j) - position(t), now_ns) : UINT64_MAX;
+        if (due == 0) {
+            if (!begin(n, t, j, now_ns))
+                n->hedge_due = true; /* with the next slot that comes free, or when it may cost more */
+            due = now_ns + AGAIN_NS;
         }
-        if (due != 0 && due < next)
-            next = due;
+        next = due < next ? due : next;
     }
     n->hedge_ns = next;
     return next;

@@ -107,6 +107,7 @@ struct http_job {
     unsigned bad_replies;              /* replies that broke the protocol, and wrong hashes */
     unsigned escapes;                  /* times it was taken off a slow connection */
     struct http_transfer *hedge; /* net thread: asks a second time for what is missing of it */
+    unsigned hedges;             /* net thread: times that was done */
     unsigned cures;              /* times it went back for fresh credentials or a fresh address */
     int rc;
     struct ps_err err;

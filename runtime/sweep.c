@@ -454,25 +454,49 @@ int ps_sweep_await_locked(struct ps_sweep *s, struct item *it, struct ps_err *er
     return 0;
 }
 
+static void hurry_locked(struct ps_sweep *s, struct item *it)
+{
+    if (it->state != ITEM_LOADING || it->awaited)
+        return;
+    it->awaited = true; /* what is not with the source yet tells it on the way there */
+    if (!it->in_net)
+        return;
+    it->refs++;
+    pthread_mutex_unlock(&s->mutex);
+    ps_sweep_hurry(it);
+    pthread_mutex_lock(&s->mutex);
+    ps_sweep_unref_locked(s, it);
+}
+
 int ps_sweep_need_locked(struct ps_sweep *s, struct item *it, struct ps_err *err)
 {
-    if (it->state == ITEM_LOADING && !it->awaited) {
-        it->awaited = true; /* what is not with the source yet tells it on the way there */
-        if (it->in_net) {
-            it->refs++;
-            pthread_mutex_unlock(&s->mutex);
-            ps_sweep_hurry(it);
-            pthread_mutex_lock(&s->mutex);
-            ps_sweep_unref_locked(s, it);
-        }
-    }
+    hurry_locked(s, it);
     return ps_sweep_await_locked(s, it, err);
+}
+
+static int32_t layer_of(const struct ps_sweep *s, uint32_t extent)
+{
+    return s->o.map->tensors[s->o.map->extents[extent].tensor].layer;
+}
+
+/* All that the layer of the next extent still lacks, of what was issued: two of them that are late would otherwise be
+ * asked for again one after the other, each when its turn comes. */
+static void hurry_layer_locked(struct ps_sweep *s)
+{
+    const uint32_t n = s->o.n_order;
+    const int32_t layer = layer_of(s, s->o.order[s->consume_seq % n]);
+    for (uint64_t seq = s->consume_seq;
+         seq < s->issue_seq && layer_of(s, s->o.order[seq % n]) == layer; seq++) {
+        struct item *it = s->by_position[seq % n];
+        if (it && it->seq == seq)
+            hurry_locked(s, it);
+    }
 }
 
 /* Waits are told layer by layer: a layer is what goes on or not. */
 static void count_wait_locked(struct ps_sweep *s, uint32_t extent, uint64_t ns)
 {
-    int32_t layer = s->o.map->tensors[s->o.map->extents[extent].tensor].layer;
+    int32_t layer = layer_of(s, extent);
     if (layer != s->wait_layer && s->wait_layer != INT32_MIN) {
         ps_histogram_add(&s->o.stats->layer_wait, s->wait_ns);
         s->wait_ns = 0;
@@ -535,8 +559,11 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
         rc = ps_sweep_wait_changed_locked(s, err); /* every slot is still held by a write */
         ps_sweep_pump_locked(s);
     }
-    if (rc == 0 && it)
-        rc = ps_sweep_need_locked(s, it, err);
+    if (rc == 0 && it) {
+        if (it->state == ITEM_LOADING)
+            hurry_layer_locked(s);
+        rc = ps_sweep_await_locked(s, it, err);
+    }
     if (rc == 0) {
         count_wait_locked(s, extent, ps_now_ns() - t0);
         fill_panel_locked(s, extent, it, out);

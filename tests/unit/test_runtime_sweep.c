@@ -2,6 +2,7 @@
  * for once a sweep, failures told at the extent they belong to, a sweep that was given up does not spoil the next.
  * ctest-labels: threads */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -538,6 +539,113 @@ static void test_wrong_pieces_while_the_source_is_told(void **state)
     ps_map_free(map);
 }
 
+/* A source that sends nothing before it has been told that `expected` ranges are waited for, or some time is over. */
+struct told {
+    struct ps_source base;
+    pthread_mutex_t lock;
+    struct ps_range *held[16]; /* lock */
+    unsigned n, n_awaited;     /* lock */
+    bool awaited[16];          /* lock: by number of the extent */
+    unsigned expected;
+    size_t extent_bytes;
+};
+
+static int told_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
+{
+    struct told *s = (struct told *)base;
+    (void)err;
+    pthread_mutex_lock(&s->lock);
+    s->held[s->n++] = r;
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+static void told_await(struct ps_source *base, struct ps_range *r)
+{
+    struct told *s = (struct told *)base;
+    pthread_mutex_lock(&s->lock);
+    bool *a = &s->awaited[r->offset / s->extent_bytes];
+    s->n_awaited += !*a;
+    *a = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void *told_main(void *arg)
+{
+    struct told *s = arg;
+    const uint64_t until_ns = ps_now_ns() + 2 * PS_NS_PER_S;
+    for (bool all = false; !all && ps_now_ns() < until_ns; sched_yield()) {
+        pthread_mutex_lock(&s->lock);
+        all = s->n_awaited >= s->expected;
+        pthread_mutex_unlock(&s->lock);
+    }
+    for (unsigned i = 0; i < s->n; i++) {
+        memset(s->held[i]->buf, 0, s->held[i]->bytes);
+        s->held[i]->done(s->held[i], 0, NULL);
+    }
+    return NULL;
+}
+
+/* Of the layer that the arithmetic stands at, the source is told all that is missing, and of the next one nothing. */
+static void test_all_of_a_layer_is_waited_for(void **state)
+{
+    (void)state;
+    enum { BYTES = 64 << 10, IN_ORDER = 5, EXTENTS = 6 };
+    static const char *const names[EXTENTS] = {"layers.0.a", "layers.0.b", "layers.0.c",
+                                               "layers.1.a", "layers.1.b", "embedding"};
+    static const struct ps_source_ops ops = {.scheme = "told",
+                                             .submit = told_submit,
+                                             .cancel = wrong_cancel,
+                                             .await = told_await};
+    struct told told = {.base = {.ops = &ops},
+                        .lock = PTHREAD_MUTEX_INITIALIZER,
+                        .expected = 3,
+                        .extent_bytes = BYTES};
+    struct ps_map_builder *b = NULL;
+    struct ps_map *map = NULL;
+    struct ps_sweep *s = NULL;
+    struct ps_stats stats = {0};
+    struct ps_err err = {0};
+    struct ps_panel p;
+    uint32_t object;
+    pthread_t sender;
+    const uint8_t id[32] = {3}, tier[EXTENTS] = {0};
+    assert_ok(ps_map_builder_new(&b), NULL);
+    assert_ok(ps_map_add_object(b, "m", EXTENTS * BYTES, NULL, "m1", &object, &err), &err);
+    for (uint64_t i = 0; i < EXTENTS; i++)
+        assert_ok(ps_map_add_tensor(b, names[i], PS_F32, (uint64_t[]){16, COLS}, 2, object,
+                                    i * BYTES, false, &err),
+                  &err);
+    assert_ok(ps_map_builder_finish(&map, b, id, &err), &err);
+    assert_int_equal(map->n_extents, EXTENTS);
+    const struct ps_sweep_options o = {.map = map,
+                                       .source = &told.base,
+                                       .order = (uint32_t[]){0, 1, 2, 3, 4},
+                                       .n_order = IN_ORDER,
+                                       .tier = tier,
+                                       .ring_slots = IN_ORDER,
+                                       .gather_tensor = EXTENTS - 1,
+                                       .gather_slots = 1,
+                                       .stats = &stats};
+    assert_ok(ps_sweep_open(&s, &o, &err), &err);
+    ps_sweep_allow(s, 1);
+    ps_sweep_begin(s, false);
+    const uint64_t until_ns = ps_now_ns() + 20 * PS_NS_PER_S;
+    for (bool all = false; !all && ps_now_ns() < until_ns; sched_yield()) {
+        pthread_mutex_lock(&told.lock);
+        all = told.n == IN_ORDER;
+        pthread_mutex_unlock(&told.lock);
+    }
+    assert_int_equal(pthread_create(&sender, NULL, told_main, &told), 0);
+    assert_ok(ps_sweep_next(s, 0, &p, &err), &err);
+    pthread_join(sender, NULL);
+    ps_sweep_release(s, &p);
+    for (unsigned i = 0; i < EXTENTS; i++)
+        assert_int_equal(told.awaited[i], i < told.expected);
+    ps_sweep_close(s);
+    ps_map_free(map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -553,6 +661,7 @@ int main(void)
         cmocka_unit_test(test_close_while_a_range_is_submitted),
         cmocka_unit_test(test_fetch_past_the_consumer),
         cmocka_unit_test(test_wrong_pieces_while_the_source_is_told),
+        cmocka_unit_test(test_all_of_a_layer_is_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
