@@ -540,7 +540,7 @@ static void test_wrong_pieces_while_the_source_is_told(void **state)
 }
 
 /* A source that sends nothing before it has been told that `expected` ranges are waited for, or some time is over. */
-struct told {
+struct layer_source {
     struct ps_source base;
     pthread_mutex_t lock;
     struct ps_range *held[16]; /* lock */
@@ -550,9 +550,9 @@ struct told {
     size_t extent_bytes;
 };
 
-static int told_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
+static int layer_submit(struct ps_source *base, struct ps_range *r, struct ps_err *err)
 {
-    struct told *s = (struct told *)base;
+    struct layer_source *s = (struct layer_source *)base;
     (void)err;
     pthread_mutex_lock(&s->lock);
     s->held[s->n++] = r;
@@ -560,9 +560,9 @@ static int told_submit(struct ps_source *base, struct ps_range *r, struct ps_err
     return 0;
 }
 
-static void told_await(struct ps_source *base, struct ps_range *r)
+static void layer_await(struct ps_source *base, struct ps_range *r)
 {
-    struct told *s = (struct told *)base;
+    struct layer_source *s = (struct layer_source *)base;
     pthread_mutex_lock(&s->lock);
     bool *a = &s->awaited[r->offset / s->extent_bytes];
     s->n_awaited += !*a;
@@ -570,9 +570,9 @@ static void told_await(struct ps_source *base, struct ps_range *r)
     pthread_mutex_unlock(&s->lock);
 }
 
-static void *told_main(void *arg)
+static void *layer_main(void *arg)
 {
-    struct told *s = arg;
+    struct layer_source *s = arg;
     const uint64_t until_ns = ps_now_ns() + 2 * PS_NS_PER_S;
     for (bool all = false; !all && ps_now_ns() < until_ns; sched_yield()) {
         pthread_mutex_lock(&s->lock);
@@ -593,14 +593,14 @@ static void test_all_of_a_layer_is_waited_for(void **state)
     enum { BYTES = 64 << 10, IN_ORDER = 5, EXTENTS = 6 };
     static const char *const names[EXTENTS] = {"layers.0.a", "layers.0.b", "layers.0.c",
                                                "layers.1.a", "layers.1.b", "embedding"};
-    static const struct ps_source_ops ops = {.scheme = "told",
-                                             .submit = told_submit,
+    static const struct ps_source_ops ops = {.scheme = "layer",
+                                             .submit = layer_submit,
                                              .cancel = wrong_cancel,
-                                             .await = told_await};
-    struct told told = {.base = {.ops = &ops},
-                        .lock = PTHREAD_MUTEX_INITIALIZER,
-                        .expected = 3,
-                        .extent_bytes = BYTES};
+                                             .await = layer_await};
+    struct layer_source source = {.base = {.ops = &ops},
+                                  .lock = PTHREAD_MUTEX_INITIALIZER,
+                                  .expected = 3,
+                                  .extent_bytes = BYTES};
     struct ps_map_builder *b = NULL;
     struct ps_map *map = NULL;
     struct ps_sweep *s = NULL;
@@ -619,7 +619,7 @@ static void test_all_of_a_layer_is_waited_for(void **state)
     assert_ok(ps_map_builder_finish(&map, b, id, &err), &err);
     assert_int_equal(map->n_extents, EXTENTS);
     const struct ps_sweep_options o = {.map = map,
-                                       .source = &told.base,
+                                       .source = &source.base,
                                        .order = (uint32_t[]){0, 1, 2, 3, 4},
                                        .n_order = IN_ORDER,
                                        .tier = tier,
@@ -632,16 +632,16 @@ static void test_all_of_a_layer_is_waited_for(void **state)
     ps_sweep_begin(s, false);
     const uint64_t until_ns = ps_now_ns() + 20 * PS_NS_PER_S;
     for (bool all = false; !all && ps_now_ns() < until_ns; sched_yield()) {
-        pthread_mutex_lock(&told.lock);
-        all = told.n == IN_ORDER;
-        pthread_mutex_unlock(&told.lock);
+        pthread_mutex_lock(&source.lock);
+        all = source.n == IN_ORDER;
+        pthread_mutex_unlock(&source.lock);
     }
-    assert_int_equal(pthread_create(&sender, NULL, told_main, &told), 0);
+    assert_int_equal(pthread_create(&sender, NULL, layer_main, &source), 0);
     assert_ok(ps_sweep_next(s, 0, &p, &err), &err);
     pthread_join(sender, NULL);
     ps_sweep_release(s, &p);
     for (unsigned i = 0; i < EXTENTS; i++)
-        assert_int_equal(told.awaited[i], i < told.expected);
+        assert_int_equal(source.awaited[i], i < source.expected);
     ps_sweep_close(s);
     ps_map_free(map);
 }
