@@ -18,6 +18,13 @@
 
 #define FACTS_MAX ((size_t)1 << 30)
 
+/* A list that is only asked about. */
+struct foreseen {
+    struct ps_warm_wanted wanted;
+    uint64_t room_bytes; /* --disk, or what the file system has of it */
+    bool full;           /* one of the models had no room beside those before it */
+};
+
 /* What the cache holds of it, behind its turn. */
 static int note_held(struct ps_warm_held *held, struct ps_engine *engine, const char *label,
                      struct ps_err *err)
@@ -34,9 +41,40 @@ static int note_held(struct ps_warm_held *held, struct ps_engine *engine, const 
     return rc;
 }
 
-/* held: nullable. */
+/* What it would hold of it, and whether that has room beside the others. */
+static int note_wanted(struct foreseen *f, const struct ps_engine *e, const char *facts,
+                       struct ps_err *err)
+{
+    const struct ps_map *m = e->files.map;
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)m->n_extents * PS_SHA256_BYTES + 1);
+    uint64_t *bytes = ps_calloc((size_t)m->n_extents + 1, sizeof *bytes);
+    struct ps_json *j = NULL;
+    const size_t before = f->wanted.n;
+    size_t n = 0;
+    int rc = keys && bytes ? 0 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+
+    for (uint32_t i = 0; rc == 0 && i < m->n_extents; i++)
+        if (e->tier[i] & PS_TIER_DISK) {
+            memcpy(keys[n], m->extents[i].key, PS_SHA256_BYTES);
+            bytes[n++] = m->extents[i].stored_bytes;
+        }
+    if (rc == 0)
+        rc = ps_warm_wanted_add(&f->wanted, (const uint8_t(*)[PS_SHA256_BYTES])keys, bytes, n, err);
+    if (rc == 0)
+        rc = ps_json_parse(&j, facts, strlen(facts), NULL, err);
+    if (rc == 0 && f->wanted.n > before) /* not the same model once more */
+        f->wanted.file_bytes += (uint64_t)ps_json_get(j, "file_bytes_to_fetch")->integer;
+    ps_json_free(j);
+    f->room_bytes = e->disk_room_bytes;
+    f->full = f->full || (rc == 0 && ps_warm_wanted_budget(&f->wanted) > f->room_bytes);
+    ps_free(keys);
+    ps_free(bytes);
+    return rc;
+}
+
+/* held, foreseen: nullable. */
 static int warm_one(char **json, const struct ps_opts *o, const char *model,
-                    struct ps_warm_held *held, struct ps_err *err)
+                    struct ps_warm_held *held, struct foreseen *foreseen, struct ps_err *err)
 {
     struct ps_warm_options w = {.struct_size = sizeof w,
                                 .layer_first = o->layers.first,
@@ -63,6 +101,8 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model,
         rc = ps_cli_error(err, &error);
     if (rc == 0 && held && !o->dry_run)
         rc = note_held(held, engine, engine->source->label, err);
+    if (rc == 0 && foreseen && o->dry_run)
+        rc = note_wanted(foreseen, engine, *json, err);
     ps_cli_engine_close(engine);
     return rc;
 }
@@ -81,6 +121,7 @@ struct batch {
     struct ps_strbuf facts;
     struct ps_json_writer w;
     struct ps_warm_held held;
+    struct foreseen foreseen; /* of a dry run */
 };
 
 /* Text as it comes; JSON at the end, in one object. */
@@ -126,7 +167,8 @@ static int warm_all(struct batch *b, struct ps_err *err)
     for (size_t i = 0; i < b->n && rc == 0 && !ps_interrupt_seen; i++) {
         struct ps_err e = {0};
         char *json = NULL;
-        int one = warm_one(&json, b->o, b->models[i], b->n > 1 ? &b->held : NULL, &e);
+        int one = warm_one(&json, b->o, b->models[i], b->n > 1 ? &b->held : NULL,
+                           b->n > 1 ? &b->foreseen : NULL, &e);
 
         if (one == 0)
             rc = tell_facts(b, json, err);
@@ -171,6 +213,7 @@ static void tell_displaced(struct batch *b)
 
 static int batch_error(const struct batch *b, size_t displaced, struct ps_err *err)
 {
+    char all[24], there[24];
     static const char room[] = "the disk does not hold all: use a larger --disk, or a shorter list";
 
     if (b->n_failed > 0 && displaced > 0)
@@ -185,6 +228,13 @@ static int batch_error(const struct batch *b, size_t displaced, struct ps_err *e
         return ps_err_set(err, PS_EBUDGET, "warm",
                           "%zu of %zu models were displaced by later ones: %s: %s", displaced,
                           b->held.n, b->o->from_file, room);
+    if (b->foreseen.full)
+        return ps_err_set(err, PS_EBUDGET, "warm",
+                          "%s: the later models would displace earlier ones: together they take "
+                          "%s, and there is %s: %s",
+                          b->o->from_file,
+                          ps_size_format(all, sizeof all, ps_warm_wanted_budget(&b->foreseen.wanted)),
+                          ps_size_format(there, sizeof there, b->foreseen.room_bytes), room);
     return 0;
 }
 
@@ -196,12 +246,16 @@ static int end_batch(struct batch *b, struct ps_err *err)
     if (rc < 0)
         return rc;
     /* What has failed says what is wrong with a model of the list; that others have no room is said beside it. */
-    if (displaced > 0 && b->n_failed == 0)
+    if ((displaced > 0 || b->foreseen.full) && b->n_failed == 0)
         b->worst = PS_EBUDGET;
     ps_jw_array_end(&b->w);
     ps_jw_kuint(&b->w, "failed", b->n_failed);
     ps_jw_kuint(&b->w, "displaced", displaced);
     tell_displaced(b);
+    if (b->o->dry_run) {
+        ps_jw_kbool(&b->w, "fits", !b->foreseen.full);
+        ps_jw_kuint(&b->w, "disk_wanted", ps_warm_wanted_budget(&b->foreseen.wanted));
+    }
     ps_jw_kint(&b->w, "exit", ps_interrupt_seen ? PS_EXIT_INTERRUPTED : ps_err_exit_status(b->worst));
     ps_jw_object_end(&b->w);
     if (b->o->json)
@@ -234,6 +288,7 @@ static int warm_from_file(const struct ps_opts *o, struct ps_err *err)
         ps_strbuf_deinit(&b.facts);
     }
     ps_warm_held_deinit(&b.held);
+    ps_warm_wanted_deinit(&b.foreseen.wanted);
     ps_free(b.models);
     ps_free(text);
     return rc;
@@ -268,7 +323,7 @@ int ps_cmd_warm(const struct ps_opts *o, struct ps_err *err)
     if (!model || !*model)
         return ps_err_set(err, PS_EUSAGE, "warm",
                           "warm: MODEL is missing: usage: penstock warm MODEL | --from-file FILE");
-    rc = warm_one(&json, o, model, NULL, err);
+    rc = warm_one(&json, o, model, NULL, NULL, err);
     if (rc == 0)
         rc = print_facts(o, json, err);
     ps_string_free(json);

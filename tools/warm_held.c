@@ -1,9 +1,11 @@
 /* See warm_held.h. */
 #include "tools/warm_held.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "cache/budget.h"
 
 /* Which keys are held, a bit each; *present: ps_free. */
 static int look(uint8_t **present, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
@@ -97,4 +99,44 @@ void ps_warm_held_deinit(struct ps_warm_held *h)
     }
     ps_free(h->models);
     memset(h, 0, sizeof *h);
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return memcmp(a, b, PS_SHA256_BYTES);
+}
+
+static bool wanted_has(const struct ps_warm_wanted *w, size_t n, const uint8_t *key)
+{
+    return n > 0 && bsearch(key, w->keys, n, PS_SHA256_BYTES, by_key);
+}
+
+int ps_warm_wanted_add(struct ps_warm_wanted *w, const uint8_t (*keys)[PS_SHA256_BYTES],
+                       const uint64_t *bytes, size_t n, struct ps_err *err)
+{
+    const size_t before = w->n;
+    uint8_t(*more)[PS_SHA256_BYTES] = ps_realloc_array(w->keys, before + n + 1, PS_SHA256_BYTES);
+    if (!more)
+        return ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
+    w->keys = more;
+    for (size_t i = 0; i < n; i++) {
+        if (wanted_has(w, before, keys[i]))
+            continue;
+        memcpy(w->keys[w->n++], keys[i], PS_SHA256_BYTES);
+        w->padded_bytes += ps_budget_round(bytes[i]);
+    }
+    qsort(w->keys, w->n, PS_SHA256_BYTES, by_key);
+    return 0;
+}
+
+uint64_t ps_warm_wanted_budget(const struct ps_warm_wanted *w)
+{
+    /* which reckons with the worst padding; how much it is, is known here */
+    return ps_cache_budget_for(w->padded_bytes - w->n * (PS_CACHE_GRAIN - 1) + w->file_bytes, w->n);
+}
+
+void ps_warm_wanted_deinit(struct ps_warm_wanted *w)
+{
+    ps_free(w->keys);
+    memset(w, 0, sizeof *w);
 }

@@ -179,6 +179,11 @@ def test_list(t, server):
     with open(both, "w") as f:
         f.write(f"{server.url}\n{other.url}\n")
     for disk, status, displaced in (("9M", 5, 1), ("16M", 0, 0)):
+        p = subprocess.run([t.program, "warm", "--from-file", both, "--dry-run", "--json", "--cache", t.path("both" + disk), "--disk", disk],
+                           capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
+        d = json.loads(p.stdout)
+        t.check((p.returncode, d["exit"], d["fits"], d["failed"]) == (status, status, not displaced, 0), f"{disk} for both, foretold: {p}")
+        t.check(("would displace" in p.stderr) == bool(displaced), f"{disk} for both, foretold: {p.stderr}")
         p = subprocess.run([t.program, "warm", "--from-file", both, "--json", "--cache", t.path("both" + disk), "--disk", disk],
                            capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
         d = json.loads(p.stdout)

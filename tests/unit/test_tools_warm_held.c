@@ -100,11 +100,48 @@ static void test_no_memory(void **state)
     ps_cache_close(c);
 }
 
+/* Extents that models share take room once; what is said to hold all does. */
+static void test_wanted(void **state)
+{
+    (void)state;
+    struct ps_warm_wanted w = {0};
+    uint8_t keys[40][PS_SHA256_BYTES];
+    uint64_t bytes[40];
+    for (uint64_t i = 0; i < 40; i++) {
+        crash_extent_key(i, keys[i]);
+        bytes[i] = 1 + i * 1000;
+    }
+    const uint8_t(*k)[PS_SHA256_BYTES] = (const uint8_t(*)[PS_SHA256_BYTES])keys;
+    uint64_t padded = 0;
+    for (size_t i = 0; i < 40; i++)
+        padded += ps_budget_round(bytes[i]);
+    assert_int_equal(ps_warm_wanted_add(&w, k, bytes, 30, NULL), 0);
+    assert_int_equal(ps_warm_wanted_add(&w, k + 10, bytes + 10, 30, NULL), 0);
+    assert_int_equal(ps_warm_wanted_add(&w, k, bytes, 40, NULL), 0);
+    assert_int_equal(w.n, 40);
+    assert_int_equal(w.padded_bytes, padded);
+    const uint64_t budget = ps_warm_wanted_budget(&w);
+    w.file_bytes = 1u << 20;
+    assert_in_range(ps_warm_wanted_budget(&w), budget + (1u << 20), budget + (1u << 20) + 8192);
+    ps_warm_wanted_deinit(&w);
+    struct ps_cache *c = crash_open(test_dir, budget);
+    const uint32_t m = crash_model(c, 1);
+    uint8_t *buf = ps_alloc_pages(65536, 4096);
+    for (uint64_t i = 0; i < 40; i++)
+        assert_int_equal(crash_store(c, m, i, 0, buf, bytes[i]), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    for (uint64_t i = 0; i < 40; i++)
+        assert_true(crash_holds(c, i));
+    ps_cache_close(c);
+    ps_free_pages(buf, 65536);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_held, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_no_memory, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_wanted, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
