@@ -28,6 +28,21 @@ static int clear_locked(int dir_fd, int lock_fd, const char *dir, struct ps_err 
     return 0;
 }
 
+/* The lock file, locked, or -1: there never was a cache, or another one has just taken it away. The lock of a file that
+ * is gone keeps nobody from a cache that was made anew meanwhile. */
+static int lock_of(int dir_fd)
+{
+    for (;;) {
+        const int fd = openat(dir_fd, "lock", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0)
+            return -1;
+        while (flock(fd, LOCK_EX) != 0 && errno == EINTR) {}
+        if (ps_owner_lock_is_current(dir_fd, fd))
+            return fd;
+        close(fd);
+    }
+}
+
 int ps_cache_clear(const char *dir, struct ps_err *err)
 {
     const int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -38,9 +53,8 @@ int ps_cache_clear(const char *dir, struct ps_err *err)
     int rc = 0;
     const enum ps_owner owner = ps_owner_of(dir_fd);
     const bool ours = owner == PS_OWNER_OURS || owner == PS_OWNER_UNTAGGED;
-    const int lock_fd = !ours ? -1 : openat(dir_fd, "lock", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (lock_fd >= 0) { /* no lock file: there never was a cache */
-        while (flock(lock_fd, LOCK_EX) != 0 && errno == EINTR) {}
+    const int lock_fd = !ours ? -1 : lock_of(dir_fd);
+    if (lock_fd >= 0) {
         if (owner == PS_OWNER_UNTAGGED) /* what else tells that it is ours goes now */
             (void)ps_owner_check(dir_fd, dir, true, true, NULL);
         rc = clear_locked(dir_fd, lock_fd, dir, err);

@@ -180,6 +180,13 @@ int ps_owner_check(int dir_fd, const char *dir, bool writes, bool creates, struc
     return 0;
 }
 
+bool ps_owner_lock_is_current(int dir_fd, int lock_fd)
+{
+    struct stat mine, named;
+    return fstat(lock_fd, &mine) == 0 && fstatat(dir_fd, "lock", &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+           mine.st_ino == named.st_ino && mine.st_dev == named.st_dev;
+}
+
 void ps_owner_remove_dir(int dir_fd, const char *name)
 {
     const int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);

@@ -36,6 +36,10 @@ void ps_owner_share_file(int dir_fd, int fd);
 /* The same for a directory in dir_fd. */
 void ps_owner_share_dir(int dir_fd, const char *name);
 
+/* Whether a lock file that was opened, and locked since, is still the one that others will open: `--disk 0` takes
+ * it away while we wait for it. */
+bool ps_owner_lock_is_current(int dir_fd, int lock_fd);
+
 /* Removes a directory of ours and the files in it that bear our names; what else lies in it stays, and with it the
  * directory. */
 void ps_owner_remove_dir(int dir_fd, const char *name);

@@ -497,15 +497,6 @@ static void take_open_lock(struct ps_cache *c)
            errno == EINTR) {}
 }
 
-/* Whether the lock file is still the one that others will open: `--disk 0` takes it away while we wait for it. */
-static bool lock_is_current(const struct ps_cache *c)
-{
-    struct stat mine, named;
-    return c->lock_fd < 0 || (fstat(c->lock_fd, &mine) == 0 &&
-                              fstatat(c->dir_fd, "lock", &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-                              mine.st_ino == named.st_ino && mine.st_dev == named.st_dev);
-}
-
 static void drop_open_lock(struct ps_cache *c)
 {
     if (c->lock_fd >= 0)
@@ -579,7 +570,7 @@ int ps_recover_open(struct ps_cache *c, const struct ps_cache_options *o, struct
     if (rc != 0)
         return rc;
     take_open_lock(c);
-    while (!lock_is_current(c)) {
+    while (c->lock_fd >= 0 && !ps_owner_lock_is_current(c->dir_fd, c->lock_fd)) {
         close(c->lock_fd);
         c->lock_fd = -1;
         rc = open_lock_file(c, o, err);

@@ -117,7 +117,7 @@ static int open_for_writing(struct ps_engine *e, struct ps_err *err)
         }
     }
     if (rc == PS_EIO || rc == PS_ENOSPC || rc == PS_EDATA || rc == PS_EINUSE ||
-        (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
+        rc == PS_ENOTFOUND || (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         e->cache_err = ce;
         return 0;

@@ -137,11 +137,13 @@ static int tell_facts(struct batch *b, const char *json, struct ps_err *err)
     return rc < 0 || b->n == 1 || (b->o->quiet && !b->o->dry_run) ? rc : ps_out_line("", err);
 }
 
-static void tell_failure(struct batch *b, const char *model, int rc, const struct ps_err *e)
+static void tell_failure(struct batch *b, size_t i, int rc, const struct ps_err *e)
 {
-    char *label = NULL;
-    const char *shown =
-        ps_store_label(&label, model, NULL) == 0 ? label : "(malformed address)"; /* no secret */
+    char *label = NULL, nameless[64];
+    const char *shown = ps_store_label(&label, b->models[i], NULL) == 0 ? label : nameless;
+
+    /* what can't be read may hold a secret */
+    snprintf(nameless, sizeof nameless, "(malformed address, model %zu of the list)", i + 1);
 
     b->n_failed++;
     if (ps_err_exit_status(rc) > ps_err_exit_status(b->worst))
@@ -173,7 +175,7 @@ static int warm_all(struct batch *b, struct ps_err *err)
         if (one == 0)
             rc = tell_facts(b, json, err);
         if (one != 0)
-            tell_failure(b, b->models[i], one, &e);
+            tell_failure(b, i, one, &e);
         ps_string_free(json);
     }
     return rc;

@@ -27,6 +27,10 @@ int ps_warm_list_parse(const char ***models, size_t *n, char *text, size_t len, 
     const char **list;
     size_t lines = 1, found = 0;
 
+    if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) { /* editors of Windows begin a text so */
+        text += 3;
+        len -= 3;
+    }
     if (memchr(text, '\0', len))
         return ps_err_set(err, PS_EUSAGE, "warm", "%s: holds a NUL: is it a list of models?", name);
     for (size_t i = 0; i < len; i++)

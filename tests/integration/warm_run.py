@@ -154,7 +154,7 @@ def test_parts(t, server):
 
 def test_list(t, server):
     listed = t.path("models.txt")
-    with open(listed, "w") as f:
+    with open(listed, "w", encoding="utf-8-sig") as f:
         f.write(f"# what the nodes need\n\n  {server.url}\t# the Bible\r\n{server.url}/none?sig=geheim\nhttp://me:geheim@/x\n"
                 f"{KJV}\n{server.url}#not-a-comment\n")
 
@@ -168,6 +168,7 @@ def test_list(t, server):
     m = d["models"]
     t.check([x.get("exit", 0) for x in m] == [0, 3, 2, 2, 0] and d["exit"] == 3 and d["failed"] == 3, f"each in its turn: {d}")
     t.check(m[0]["complete"] and m[4]["bytes_fetched"] == 0, f"the same model once more: {m[4]}")
+    t.check("model 3 of the list" in p.stderr, f"which one can't be read: {p.stderr}")
     t.check("geheim" not in p.stdout + p.stderr, f"a secret is shown: {p.stderr}")
     t.check(p.stderr.count("penstock: ") == 4, f"a line for each failure and one for all: {p.stderr}")
     # models that do not fit together: each is stored whole, and then displaced

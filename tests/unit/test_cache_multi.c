@@ -2,12 +2,14 @@
  * are cleared away.
  * ctest-timeout: 600 */
 #include <pthread.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -491,6 +493,57 @@ static int child_main(char **argv)
     _exit(child_in_namespace(argv[2])); /* no leak check from a process between two namespaces */
 }
 
+/* ---- `--disk 0` beside who begins ---- */
+
+/* Whether a process waits for a lock: /proc/locks marks it so. */
+static bool waits_for_lock(pid_t pid)
+{
+    char line[256], mark[32];
+    bool found = false;
+    FILE *f = fopen("/proc/locks", "r");
+    snprintf(mark, sizeof mark, " %d ", (int)pid);
+    while (f && !found && fgets(line, sizeof line, f))
+        found = strstr(line, "-> FLOCK") && strstr(line, mark);
+    if (f)
+        fclose(f);
+    return found;
+}
+
+/* Two clear the folder at once; before the second gets the lock, a third has made a cache anew. The lock that the
+ * second waited for is that of the cache that is gone. */
+static void test_clear_waits_for_the_gone(void **state)
+{
+    (void)state;
+    static uint8_t buf[8192];
+    char path[300];
+    int status = -1;
+    ps_cache_close(crash_open(test_dir, 4u << 20));
+    snprintf(path, sizeof path, "%s/lock", test_dir);
+    const int first = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(first >= 0);
+    assert_int_equal(flock(first, LOCK_EX), 0);
+    const pid_t second = fork();
+    if (second == 0) {
+        close(first); /* a shared description would be no wait */
+        _exit(ps_cache_clear(test_dir, NULL) == PS_EBUDGET ? 0 : 1);
+    }
+    for (int i = 0; i < 2000 && !waits_for_lock(second); i++)
+        pause_ms(5);
+    assert_true(waits_for_lock(second));
+    assert_int_equal(unlink(path), 0); /* as the first does at its end */
+    struct ps_cache *c = crash_open(test_dir, 4u << 20);
+    const uint32_t m = crash_model(c, 1);
+    assert_int_equal(crash_store(c, m, 1, 0, buf, 8192), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    close(first);
+    assert_int_equal(waitpid(second, &status, 0), second);
+    assert_int_equal(status, 0); /* it saw that the folder is in use */
+    ps_cache_close(c);
+    c = crash_open(test_dir, 4u << 20);
+    assert_true(crash_holds(c, 1));
+    ps_cache_close(c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5)
@@ -502,6 +555,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_reads_while_others_evict, test_dir_setup,
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_threads, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_clear_waits_for_the_gone, test_dir_setup,
+                                        test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_pid_namespaces, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_no_reader_left, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_speed, test_dir_setup, test_dir_teardown),
