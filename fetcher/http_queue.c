@@ -350,9 +350,14 @@ static void describe(struct ps_err *err, const struct http_job *j, const struct 
                      uint64_t elapsed_ns)
 {
     const char *what = f->what, *hint = f->hint;
+    char asked[96];
     if (f->deadline && j->last_what) {
         what = j->last_what;
         hint = j->last_hint;
+    } else if (f->cls == PS_RETRY_THROTTLE && f->retry_after_ns > 0) {
+        snprintf(asked, sizeof asked, "the server asks to be left alone for %llu s",
+                 (unsigned long long)((f->retry_after_ns + PS_NS_PER_S - 1) / PS_NS_PER_S));
+        hint = asked;
     }
     if (f->borrowed && !f->deadline)
         ps_err_set(err, f->code, ORIGIN, "%s", what);

@@ -136,7 +136,8 @@ void ps_path_hint(char *out, size_t cap, const char *path)
              : is_hub_name(p.place)                                   ? "hf"
                                                                       : "";
     if (!*scheme || len == 0 || len > cap ||
-        snprintf(out, cap, "%s://%.*s", scheme, (int)len, p.place) >= (int)cap)
+        snprintf(out, cap, "%s:%s%.*s", scheme, strcmp(scheme, "file") == 0 ? "///" : "//",
+                 (int)len, p.place) >= (int)cap)
         *out = '\0';
 }
 

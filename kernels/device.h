@@ -150,7 +150,8 @@ typedef const struct ps_device_api *(*ps_device_module_fn)(void);
 #define PS_DEVICE_SYMBOL "ps_device_module"
 
 /* Loads the module for `kind` ("cuda"): PENSTOCK_DEVICE_MODULE if set, else libpenstock_cuda.so beside the program or
- * library, then in the install directory. Loaded once per process and kept. PS_EUNSUPPORTED says why there is none. */
+ * library, then in the install directory. Loaded once per process and kept. PS_EUNSUPPORTED says why there is none,
+ * PS_EUSAGE that nobody knows such a kind. */
 int ps_device_load(const struct ps_device_api **out, const char *kind, struct ps_err *err);
 
 #ifdef __cplusplus

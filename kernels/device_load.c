@@ -70,6 +70,9 @@ static bool find_module(char *out, size_t cap, const char *kind)
 
 static int no_module(const char *kind, struct ps_err *err)
 {
+    if (strcmp(kind, "cuda") != 0) /* more likely a slip than a module that somebody forgot to install */
+        return ps_err_set(err, PS_EUSAGE, "device", "--device: \"%.40s\": use cpu, cuda or cuda:N",
+                          kind);
     return ps_err_set(
         err, PS_EUNSUPPORTED, "device",
         "this build has no %s module (libpenstock_%s.so): build Penstock where the CUDA toolkit "

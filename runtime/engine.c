@@ -175,14 +175,19 @@ static void set_estimate(struct ps_engine *e)
 
 /* The first plan of who wants weights at once. *later: there is none yet. What is too much for an estimate may be
  * enough for the text itself, once its tokens are counted, and the other way round: a session says exactly what is
- * missing, and what it may refuse must not have cost anything. */
+ * missing, and what it may refuse must not have cost anything. "min", too, is the least for the text, not for a
+ * guess. */
 static int plan_at_once(struct ps_engine *e, bool *later, struct ps_err *err)
 {
     struct ps_need most = e->estimate;
     most.ctx = e->o.ctx_most > most.ctx ? e->o.ctx_most : most.ctx;
     most.rows = e->o.rows_most > most.rows ? e->o.rows_most : most.rows;
-    const int rc = e->o.without_tokenizer ? 0 : ps_engine_check_plan(e, &most);
-    *later = rc == PS_EBUDGET;
+    const struct ps_need one = {.ctx = 1, .rows = 1, .ubatch = e->o.ubatch};
+    const bool guessed = e->o.ctx_most > 0,
+               least = e->ram.kind == PS_SIZE_MIN || e->vram.kind == PS_SIZE_MIN;
+    *later = !e->o.without_tokenizer &&
+             ((guessed && least) || ps_engine_check_plan(e, &most) == PS_EBUDGET) &&
+             (guessed || ps_engine_check_plan(e, &one) == 0);
     if (!*later)
         return ps_engine_replan(e, err);
     e->plan.predicted_s_per_token = -1; /* not known */

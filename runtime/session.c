@@ -1,4 +1,5 @@
 /* One text being written: prompt in, tokens out, one sweep of the weights per step. */
+#include <float.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -68,19 +69,37 @@ static void session_deinit(struct ps_session *s)
         ps_engine_unreserve(s->e, &s->need);
 }
 
-int ps_session_new(struct ps_session **out, struct ps_engine *e, const struct ps_session_options *o,
-                   struct ps_error *error)
+static int take_options(struct ps_session_options *out, const struct ps_session_options *o,
+                        struct ps_err *err)
+{
+    *out = (struct ps_session_options){0};
+    if (!o)
+        return 0;
+    if (o->struct_size < sizeof(uint32_t) || o->struct_size > sizeof *out)
+        return ps_err_set(
+            err, PS_EUSAGE,
+            ORIGIN, "ps_session_options.struct_size is wrong: was this program built for a newer libpenstock?");
+    memcpy(out, o, o->struct_size);
+    return 0;
+}
+
+int ps_session_new(struct ps_session **out, struct ps_engine *e,
+                   const struct ps_session_options *options, struct ps_error *error)
 {
     struct ps_err err = {0};
-    struct ps_need wanted = e->estimate; /* where the caller does not know better */
-    wanted.ctx = o && o->ctx_size ? o->ctx_size : wanted.ctx;
-    wanted.rows = o && o->max_rows ? o->max_rows : wanted.rows;
-    wanted.rows = wanted.rows < wanted.ctx ? wanted.rows : wanted.ctx;
-    wanted.ubatch = o && o->ubatch ? o->ubatch : wanted.ubatch;
-    struct ps_session *s = ps_calloc(1, sizeof *s);
-    if (!s)
-        return ps_engine_error(error, PS_ENOMEM, NULL);
-    int rc = session_init(s, e, &wanted, &err);
+    struct ps_session_options o;
+    struct ps_session *s = NULL;
+    int rc = take_options(&o, options, &err);
+    if (rc == 0 && !(s = ps_calloc(1, sizeof *s)))
+        rc = ps_err_set(&err, PS_ENOMEM, ORIGIN, "out of memory for a session");
+    if (rc == 0) {
+        struct ps_need wanted = e->estimate; /* where the caller does not know better */
+        wanted.ctx = o.ctx_size ? o.ctx_size : wanted.ctx;
+        wanted.rows = o.max_rows ? o.max_rows : wanted.rows;
+        wanted.rows = wanted.rows < wanted.ctx ? wanted.rows : wanted.ctx;
+        wanted.ubatch = o.ubatch ? o.ubatch : wanted.ubatch;
+        rc = session_init(s, e, &wanted, &err);
+    }
     if (rc < 0) {
         ps_session_free(s);
         return ps_engine_error(error, rc, &err);
@@ -235,6 +254,9 @@ static int writer_init(struct writer *w, struct ps_session *s, const struct ps_g
     ps_strbuf_init(&w->held, 16u << 20);
     if (o->n_stop > MAX_STOPS)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "more than %d stop strings", MAX_STOPS);
+    if (o->n_stop > 0 && !o->stop)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "%u stop strings, but none of them is given",
+                          o->n_stop);
     for (uint32_t i = 0; i < o->n_stop; i++)
         if (strlen(o->stop[i]) > STOP_BYTES)
             return ps_err_set(err, PS_EUSAGE, ORIGIN, "a stop string is longer than %d bytes",
@@ -259,7 +281,7 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, 
 {
     if (n == 0)
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
-                          "the prompt is empty and the model has no BOS token: give some text");
+                          "no token ids were given: a session goes on from one at least");
     for (size_t i = 0; i < n; i++)
         if (prompt[i] >= s->e->arch->vocab)
             return ps_err_set(err, PS_EUSAGE, ORIGIN,
@@ -366,6 +388,23 @@ static void tell_generated(const struct ps_engine *e, int rc)
            (unsigned long long)ps_stat_get(&s->bytes_ram_hit));
 }
 
+static bool within(float x, float most)
+{
+    return x >= 0 && x <= most; /* no NaN is */
+}
+
+static int check_sampling(const struct ps_generate_options *o, struct ps_err *err)
+{
+    if (!within(o->temp, FLT_MAX) || !within(o->repeat_penalty, FLT_MAX))
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "temp is %g and repeat_penalty %g: both are finite and not below 0",
+                          (double)o->temp, (double)o->repeat_penalty);
+    if (!within(o->top_p, 1) || !within(o->min_p, 1))
+        return ps_err_set(err, PS_EUSAGE, ORIGIN, "top_p is %g and min_p %g: both are 0 to 1",
+                          (double)o->top_p, (double)o->min_p);
+    return 0;
+}
+
 int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_prompt,
                         const struct ps_generate_options *options, ps_token_fn on_token, void *user,
                         struct ps_error *error)
@@ -382,6 +421,8 @@ int ps_session_generate(struct ps_session *s, const uint32_t *prompt, size_t n_p
     s->e->run = (struct ps_run_facts){.tokens_prompt = n_prompt};
     struct ps_sampler_options so = {o.temp,           o.top_k,         o.top_p, o.min_p,
                                     o.repeat_penalty, o.repeat_last_n, o.seed};
+    if (rc == 0)
+        rc = check_sampling(&o, &err);
     if (rc == 0)
         rc = check_prompt(s, prompt, n_prompt, &err);
     if (rc == 0)

@@ -318,6 +318,18 @@ int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *wo
 
 /* No token is shorter than a byte, and a few are added. (A normal form may be longer than the text: a few characters of
  * Arabic and of old Hangul, of which no prompt consists.) */
+int ps_cli_prompt(char **out, size_t *len, const struct ps_opts *o, struct ps_err *err)
+{
+    const enum ps_opt_origin p = ps_opts_origin(o, "prompt"), f = ps_opts_origin(o, "file");
+    const int rc = ps_cli_text(out, len, o, NULL, err);
+
+    /* Editors end a file with a newline that nobody means, and so does `echo`: llama.cpp drops that of a file, and a
+     * prompt must not become another one by being sent through a pipe. */
+    if (rc == 0 && (f > p || p == PS_FROM_DEFAULT) && *len > 0 && (*out)[*len - 1] == '\n')
+        --*len;
+    return rc;
+}
+
 uint32_t ps_cli_most_tokens(size_t text_bytes)
 {
     return text_bytes > (1u << 24) ? 1u << 24 : (uint32_t)text_bytes + 8;

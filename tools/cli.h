@@ -52,6 +52,8 @@ int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const 
  * where there is none. */
 int ps_cli_text(char **out, size_t *len, const struct ps_opts *o, const char *word,
                 struct ps_err *err);
+/* The text that `run` would go on from: the same, less one final newline where it comes from a file or stdin. */
+int ps_cli_prompt(char **out, size_t *len, const struct ps_opts *o, struct ps_err *err);
 /* Token positions to plan for before the text has been tokenised. Pure. */
 uint32_t ps_cli_estimate_tokens(size_t text_bytes);
 /* What they may come to. */

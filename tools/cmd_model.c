@@ -28,27 +28,37 @@ static int open_for_facts(struct ps_engine **out, struct ps_engine_options *e, s
     return ps_cli_engine_open(out, e, err);
 }
 
+/* Tokens of the text that `run` would read. They are counted, not guessed: a guess would call a --ram too small that is
+ * enough. */
+static int count_tokens(uint32_t *n, const struct ps_engine_options *e, const struct ps_opts *o,
+                        struct ps_err *err)
+{
+    struct ps_error error = {0};
+    uint32_t *ids = NULL;
+    char *text = NULL;
+    size_t len = 0, count = 0;
+    int rc = ps_cli_prompt(&text, &len, o, err);
+
+    if (rc == 0 && ps_tokenize_from(e, text, len, o->no_bos ? 2 : 3, &ids, &count, &error) < 0)
+        rc = ps_cli_error(err, &error);
+    ps_ids_free(ids);
+    ps_free(text);
+    *n = count > 0 ? (uint32_t)count : 1;
+    return rc;
+}
+
 /* What `run` with the same -p, -f, -n and -c would plan for. Without any of them: the engine's
  * default. */
 static int plan_size(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
-    bool has_text = ps_opts_origin(o, "prompt") || ps_opts_origin(o, "file");
-    char *text = NULL;
-    size_t len = 0;
-    int rc;
+    const bool has_text = ps_opts_origin(o, "prompt") || ps_opts_origin(o, "file");
+    const int rc = has_text ? count_tokens(&e->max_rows, e, o, err) : 0;
 
-    if (has_text) {
-        rc = ps_cli_text(&text, &len, o, NULL, err);
-        if (rc < 0)
-            return rc;
-        ps_free(text);
-        e->max_rows = ps_cli_estimate_tokens(len);
-    }
     if (e->ctx_size == 0 && (has_text || ps_opts_origin(o, "n-predict")))
         e->ctx_size = e->max_rows + (uint32_t)o->n_predict;
     if (e->max_rows > e->ctx_size)
         e->max_rows = e->ctx_size;
-    return 0;
+    return rc;
 }
 
 static int print_plan_text(const struct ps_json *root, struct ps_err *err)

@@ -34,19 +34,6 @@ struct run {
     struct ps_err out_err; /* of a write to stdout; code 0: none */
 };
 
-static int read_prompt(struct run *r, struct ps_err *err)
-{
-    enum ps_opt_origin p = ps_opts_origin(r->o, "prompt"), f = ps_opts_origin(r->o, "file");
-    int rc = ps_cli_text(&r->prompt, &r->prompt_len, r->o, NULL, err);
-
-    /* Editors end a file with a newline that nobody means, and so does `echo`: llama.cpp drops that of a file, and a
-     * prompt must not become another one by being sent through a pipe. */
-    if (rc == 0 && (f > p || p == PS_FROM_DEFAULT) && r->prompt_len > 0 &&
-        r->prompt[r->prompt_len - 1] == '\n')
-        r->prompt_len--;
-    return rc;
-}
-
 static void write_stats(const struct run *r, int rc, const char *error, struct ps_err *err)
 {
     struct ps_run_report report = {.rc = rc, .error = error, .seed = r->engine ? &r->seed : NULL};
@@ -195,7 +182,7 @@ static int work(struct run *r, struct ps_err *err)
 
     r->tells_stats = rc == 0 && r->o->stats;
     if (rc == 0)
-        rc = read_prompt(r, err);
+        rc = ps_cli_prompt(&r->prompt, &r->prompt_len, r->o, err);
     if (rc == 0)
         rc = open_engine(r, err);
     if (rc == 0)

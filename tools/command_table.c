@@ -20,7 +20,8 @@ static const struct ps_command_spec commands[] = {
     {PS_CMD_SERVE, "serve", "MODEL", "an OpenAI-compatible server (comes in a later release)",
      "Not in this release: use `penstock run`.", "penstock serve ./model\n", NULL, 0, 9, false},
     {PS_CMD_PLAN, "plan", "MODEL", "say what would lie where and how fast it would be",
-     "Reads the headers alone. Prints the bytes that each tier holds, the bytes that move in one "
+     "Reads the headers alone, and the tokenizer where there is a text to count. Prints the bytes "
+     "that each tier holds, the bytes that move in one "
      "sweep, the "
      "predicted seconds per token and what binds. Figures of link, disk and memory come from the "
      "last probe; "

@@ -24,6 +24,12 @@ static bool read_int(int64_t *out, const char *s)
     return true;
 }
 
+static bool is_whole(const char *s)
+{
+    const char *digits = s + (*s == '-');
+    return *digits && strspn(digits, "0123456789") == strlen(digits);
+}
+
 /* Digits, a point, an exponent: strtod would take "nan", "inf" and "0x1p3" as well. */
 static bool read_real(double *out, const char *s)
 {
@@ -44,9 +50,10 @@ static int set_int(int64_t *field, const struct ps_opt_spec *s, const char *text
 {
     int64_t v;
 
-    if (!read_int(&v, text))
+    const bool read = read_int(&v, text);
+    if (!read && !is_whole(text))
         return ps_err_set(err, PS_EUSAGE, "options", "%s: '%s' is not a whole number", spelled, text);
-    if (v < s->lo || v > s->hi)
+    if (!read || v < s->lo || v > s->hi) /* some are too long for any field */
         return ps_err_set(err, PS_EUSAGE, "options", "%s: %s is out of range: give %lld to %lld",
                           spelled, text, (long long)s->lo, (long long)s->hi);
     *field = v;

@@ -184,7 +184,7 @@ struct ps_generate_options {
     uint32_t struct_size;
     uint32_t n_predict; /* most tokens to write; 0 writes none */
     uint64_t seed;
-    float temp;             /* 0 = greedy */
+    float temp;             /* 0 = greedy; not below */
     uint32_t top_k;         /* 0 = off */
     float top_p;            /* 1 or 0 = off */
     float min_p;            /* 0 = off */

@@ -81,7 +81,7 @@ expect 2 '^penstock: --header: its value is the next word: write --header LINE$'
 expect 2 'not a whole number' run ./model -n ' 1'
 expect 2 'not a whole number' run ./model -n 0x10
 expect 2 'out of range' run ./model -n 99999999999
-expect 2 'not a whole number' run ./model -n 99999999999999999999
+expect 2 'out of range' run ./model -n 99999999999999999999
 expect 2 '^penstock: --http: .*auto\|h1\|h2' run ./model --http h3
 expect 2 '--disk' run ./model --disk 12Q
 expect 2 '--ram' plan ./model --ram ''

@@ -97,6 +97,8 @@ def check_layers(t, bases):
     r = on_fake(t, bases["hf-local"], "--temp", "0", "-ngl", 0)
     t.check(r.rc == 0 and "device" not in r.stats["plan"], f"-ngl 0 is the CPU: {r}")
     t.check("-ngl 0" in r.err and "--device" in r.err and r.err.count("\n") == 1, f"-ngl 0 wins, and that is said: {r}")
+    r = t.run("run", bases["hf-local"], "-p", PROMPT, "-n", 1, "--device", "gpu")
+    t.check(r.rc == 2 and "use cpu, cuda or cuda:N" in r.err, f"a device that nobody knows: {r}")
     r = t.run("run", bases["hf-local"], "-p", PROMPT, "-n", 1, "--device", "cpu", "-ngl", 0)
     t.check(r.rc == 0 and not r.err, f"no contradiction, no word: {r}")
 

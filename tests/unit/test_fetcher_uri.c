@@ -191,6 +191,8 @@ static void test_open(void **state)
     open_fails("", PS_EUSAGE, "no model given");
     open_fails("/nonexistent/penstock", PS_ENOTFOUND, "/nonexistent/penstock");
     open_fails("file:///nonexistent/penstock", PS_ENOTFOUND, "/nonexistent/penstock");
+    open_fails("file:/nonexistent/penstock", PS_ENOTFOUND,
+               "did you mean file:///nonexistent/penstock?");
 }
 
 static int build_object(void *user)

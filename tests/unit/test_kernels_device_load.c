@@ -103,7 +103,7 @@ static void test_no_such_kind(void **state)
 {
     (void)state;
     struct outcome o = in_child(NULL, "abacus", NULL, -1);
-    expect(&o, PS_EUNSUPPORTED, "libpenstock_abacus.so");
+    expect(&o, PS_EUSAGE, "use cpu, cuda or cuda:N");
 }
 
 /* A file of that name in the current folder is not even looked at. */

@@ -1,5 +1,6 @@
 /* Several sessions and other calls on one engine, through the public interface, on the CPU and on the fake device: each
  * may have all planned anew, under the feet of the others. */
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -470,13 +471,91 @@ static void test_warm_between(void **state)
     waitpid(server, NULL, 0);
 }
 
+static void refused(int rc, const struct ps_error *err, const char *word)
+{
+    if (rc != PS_EUSAGE || !strstr(err->text, word))
+        fail_msg("%d, \"%s\" instead of a word on %s", rc, err->text, word);
+}
+
+/* What a program gets wrong is told to it as it would be to a user, and leaves the session as it was. */
+static void test_wrong_options(void **state)
+{
+    (void)state;
+    struct ps_engine *e = open_engine("cpu", NULL, NULL);
+    struct ps_error err = {0};
+    struct ps_session *none = NULL;
+    for (uint32_t size = 0; size <= 4096; size += 4096) {
+        const struct ps_session_options o = {.struct_size = size};
+        refused(ps_session_new(&none, e, &o, &err), &err, "struct_size");
+        assert_null(none);
+    }
+    struct ps_session *s = new_session(e, 32);
+    const uint32_t prompt[] = {0, 300}, far[] = {1u << 30};
+    const struct ps_generate_options good = {.struct_size = sizeof good, .n_predict = 1};
+    static const struct {
+        const char *word;
+        float temp, top_p, min_p, penalty;
+    } wrong[] = {
+        {"temp", -1, 0, 0, 0},           {"temp", NAN, 0, 0, 0},
+        {"temp", INFINITY, 0, 0, 0},     {"top_p", 0, 1.5f, 0, 0},
+        {"top_p", 0, -0.5f, 0, 0},       {"min_p", 0, 0, 2, 0},
+        {"repeat_penalty", 0, 0, 0, -1}, {"repeat_penalty", 0, 0, 0, NAN},
+    };
+    for (size_t i = 0; i < TEST_COUNT(wrong); i++) {
+        struct ps_generate_options o = good;
+        o.temp = wrong[i].temp;
+        o.top_p = wrong[i].top_p;
+        o.min_p = wrong[i].min_p;
+        o.repeat_penalty = wrong[i].penalty;
+        refused(ps_session_generate(s, prompt, 2, &o, NULL, NULL, &err), &err, wrong[i].word);
+    }
+    struct ps_generate_options stops = good;
+    stops.n_stop = 2;
+    refused(ps_session_generate(s, prompt, 2, &stops, NULL, NULL, &err), &err, "stop");
+    refused(ps_session_generate(s, prompt, 0, &good, NULL, NULL, &err), &err, "no token ids");
+    refused(ps_session_generate(s, far, 1, &good, NULL, NULL, &err), &err, "out of range");
+    assert_int_equal(ps_session_generate(s, prompt, 2, &good, NULL, NULL, &err), 0);
+    ps_session_free(s);
+    ps_engine_close(e);
+}
+
+/* A --ram that holds nothing at all is told at once; one that is too small for 256 tokens may be enough for a few. */
+static void test_least_ram_is_told_at_once(void **state)
+{
+    (void)state;
+    char folder[4096], model[4200];
+    models_folder(folder);
+    snprintf(model, sizeof model, "%s/kjv", folder);
+    for (int enough = 0; enough < 2; enough++) {
+        struct ps_engine *e = NULL;
+        struct ps_error err = {0};
+        const struct ps_engine_options o = {.struct_size = sizeof o,
+                                            .model = model,
+                                            .disk = "0",
+                                            .threads = 1,
+                                            .ctx_size = 1u << 20,
+                                            .max_rows = 4,
+                                            .ram = enough ? "60M" : "1"};
+        const int rc = ps_engine_open(&e, &o, &err);
+        assert_int_equal(rc, enough ? 0 : PS_EBUDGET);
+        if (!enough) {
+            assert_non_null(strstr(err.text, "least"));
+            continue;
+        }
+        struct ps_session *s = new_session(e, 16);
+        ps_session_free(s);
+        ps_engine_close(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_sessions), cmocka_unit_test(test_logits_and_probes_between),
-        cmocka_unit_test(test_too_much),     cmocka_unit_test(test_budget_of_all),
-        cmocka_unit_test(test_small_chunks), cmocka_unit_test(test_failed_session_is_forgotten),
-        cmocka_unit_test(test_warm_between), cmocka_unit_test(test_no_text_is_lost),
+        cmocka_unit_test(test_two_sessions),  cmocka_unit_test(test_logits_and_probes_between),
+        cmocka_unit_test(test_too_much),      cmocka_unit_test(test_budget_of_all),
+        cmocka_unit_test(test_small_chunks),  cmocka_unit_test(test_failed_session_is_forgotten),
+        cmocka_unit_test(test_warm_between),  cmocka_unit_test(test_no_text_is_lost),
+        cmocka_unit_test(test_wrong_options), cmocka_unit_test(test_least_ram_is_told_at_once),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
     if (!module)

@@ -178,7 +178,7 @@ static void test_mistakes(void **state)
         {"run|m|-n|5 ", "not a whole number"},
         {"run|m|-n|16777217", "out of range"},
         {"run|m|-s|-2", "out of range"},
-        {"run|m|-s|9223372036854775808", "not a whole number"},
+        {"run|m|-s|9223372036854775808", "out of range"},
         {"run|m|--temp|inf", "not a number"},
         {"run|m|--temp|0x1", "not a number"},
         {"run|m|--temp|1e999", "not a number"},
