@@ -38,6 +38,13 @@ static bool next_line(const char **p, const char *end, struct piece *line)
     return true;
 }
 
+/* The AWS tools write a name with blanks in quotes: [profile 'x y']. */
+static struct piece unquoted(struct piece s)
+{
+    bool quoted = s.n >= 2 && (*s.p == '"' || *s.p == '\'') && s.p[s.n - 1] == *s.p;
+    return quoted ? (struct piece){s.p + 1, s.n - 2} : s;
+}
+
 /* "[profile  x]" and "[profile x]" are the same section. */
 static bool section_is(struct piece line, const char *section)
 {
@@ -52,7 +59,8 @@ static bool section_is(struct piece line, const char *section)
     size_t word = (size_t)(space - section);
     if (name.n <= word || memcmp(name.p, section, word) != 0 || !is_blank(name.p[word]))
         return false;
-    return equals(trim((struct piece){name.p + word, name.n - word}), space + 1, n - word - 1);
+    struct piece rest = unquoted(trim((struct piece){name.p + word, name.n - word}));
+    return equals(rest, space + 1, n - word - 1);
 }
 
 static struct piece without_comment(struct piece s)

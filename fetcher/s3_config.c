@@ -194,6 +194,23 @@ static int heap_setting(char **out, const struct ps_s3_files *f, const char *fir
     return *out ? 0 : PS_ENOMEM;
 }
 
+/* The environment's, else that of S3 in the profile's [services NAME], else the profile's for all services. */
+static int find_endpoint(char **out, const struct ps_s3_files *f)
+{
+    char name[PS_S3_NAME_MAX], section[PS_S3_NAME_MAX + 16], value[PS_S3_VALUE_MAX];
+    int rc = heap_setting(out, f, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", NULL);
+    if (rc != 0 || *out)
+        return rc;
+    if (ps_s3_profile_get(f, f->profile, "services", name, sizeof name)) {
+        snprintf(section, sizeof section, "services %s", name);
+        if (ps_ini_get(f->config, f->config_bytes, section, "s3.endpoint_url", value, sizeof value)) {
+            *out = ps_strdup(value);
+            return *out ? 0 : PS_ENOMEM;
+        }
+    }
+    return heap_setting(out, f, "AWS_ENDPOINT_URL_S3", NULL, "endpoint_url");
+}
+
 static bool flag(const struct ps_s3_files *f, const char *variable, const char *key)
 {
     char value[16];
@@ -219,9 +236,7 @@ static int settle(struct ps_s3_config *c, const struct ps_s3_files *f, struct ps
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "bad AWS region: %.40s: write one like eu-west-1",
                           c->region);
     bool ignore = ps_s3_env_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
-    int rc = ignore ? 0
-                    : heap_setting(&c->endpoint, f, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL",
-                                   "endpoint_url");
+    int rc = ignore ? 0 : find_endpoint(&c->endpoint, f);
     if (rc == 0)
         rc = heap_setting(&c->ca_file, f, "AWS_CA_BUNDLE", NULL, "ca_bundle");
     c->style = style_of(f);

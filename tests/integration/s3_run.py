@@ -166,6 +166,10 @@ def files(t, s3):
         f.write(f"[profile mine]\nregion = {s3.region}\nendpoint_url = {s3.url}\n")
     env = {"AWS_PROFILE": "mine", "AWS_EC2_METADATA_DISABLED": "true", "PENSTOCK_MIN_FREE": "0"}
     fine(t, run(t, "s3://models/kjv", env), "profile")
+    with open(t.path("home", ".aws", "config"), "a") as f:  # as `aws configure` writes a name with a blank
+        f.write(f"[profile 'my dev']\nregion = {s3.region}\nservices = near\naws_access_key_id = AKIATEST\n"
+                f"aws_secret_access_key = topSecretValue\n[services near]\ns3 =\n  endpoint_url = {s3.url}\n")
+    fine(t, run(t, "s3://models/kjv", {**env, "AWS_PROFILE": "my dev"}, cache="c3"), "services of a profile")
     r = run(t, "s3://models/kjv", {**env, "AWS_PROFILE": "missing"}, cache="c2")
     badhttp.check_failed(t, r, 3, ("no such AWS profile: missing",), stats=False)
 

@@ -414,11 +414,13 @@ static void test_words(void **state)
 static void test_ini(void **state)
 {
     (void)state;
-    static const char text[] = "# comment\n[default]\nregion = us-west-2 ; here\r\n"
-                               "aws_access_key_id=AKIA=1\n  key=with-blank\n"
-                               "s3 =\n    addressing_style = path\n    x=1\nempty =\n"
-                               "[profile  a b]\nregion=eu-west-1\n[b]\nregion = 1\nregion = 2\n"
-                               "[default]\nlast = #7";
+    static const char text[] =
+        "# comment\n[default]\nregion = us-west-2 ; here\r\n"
+        "aws_access_key_id=AKIA=1\n  key=with-blank\n"
+        "s3 =\n    addressing_style = path\n    x=1\nempty =\n"
+        "[profile  a b]\nregion=eu-west-1\n[b]\nregion = 1\nregion = 2\n"
+        "[default]\nlast = #7\n"
+        "[profile 'c d']\nregion = r1\n[services \"e\"]\nregion = r2\n[profile 'f]\nregion = r3\n";
     static const struct {
         const char *section, *key, *value;
     } cases[] = {
@@ -433,6 +435,9 @@ static void test_ini(void **state)
         {"a b", "region", NULL},
         {"b", "region", "2"},
         {"c", "region", NULL},
+        {"profile c d", "region", "r1"},
+        {"services e", "region", "r2"},
+        {"profile f", "region", NULL},
     };
     for (size_t i = 0; i < TEST_COUNT(cases); i++) {
         char out[32];
@@ -487,8 +492,11 @@ static void test_config(void **state)
     assert_true(!c.endpoint && !c.ca_file && !c.anonymous && !c.requester_pays);
     ps_s3_config_deinit(&c);
     test_temp_dir(dir, sizeof dir);
-    static const char config[] = "[default]\nregion=us-west-1\n[profile x]\nregion = eu-west-3\n"
-                                 "endpoint_url = http://h:1\ns3 =\n  addressing_style = virtual\n";
+    static const char config[] =
+        "[default]\nregion=us-west-1\n[profile x]\nregion = eu-west-3\n"
+        "endpoint_url = http://h:1\ns3 =\n  addressing_style = virtual\n"
+        "[profile y]\nservices = local\nendpoint_url = http://h:1\n[services local]\n"
+        "sts =\n  endpoint_url = http://h:3\ns3 =\n  endpoint_url = http://own:2\n";
     snprintf(path, sizeof path, "%s/config", dir);
     test_write_file(path, config, sizeof config - 1);
     setenv("AWS_CONFIG_FILE", path, 1);
@@ -500,6 +508,15 @@ static void test_config(void **state)
     assert_string_equal(c.endpoint, "http://h:1");
     assert_true(c.style == PS_S3_STYLE_VIRTUAL && c.anonymous && c.requester_pays);
     ps_s3_config_deinit(&c);
+    setenv("AWS_PROFILE", "y", 1);
+    assert_ok(ps_s3_config_load(&c, &err), &err);
+    assert_string_equal(c.endpoint, "http://own:2");
+    ps_s3_config_deinit(&c);
+    setenv("AWS_ENDPOINT_URL", "http://all:4", 1);
+    assert_ok(ps_s3_config_load(&c, &err), &err);
+    assert_string_equal(c.endpoint, "http://all:4");
+    ps_s3_config_deinit(&c);
+    unsetenv("AWS_ENDPOINT_URL");
     setenv("AWS_REGION", "sa-east-1", 1);
     setenv("AWS_ENDPOINT_URL_S3", "https://other", 1);
     assert_ok(ps_s3_config_load(&c, &err), &err);
