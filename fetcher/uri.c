@@ -305,6 +305,8 @@ int ps_uri_resolve(struct ps_uri *out, const struct ps_uri *from, const char *lo
     CURLU *h = base ? curl_url() : NULL;
     struct ps_uri u = {0};
     int rc = h ? handle_code(curl_url_set(h, CURLUPART_URL, base, 0)) : PS_ENOMEM;
+    if (rc == 0 && ps_uri_kind(location) == PS_URI_HTTP && !authority_present(location))
+        rc = PS_EUSAGE;
     if (rc == 0)
         rc = handle_code(curl_url_set(h, CURLUPART_URL, location, flags));
     if (rc == 0)

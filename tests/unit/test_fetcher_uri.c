@@ -132,6 +132,7 @@ static void test_redirects(void **state)
     resolve("http://h/a", "gopher://h/a", PS_EREFUSED, NULL);
     resolve("http://h/a", "http://h:99999/", PS_EDATA, NULL);
     resolve("http://h/a", "http://h/%zz", PS_EDATA, NULL);
+    resolve("http://h/a", "http:///b/c", PS_EDATA, NULL); /* libcurl alone: the host "b" */
     resolve("http://h/a", "//p%x", PS_EDATA, NULL);
 }
 
