@@ -93,9 +93,14 @@ bool ps_probes_save(const struct ps_probes *p, const char *dir)
     write_probes(&w, p, false);
     char *tmp = probe_path(dir, ".tmp"), *path = probe_path(dir, "");
     int fd = tmp && path && ps_strbuf_ok(&b)
-                 ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)
+                 ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)
                  : -1;
     if (fd >= 0) {
+        const int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (dir_fd >= 0) {
+            ps_owner_share_file(dir_fd, fd); /* who shares the cache shares its figures */
+            close(dir_fd);
+        }
         ok = write(fd, b.data, b.len) == (ssize_t)b.len;
         close(fd);
         ok = ok && rename(tmp, path) == 0;

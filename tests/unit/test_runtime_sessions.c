@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/host.h"
 #include "penstock/penstock.h"
+#include "runtime/engine.h"
 #include "tests/support/test.h"
 
 enum { MOST = 64, MOST_ROWS = 1024 };
@@ -166,6 +168,34 @@ static void test_two_sessions(void **state)
         close_engine(e, DEVICES[i]);
         assert_memory_equal(&a, &want_a, sizeof a);
         assert_memory_equal(&b, &want_b, sizeof b);
+    }
+}
+
+/* A cache of a group: the figures beside it are the group's, whatever the umask; in any other folder the user's
+ * alone. */
+static void test_probes_of_a_group(void **state)
+{
+    (void)state;
+    static const struct {
+        mode_t folder, file;
+    } cases[] = {{02770, 0660}, {0700, 0600}};
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        char dir[] = "/tmp/penstock-probes-XXXXXX", path[64];
+        const struct ps_probes p = {.link_bytes_s = 5, .wall_s = 7};
+        struct ps_probes q = {0};
+        struct stat st;
+        assert_non_null(mkdtemp(dir));
+        assert_int_equal(chmod(dir, cases[i].folder), 0);
+        const mode_t before = umask(077);
+        assert_true(ps_probes_save(&p, dir));
+        umask(before);
+        snprintf(path, sizeof path, "%s/probes.json", dir);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, cases[i].file);
+        ps_probes_load(&q, dir);
+        assert_true(q.link_bytes_s == 5 && q.wall_s == 7);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(rmdir(dir), 0);
     }
 }
 
@@ -551,11 +581,17 @@ static void test_least_ram_is_told_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_sessions),  cmocka_unit_test(test_logits_and_probes_between),
-        cmocka_unit_test(test_too_much),      cmocka_unit_test(test_budget_of_all),
-        cmocka_unit_test(test_small_chunks),  cmocka_unit_test(test_failed_session_is_forgotten),
-        cmocka_unit_test(test_warm_between),  cmocka_unit_test(test_no_text_is_lost),
-        cmocka_unit_test(test_wrong_options), cmocka_unit_test(test_least_ram_is_told_at_once),
+        cmocka_unit_test(test_two_sessions),
+        cmocka_unit_test(test_logits_and_probes_between),
+        cmocka_unit_test(test_too_much),
+        cmocka_unit_test(test_budget_of_all),
+        cmocka_unit_test(test_small_chunks),
+        cmocka_unit_test(test_failed_session_is_forgotten),
+        cmocka_unit_test(test_warm_between),
+        cmocka_unit_test(test_no_text_is_lost),
+        cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_least_ram_is_told_at_once),
+        cmocka_unit_test(test_probes_of_a_group),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
     if (!module)
