@@ -101,8 +101,9 @@ struct http_job {
      * store lock */
     uint64_t have; /* bytes at the front of the buffer that have arrived: a resumed request asks for the rest */
     uint64_t first_ns, not_before_ns;
-    unsigned attempts;                 /* requests made */
-    unsigned failures;                 /* in a row without a new byte */
+    uint64_t unreached_ns; /* since when it has met nobody but hosts that never answered; 0: it has */
+    unsigned attempts;     /* requests made */
+    unsigned failures;     /* in a row without a new byte */
     const char *last_what, *last_hint; /* the failure before */
     unsigned bad_replies;              /* replies that broke the protocol, and wrong hashes */
     unsigned escapes;                  /* times it was taken off a slow connection */

@@ -346,10 +346,12 @@ void http_settle_egress(struct http_store *s, struct http_transfer *t)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* elsewhere: a place that is not the object's own is what failed. */
 static void describe(struct ps_err *err, const struct http_job *j, const struct http_failure *f,
-                     uint64_t elapsed_ns)
+                     uint64_t elapsed_ns, bool elsewhere)
 {
     const char *what = f->what, *hint = f->hint;
+    const char *sent = elsewhere ? ", sent on to " : "", *to = elsewhere ? j->obj->host->key : "";
     char asked[96];
     if (f->deadline && j->last_what) {
         what = j->last_what;
@@ -362,10 +364,10 @@ static void describe(struct ps_err *err, const struct http_job *j, const struct 
     if (f->borrowed && !f->deadline)
         ps_err_set(err, f->code, ORIGIN, "%s", what);
     else if (j->attempts <= 1)
-        ps_err_set(err, f->code, ORIGIN, "%s: %s: %s", what, j->obj->where, hint);
+        ps_err_set(err, f->code, ORIGIN, "%s: %s%s%s: %s", what, j->obj->where, sent, to, hint);
     else
-        ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s: %s", what, j->attempts,
-                   (double)elapsed_ns / 1e9, j->obj->where, hint);
+        ps_err_set(err, f->code, ORIGIN, "%s (%u tries in %.1f s): %s%s%s: %s", what, j->attempts,
+                   (double)elapsed_ns / 1e9, j->obj->where, sent, to, hint);
 }
 
 /* A whole origin is told to wait, not one range: the others would only be turned away as well. */
@@ -385,6 +387,20 @@ static uint64_t patience_ns(const struct http_store *s, const struct http_job *j
     return j->r->elsewhere && failing && ns > ELSEWHERE_NS ? ELSEWHERE_NS : ns;
 }
 
+/* How long a job has been sent to hosts alone that never answered: a redirect into a network that is closed to us,
+ * say. */
+static uint64_t unreached_ns(struct http_job *j, const struct http_failure *f, uint64_t now_ns)
+{
+    const struct http_host *h = j->obj->host;
+    bool never = f->cls == PS_RETRY_CONNECT && !f->borrowed && h &&
+                 !atomic_load_explicit(&h->answered, memory_order_relaxed);
+    if (!never)
+        j->unreached_ns = 0;
+    else if (j->unreached_ns == 0)
+        j->unreached_ns = j->failures == 1 ? j->first_ns : now_ns;
+    return never ? now_ns - j->unreached_ns : 0;
+}
+
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
                      uint64_t now_ns, uint64_t random)
 {
@@ -400,6 +416,7 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         .deadline_ns = patience_ns(s, j, f->cls),
         .retry_after_ns = f->retry_after_ns,
         .first_contact = !s->host_seen,
+        .unreached_ns = unreached_ns(j, f, now_ns),
         .connect_limit_ns = s->opt.connect_timeout_s * PS_NS_PER_S,
         .random = random,
     };
@@ -419,7 +436,7 @@ void http_job_failed(struct http_store *s, struct http_job *j, const struct http
         http_wake_locked(s);
     } else {
         struct ps_err err;
-        describe(&err, j, f, in.elapsed_ns);
+        describe(&err, j, f, in.elapsed_ns, s->host_seen && in.unreached_ns > 0);
         http_finish_push_locked(s, j, f->code, &err);
     }
     pthread_mutex_unlock(&s->lock);

@@ -43,12 +43,14 @@ static bool exhausted(const struct ps_retry_in *in)
         return true;
     if (in->cls == PS_RETRY_REPLY && in->bad_replies >= BAD_REPLY_TRIES)
         return true;
-    if (in->cls != PS_RETRY_CONNECT || !in->first_contact)
+    if (in->cls != PS_RETRY_CONNECT || (!in->first_contact && in->unreached_ns == 0))
         return false;
     /* Another try may take as long as those before: a name server that is silent costs ten seconds each time. */
-    uint64_t next_ns = in->failures > 0 ? in->elapsed_ns / in->failures : 0;
-    return in->failures >= FIRST_CONTACT_TRIES ||
-           in->elapsed_ns + next_ns + EARLY_NS >= in->connect_limit_ns;
+    uint64_t spent_ns = in->first_contact ? in->elapsed_ns : in->unreached_ns;
+    uint64_t next_ns = in->failures > 0 ? spent_ns / in->failures : 0;
+    /* A redirect may lead to another host next time: no bound of tries for it. */
+    return (in->first_contact && in->failures >= FIRST_CONTACT_TRIES) ||
+           spent_ns + next_ns + EARLY_NS >= in->connect_limit_ns;
 }
 
 struct ps_retry_out ps_retry_decide(const struct ps_retry_in *in)

@@ -25,8 +25,9 @@ struct ps_retry_in {
     uint64_t elapsed_ns;     /* since the first attempt at this range began */
     uint64_t deadline_ns;    /* longest elapsed_ns */
     uint64_t retry_after_ns; /* what the server asked for, 0 if nothing */
-    bool first_contact;      /* this host has never answered */
-    /* For first contact: longest time spent on a host that never answers, the next try included. */
+    bool first_contact;      /* no host of this source has ever answered */
+    uint64_t unreached_ns; /* how long this range has met nobody but hosts that never answered, 0 if not */
+    /* For these two: longest time spent on a host that never answers, the next try included. */
     uint64_t connect_limit_ns;
     uint64_t random; /* 64 uniform bits */
 };

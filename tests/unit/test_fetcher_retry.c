@@ -105,6 +105,15 @@ static void test_first_contact(void **state)
     assert_true(ps_retry_decide(&in).again);
     in.first_contact = false; /* a host that has answered before may be restarting */
     assert_true(ps_retry_decide(&in).again);
+    in.elapsed_ns = 60 * S;
+    in.failures = 9;
+    in.unreached_ns =
+        9 * S; /* where a redirect leads: time counts, since it leads there, and no tries */
+    assert_true(ps_retry_decide(&in).again);
+    in.unreached_ns = 11 * S;
+    assert_false(ps_retry_decide(&in).again);
+    in.cls = PS_RETRY_TRANSPORT;
+    assert_true(ps_retry_decide(&in).again);
 }
 
 static void test_bad_reply_once(void **state)
