@@ -16,15 +16,22 @@
 
 /* ---- accounts ---- */
 
+static uint64_t position(const struct http_transfer *t)
+{
+    return t->receiving && t->pos > t->from ? t->pos : t->from;
+}
+
 /* The second request h is over, or goes on as an ordinary one: `useful` of its bytes were needed, so `extra` were not,
- * whoever brought them. */
-static void settle(struct http_transfer *h, uint64_t useful, uint64_t extra)
+ * whoever brought them. `on_the_way`: more that the server may have sent to the one that is cut, which nobody will
+ * read; it is no part of the figures, but may not be spent again. */
+static void settle(struct http_transfer *h, uint64_t useful, uint64_t extra, uint64_t on_the_way)
 {
     struct http_store *s = h->net->store;
     ps_stat_add(&s->stats->bytes_net, useful);
     ps_stat_add(&s->stats->bytes_hedged, extra);
     pthread_mutex_lock(&s->lock);
     s->hedge_in_flight -= h->stand_in_range.bytes;
+    s->hedge_on_the_way += on_the_way;
     pthread_mutex_unlock(&s->lock);
     h->hedged->hedge = NULL;
     h->hedge_of = NULL;
@@ -39,6 +46,18 @@ static uint64_t overlap(const struct http_transfer *t, const struct http_transfe
     return (t->pos < h->to ? t->pos : h->to) - h->from;
 }
 
+/* What a late transfer would still have brought. One that is silent from the beginning hangs somewhere before its
+ * bytes. */
+static uint64_t rest_of(const struct http_transfer *t, uint64_t to)
+{
+    return t->receiving && t->pos > t->from ? to - t->pos : 0;
+}
+
+uint64_t http_hedge_spent_locked(const struct http_store *s)
+{
+    return ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight + s->hedge_on_the_way;
+}
+
 void http_hedge_won(struct http_transfer *h)
 {
     struct http_transfer *t = h->hedge_of;
@@ -47,7 +66,7 @@ void http_hedge_won(struct http_transfer *h)
     ps_log(PS_LOG_DEBUG, "fetcher", "%s: the second request came first, after %.3f s",
            j->obj->where, (double)(ps_now_ns() - h->started_ns) / 1e9);
     ps_stat_add(&h->net->store->stats->hedges_won, 1);
-    settle(h, h->body_bytes > extra ? h->body_bytes - extra : 0, extra);
+    settle(h, h->body_bytes > extra ? h->body_bytes - extra : 0, extra, rest_of(t, http_job_to(j)));
     while (*link != j)
         link = &(*link)->next;
     *link = j->next;
@@ -55,12 +74,17 @@ void http_hedge_won(struct http_transfer *h)
     http_finish_push(h->net->store, j, 0, NULL);
 }
 
-void http_hedge_drop(struct http_job *j)
+static void drop(struct http_job *j, uint64_t on_the_way)
 {
     struct http_transfer *h = j->hedge;
-    settle(h, 0, h->body_bytes);
+    settle(h, 0, h->body_bytes, on_the_way);
     h->jobs = NULL;
     h->lost = true;
+}
+
+void http_hedge_drop(struct http_job *j)
+{
+    drop(j, j->hedge->to - position(j->hedge));
 }
 
 void http_hedge_drop_all(struct http_transfer *t)
@@ -80,7 +104,7 @@ bool http_hedge_takes_over(const struct http_transfer *t, struct http_job *j)
     j->next = NULL;
     h->jobs = j;
     settle(h, h->body_bytes > extra ? h->body_bytes - extra : 0,
-           extra < h->body_bytes ? extra : h->body_bytes);
+           extra < h->body_bytes ? extra : h->body_bytes, 0);
     return true;
 }
 
@@ -98,11 +122,6 @@ static uint64_t late_ns(const struct http_transfer *t, const struct http_job *j,
         awaited ? ps_pace_hedge_ns(&t->pace, &t->host->pace, median, missing, now_ns) : UINT64_MAX;
     pthread_mutex_unlock(&s->lock);
     return due;
-}
-
-static uint64_t position(const struct http_transfer *t)
-{
-    return t->receiving && t->pos > t->from ? t->pos : t->from;
 }
 
 /* Only the first job of a transfer: what comes behind it is not late yet. */
@@ -130,9 +149,9 @@ static bool may_be_replaced(const struct http_transfer *h)
 {
     struct http_store *s = h->net->store;
     pthread_mutex_lock(&s->lock);
-    const uint64_t spent = ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight;
-    const bool may = ps_hedge_affordable(ps_stat_get(&s->stats->bytes_net), spent, h->body_bytes,
-                                         s->opt.hedge_pct);
+    const uint64_t spent = http_hedge_spent_locked(s);
+    const bool may = ps_hedge_affordable(ps_stat_get(&s->stats->bytes_net), spent,
+                                         h->body_bytes + rest_of(h, h->to), s->opt.hedge_pct);
     pthread_mutex_unlock(&s->lock);
     return may;
 }
@@ -149,7 +168,7 @@ static uint64_t replace_late(struct http_transfer *h, uint64_t now_ns)
         return due;
     if (!may_be_replaced(h))
         return now_ns + AGAIN_NS;
-    http_hedge_drop(j);
+    drop(j, rest_of(h, h->to));
     return now_ns;
 }
 

@@ -219,8 +219,9 @@ struct http_store {
     struct http_host hosts[PS_HTTP_HOSTS];
     unsigned n_hosts;
     struct http_host *recent_host; /* asked last: where an object that was never asked for is likely to lie */
-    uint64_t hedge_in_flight; /* bytes that second requests may still cost */
-    bool host_seen;           /* some reply has come from here */
+    uint64_t hedge_in_flight;  /* bytes that second requests may still cost */
+    uint64_t hedge_on_the_way; /* that ended ones may have cost unseen */
+    bool host_seen;            /* some reply has come from here */
     bool closing;
     struct http_object *objects[PS_HTTP_OBJECT_BUCKETS];
 
@@ -293,7 +294,8 @@ double http_pace_median(const struct http_net *n, const struct http_transfer *t,
 
 /* http_hedge.c: net thread. */
 uint64_t http_hedge_look(struct http_net *n,
-                         uint64_t now_ns);    /* asks again for what is late; when to look again */
+                         uint64_t now_ns); /* asks again for what is late; when to look again */
+uint64_t http_hedge_spent_locked(const struct http_store *s); /* bytes, seen or not; store lock */
 void http_hedge_won(struct http_transfer *h); /* the second request has brought everything */
 void http_hedge_drop(struct http_job *j);     /* it is not needed any more, or must not go on */
 void http_hedge_drop_all(struct http_transfer *t); /* those of its jobs */

@@ -282,7 +282,7 @@ bool http_take_hedge(struct http_store *s, struct http_transfer *h, struct http_
     uint64_t bytes = m.to - m.from;
     bool never, taken = false;
     pthread_mutex_lock(&s->lock);
-    uint64_t spent = ps_stat_get(&s->stats->bytes_hedged) + s->hedge_in_flight;
+    uint64_t spent = http_hedge_spent_locked(s);
     if (bytes > 0 && may_be_doubled_locked(j) && !s->closing && !j->cancelled &&
         now_ns >= s->hold_until_ns && http_host_open_locked(s, j->obj) &&
         http_ready_locked(s, j->obj, now_ns) &&

@@ -245,6 +245,29 @@ static void test_both_are_stuck(void **state)
     end(b);
 }
 
+/* What a server had begun to send when it was cut may be on its way: another half piece would be too much for 3 % of
+ * 8 MiB, though nobody has seen a byte twice. */
+static void test_what_is_on_the_way_counts(void **state)
+{
+    (void)state;
+    static const struct bad_rule rules[] = {{.after = STUCK - 1, .times = 2, .kind = BAD_STALL}};
+    struct bench *b = begin(rules, 1);
+    open_at(b, "127.0.0.1",
+            (struct ps_store_options){.connections = 4, .hedge_pct = 3, .net_stall_s = 2});
+    for (unsigned i = 0; i < STUCK - 1; i++)
+        ask(b, i);
+    wait_for(b, STUCK - 1);
+    for (unsigned i = STUCK - 1; i <= STUCK; i++) {
+        ask(b, i);
+        ps_source_await(b->source, &b->r[i]);
+    }
+    wait_for(b, PIECES);
+    assert_memory_equal(b->buf, content, CONTENT_BYTES);
+    assert_int_equal(ps_stat_get(&b->stats.hedges), 1);
+    assert_int_equal(ps_stat_get(&b->stats.hedges_won), 1);
+    end(b);
+}
+
 /* The second request is not even answered: a third takes its place, long before any limit on silence. */
 static void test_a_late_hedge_is_replaced(void **state)
 {
@@ -517,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_hedge_keeps_to_its_budget),
         cmocka_unit_test(test_both_are_stuck),
         cmocka_unit_test(test_a_late_hedge_is_replaced),
+        cmocka_unit_test(test_what_is_on_the_way_counts),
         cmocka_unit_test(test_hedge_is_refused),
         cmocka_unit_test(test_a_broken_hedge_counts),
         cmocka_unit_test(test_cancel_and_close_with_hedges),
