@@ -66,7 +66,7 @@ void http_hedge_won(struct http_transfer *h)
     ps_log(PS_LOG_DEBUG, "fetcher", "%s: the second request came first, after %.3f s",
            j->obj->where, (double)(ps_now_ns() - h->started_ns) / 1e9);
     ps_stat_add(&h->net->store->stats->hedges_won, 1);
-    settle(h, h->body_bytes > extra ? h->body_bytes - extra : 0, extra, rest_of(t, http_job_to(j)));
+    settle(h, h->body_bytes > extra ? h->body_bytes - extra : 0, extra, rest_of(t, t->to));
     while (*link != j)
         link = &(*link)->next;
     *link = j->next;
@@ -85,6 +85,11 @@ static void drop(struct http_job *j, uint64_t on_the_way)
 void http_hedge_drop(struct http_job *j)
 {
     drop(j, j->hedge->to - position(j->hedge));
+}
+
+void http_hedge_failed(struct http_transfer *h)
+{
+    drop(h->hedged, rest_of(h, h->to));
 }
 
 void http_hedge_drop_all(struct http_transfer *t)

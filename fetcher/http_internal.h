@@ -298,6 +298,7 @@ uint64_t http_hedge_look(struct http_net *n,
 uint64_t http_hedge_spent_locked(const struct http_store *s); /* bytes, seen or not; store lock */
 void http_hedge_won(struct http_transfer *h); /* the second request has brought everything */
 void http_hedge_drop(struct http_job *j);     /* it is not needed any more, or must not go on */
+void http_hedge_failed(struct http_transfer *h); /* the second request itself was refused, or broke off */
 void http_hedge_drop_all(struct http_transfer *t); /* those of its jobs */
 /* Its first request has failed: the second one, if there is one, carries the job from here on. */
 bool http_hedge_takes_over(const struct http_transfer *t, struct http_job *j);
@@ -325,8 +326,10 @@ struct http_failure {
     int code;
     const char *what, *hint; /* static, unless cls is PS_RETRY_FATAL */
     uint64_t retry_after_ns;
-    bool deadline; /* cut off at the deadline: an earlier failure says better why */
-    bool borrowed; /* what is a whole message that does not outlive the call */
+    bool deadline;                /* cut off at the deadline: an earlier failure says better why */
+    bool borrowed;                /* what is a whole message that does not outlive the call */
+    const struct http_host *host; /* whom the request was sent to; NULL: it never left */
+    uint64_t started_ns;          /* when */
 };
 void http_job_failed(struct http_store *s, struct http_job *j, const struct http_failure *f,
                      uint64_t now_ns, uint64_t random);

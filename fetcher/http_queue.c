@@ -351,7 +351,7 @@ static void describe(struct ps_err *err, const struct http_job *j, const struct 
                      uint64_t elapsed_ns, bool elsewhere)
 {
     const char *what = f->what, *hint = f->hint;
-    const char *sent = elsewhere ? ", sent on to " : "", *to = elsewhere ? j->obj->host->key : "";
+    const char *sent = elsewhere ? ", sent on to " : "", *to = elsewhere ? f->host->key : "";
     char asked[96];
     if (f->deadline && j->last_what) {
         what = j->last_what;
@@ -391,13 +391,12 @@ static uint64_t patience_ns(const struct http_store *s, const struct http_job *j
  * say. */
 static uint64_t unreached_ns(struct http_job *j, const struct http_failure *f, uint64_t now_ns)
 {
-    const struct http_host *h = j->obj->host;
-    bool never = f->cls == PS_RETRY_CONNECT && !f->borrowed && h &&
-                 !atomic_load_explicit(&h->answered, memory_order_relaxed);
+    bool never = f->cls == PS_RETRY_CONNECT && !f->borrowed && f->host &&
+                 !atomic_load_explicit(&f->host->answered, memory_order_relaxed);
     if (!never)
         j->unreached_ns = 0;
     else if (j->unreached_ns == 0)
-        j->unreached_ns = j->failures == 1 ? j->first_ns : now_ns;
+        j->unreached_ns = f->started_ns;
     return never ? now_ns - j->unreached_ns : 0;
 }
 

@@ -583,14 +583,18 @@ static void release(struct http_transfer *t)
 }
 
 /* One delay for all of them, so that what was asked for together is asked for together again. */
-static void fail_jobs(struct http_transfer *t, const struct http_failure *f)
+static void fail_jobs(struct http_transfer *t, const struct http_failure *why)
 {
+    struct http_failure own = *why;
+    const struct http_failure *f = &own;
+    own.host = t->host; /* the object's may be another request's by now */
+    own.started_ns = t->started_ns;
     uint64_t now_ns = ps_now_ns(), random = http_random(t->net);
     while (t->jobs) {
         struct http_job *j = t->jobs;
         t->jobs = j->next;
         if (http_is_stand_in(t, j)) {
-            http_hedge_drop(t->hedged);
+            http_hedge_failed(t);
             continue;
         }
         if (j->hedge && (f->cls == PS_RETRY_FATAL || f->cls == PS_RETRY_REPLY))
@@ -704,7 +708,7 @@ static void keep_sink_progress(struct http_job *j, const struct http_failure *f)
     j->have = usable ? k->len - j->r->offset : 0;
     k->len = (size_t)(j->r->offset + j->have);
     if (j->have > had)
-        j->failures = 0;
+        j->failures = 0, j->unreached_ns = 0;
 }
 
 /* Credits the bytes that did arrive to the job that was being received, so that only its tail is
@@ -728,7 +732,7 @@ static void keep_progress(struct http_transfer *t, const struct http_failure *f)
         j->have = t->pos - j->r->offset;
     if (t->pos > t->from) /* the request as a whole got on */
         for (; j; j = j->next)
-            j->failures = 0;
+            j->failures = 0, j->unreached_ns = 0;
 }
 
 static struct ps_http_answer answer_of(const struct http_transfer *t)
