@@ -185,11 +185,16 @@ static int plan_at_once(struct ps_engine *e, bool *later, struct ps_err *err)
     const struct ps_need one = {.ctx = 1, .rows = 1, .ubatch = e->o.ubatch};
     const bool guessed = e->o.ctx_most > 0,
                least = e->ram.kind == PS_SIZE_MIN || e->vram.kind == PS_SIZE_MIN;
-    *later = !e->o.without_tokenizer &&
-             ((guessed && least) || ps_engine_check_plan(e, &most) == PS_EBUDGET) &&
-             (guessed || ps_engine_check_plan(e, &one) == 0);
+    const int fits = e->o.without_tokenizer ? 0 : ps_engine_check_plan(e, &most);
+    *later = (fits == 0 && guessed && least && !e->o.without_tokenizer) ||
+             (fits == PS_EBUDGET && (guessed || ps_engine_check_plan(e, &one) == 0));
     if (!*later)
         return ps_engine_replan(e, err);
+    if (fits == 0) { /* whatever the text is: so the tokenizer may be kept */
+        const int rc = ps_engine_open_cache(e, err);
+        if (rc < 0)
+            return rc;
+    }
     e->plan.predicted_s_per_token = -1; /* not known */
     return 0;
 }

@@ -268,8 +268,9 @@ int ps_engine_plan(struct ps_engine *e, const struct ps_reserved *beside, struct
         p.in.disk_bytes = ps_engine_disk_room(e);
         if ((rc = make_plan(&plan, e, &p.in, beside, wanted, &step, err)) < 0)
             goto out;
-        tell_no_disk(e, &plan);
     }
+    if (!e->planned && !e->waits)
+        tell_no_disk(e, &plan);
     if ((rc = adopt_plan(e, &plan, &p, step, err)) == 0)
         e->reserved = (struct ps_reserved){beside->host_bytes + wanted->host_bytes,
                                            beside->device_bytes + wanted->device_bytes};

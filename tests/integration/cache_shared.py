@@ -21,10 +21,10 @@ SLOW = 5 if peer.SANITIZED else 1
 N = 4
 
 
-def start(t, model, name, cache, disk="100%", n=N):
+def start(t, model, name, cache, disk="100%", n=N, more=()):
     p = peer.spawn([t.program, "run", model, "-p", "In the beginning", "-n", str(n), "--temp", "0", "--ignore-eos", "--quiet", "--min-free", "0",
                     "--disk", disk, "--cache", cache, "--stats", t.path(name + ".json"), "-t", "1",
-                    "--hedge", "0"],  # nginx's limit_rate pauses, which second requests answer: here it counts what claims let through
+                    "--hedge", "0", *more],  # nginx's limit_rate pauses, which second requests answer: here it counts what claims let through
                    stdout=open(t.path(name), "wb"), stderr=open(t.path(name + ".err"), "wb"), env={"HOME": t.path("home")})
     p.name = name
     return p
@@ -48,15 +48,15 @@ def folder_bytes(folder, names=("model.safetensors", "config.json", "tokenizer.j
     return sum(os.path.getsize(os.path.join(folder, n)) for n in names if os.path.exists(os.path.join(folder, n)))
 
 
-def four(t, web, folder, url, what):
+def four(t, web, folder, url, what, more=()):
     place = what.replace("/", "-")
-    alone = text(t, start(t, url, "alone", t.path(place + "-alone")))
+    alone = text(t, start(t, url, "alone", t.path(place + "-alone"), more=more))
     one = fetched_bytes(web)[0]
     cache = t.path(place)
     watcher = peer.Watcher(os.getpid(), cache)
     watcher.start()
     t0 = time.monotonic()
-    processes = [start(t, url, f"four{i}", cache) for i in range(4)]
+    processes = [start(t, url, f"four{i}", cache, more=more) for i in range(4)]
     texts = [text(t, p) for p in processes]
     seconds = time.monotonic() - t0
     watcher.finish()
@@ -132,6 +132,7 @@ def main():
         alone = four(t, fast, t.path("m"), fast.url + "/m", "a small model")
         web = t.nginx(os.path.dirname(peer.KJV), rate=12 * peer.MIB)
         four(t, web, peer.KJV, web.url + "/kjv", "models/kjv")
+        four(t, web, peer.KJV, web.url + "/kjv", "models/kjv with the least RAM", more=("--ram", "min"))  # planned when the text is counted
         for how in (signal.SIGKILL, signal.SIGSTOP):
             owner_goes_in_time(t, t.path("m"), alone, how)
 
