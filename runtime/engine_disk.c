@@ -120,6 +120,8 @@ static int open_for_writing(struct ps_engine *e, struct ps_err *err)
         rc == PS_ENOTFOUND || (rc == PS_EBUDGET && e->disk.kind == PS_SIZE_DEFAULT)) {
         ps_log(PS_LOG_WARN, "cache", "going on without a disk cache: %s", ce.text);
         e->cache_err = ce;
+        if (rc == PS_ENOTFOUND) /* the folder went away; as a status it would say that of the model */
+            e->cache_err.code = PS_EIO;
         return 0;
     }
     if (rc < 0) {

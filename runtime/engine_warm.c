@@ -17,6 +17,7 @@ struct warming {
     struct ps_warm_list list;
     struct ps_whole_files files;
     uint64_t stored; /* bytes of the list that are held in the end */
+    uint64_t lost;   /* bytes that were held in the beginning, and no longer are */
     uint64_t bad, t0;
     uint32_t files_kept;
     uint64_t file_requests, file_bytes; /* foreseen */
@@ -221,27 +222,39 @@ static int foresee_files(struct warming *w, struct ps_err *err)
     return rc == PS_EBUDGET ? 0 : rc; /* --max-egress, as there */
 }
 
-/* Bytes of the list that are on the disk now. The cache itself is asked: what this process has put there another one,
- * with a smaller --disk, may have evicted since. */
-static int count_stored(uint64_t *bytes, const struct warming *w, struct ps_err *err)
+/* Bytes of n extents that are on the disk now. */
+static int count_on_disk(uint64_t *bytes, const struct warming *w, const uint32_t *extents,
+                         uint32_t n, struct ps_err *err)
 {
     const struct ps_map *m = w->e->files.map;
-    const uint32_t n = w->list.n;
     uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)n * PS_SHA256_BYTES + 1);
     uint8_t *present = ps_calloc((size_t)n / 8 + 1, 1);
     uint64_t sum = 0;
     int rc = keys && present ? 0 : ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: %u extents", n);
     for (uint32_t i = 0; rc == 0 && i < n; i++)
-        memcpy(keys[i], m->extents[w->list.extents[i]].key, PS_SHA256_BYTES);
+        memcpy(keys[i], m->extents[extents[i]].key, PS_SHA256_BYTES);
     if (rc == 0 && n > 0)
         rc = ps_cache_lookup(w->e->cache, (const uint8_t(*)[PS_SHA256_BYTES])keys, n, present, err);
     for (uint32_t i = 0; rc == 0 && i < n; i++)
         if (present[i / 8] >> (i % 8) & 1)
-            sum += m->extents[w->list.extents[i]].stored_bytes;
+            sum += m->extents[extents[i]].stored_bytes;
     if (rc == 0)
         *bytes = sum;
     ps_free(keys);
     ps_free(present);
+    return rc;
+}
+
+/* The cache itself is asked: what this process has put there, and what it found, another one with a smaller --disk may
+ * have evicted since. */
+static int count_stored(struct warming *w, struct ps_err *err)
+{
+    uint64_t still = 0;
+    int rc = count_on_disk(&w->stored, w, w->list.extents, w->list.n, err);
+    if (rc == 0)
+        rc = count_on_disk(&still, w, w->list.held, w->list.n_held, err);
+    if (rc == 0)
+        w->lost = w->list.bytes_present - still;
     return rc;
 }
 
@@ -262,7 +275,7 @@ static uint64_t asked_bytes(const struct warming *w)
 static bool has_all(const struct warming *w, uint64_t stored)
 {
     return w->o.layer_first < 0 && w->o.layer_last < 0 &&
-           w->list.bytes_present + stored == w->list.bytes_wanted;
+           w->list.bytes_present - w->lost + stored == w->list.bytes_wanted;
 }
 
 static int warm(struct warming *w, struct ps_err *err)
@@ -288,7 +301,7 @@ static int warm(struct warming *w, struct ps_err *err)
     if (rc == 0 && has_files_to_check(w))
         rc = check_files(w, err);
     if (rc == 0 && !w->o.dry_run)
-        rc = count_stored(&w->stored, w, err);
+        rc = count_stored(w, err);
     if (rc == 0 && has_all(w, w->o.dry_run ? w->list.bytes : w->stored))
         rc = w->o.dry_run ? foresee_files(w, err) : keep_files(w, err);
     return rc;
@@ -339,7 +352,8 @@ static void write_work(struct ps_json_writer *jw, const struct warming *w)
 static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint64_t fetched)
 {
     const struct ps_warm_list *l = &w->list;
-    const uint64_t missing = l->bytes_wanted - l->bytes_present - fetched;
+    const uint64_t present = l->bytes_present - w->lost,
+                   missing = l->bytes_wanted - present - fetched;
     const uint64_t billed =
         w->o.dry_run ? l->bytes + w->file_bytes : ps_stat_get(&w->e->stats.bytes_net);
     char id[2 * PS_SHA256_BYTES + 1];
@@ -349,7 +363,7 @@ static void write_facts(struct ps_json_writer *jw, const struct warming *w, uint
     ps_jw_kstring(jw, "source", w->e->source->label);
     ps_jw_kuint(jw, "stored_bytes", asked_bytes(w));
     ps_jw_kuint(jw, "bytes_wanted", l->bytes_wanted);
-    ps_jw_kuint(jw, "bytes_present", l->bytes_present);
+    ps_jw_kuint(jw, "bytes_present", present);
     ps_jw_kuint(jw, "bytes_fetched", fetched);
     ps_jw_kuint(jw, "bytes_missing", missing);
     ps_jw_kuint(jw, "extents", l->n);
@@ -401,16 +415,16 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
         ps_strbuf_init(&b, 1u << 20);
         ps_jw_init(&jw, &b);
         write_facts(&jw, &w, stored);
-        if (!w.o.dry_run && stored < w.list.bytes)
+        if (!w.o.dry_run && (stored < w.list.bytes || w.lost > 0))
             rc =
                 ps_err_set(&err, PS_ENOSPC, ORIGIN,
                            "the disk holds only a part: %llu bytes are missing: make room or use a "
                            "smaller --disk; of several processes on one cache the smallest counts",
-                           (unsigned long long)(w.list.bytes - stored));
+                           (unsigned long long)(w.list.bytes - stored + w.lost));
         else if (!(*json = ps_strbuf_take(&b, NULL)))
             rc = ps_err_set(&err, PS_ENOMEM, ORIGIN, "out of memory");
         ps_strbuf_deinit(&b);
     }
-    ps_free(w.list.extents);
+    ps_warm_list_deinit(&w.list);
     return ps_engine_error(error, rc, &err);
 }

@@ -24,6 +24,7 @@ static void mark(struct ps_warm_list *list, const struct ps_warm_input *in, uint
         list->bytes_wanted += bytes;
         if (in->is_held(in->user, x)) {
             list->bytes_present += bytes;
+            list->held[list->n_held++] = x;
             continue;
         }
         full = full || bytes > in->max_bytes - list->bytes;
@@ -34,15 +35,22 @@ static void mark(struct ps_warm_list *list, const struct ps_warm_input *in, uint
     }
 }
 
+void ps_warm_list_deinit(struct ps_warm_list *list)
+{
+    ps_free(list->extents);
+    ps_free(list->held);
+    *list = (struct ps_warm_list){0};
+}
+
 int ps_warm_choose(struct ps_warm_list *list, const struct ps_warm_input *in, struct ps_err *err)
 {
     const uint32_t n = in->map->n_extents;
     uint8_t *chosen = ps_calloc((size_t)n + 1, 1);
     uint32_t *extents = ps_malloc(sizeof *extents * ((size_t)n + 1));
     int rc = 0;
-    ps_free(list->extents);
-    *list = (struct ps_warm_list){0};
-    if (chosen && extents) {
+    ps_warm_list_deinit(list);
+    list->held = ps_malloc(sizeof *list->held * ((size_t)in->n_ranked + 1));
+    if (chosen && extents && list->held) {
         mark(list, in, chosen);
         for (uint32_t i = 0; i < in->n_order; i++) {
             if (chosen[in->order[i]])

@@ -26,13 +26,16 @@ struct ps_warm_list {
     uint32_t n;
     uint64_t bytes;         /* of these */
     uint64_t bytes_wanted;  /* of the model and the layers, on disk in the end */
-    uint64_t bytes_present; /* of these, held already */
+    uint64_t bytes_present; /* of these, held already: */
+    uint32_t *held;         /* ps_free */
+    uint32_t n_held;
 };
 
 /* Which extents are asked for is decided in the plan's order, so that a part is the part that helps most and the next
  * call goes on where this one stopped; how, in order of use, so that who is interrupted has what a run needs first.
  * PS_ENOMEM. Frees what *list held before. */
 int ps_warm_choose(struct ps_warm_list *list, const struct ps_warm_input *in, struct ps_err *err);
+void ps_warm_list_deinit(struct ps_warm_list *list);
 
 #define PS_WARM_CONNECTIONS_MAX 256u
 

@@ -41,9 +41,16 @@ static int note_held(struct ps_warm_held *held, struct ps_engine *engine, const 
     return rc;
 }
 
+static bool in_layers(const struct ps_map *m, uint32_t extent, const struct ps_opts *o)
+{
+    const int32_t layer = m->tensors[m->extents[extent].tensor].layer;
+
+    return o->layers.first < 0 || (layer >= o->layers.first && layer <= o->layers.last);
+}
+
 /* What it would hold of it, and whether that has room beside the others. */
-static int note_wanted(struct foreseen *f, const struct ps_engine *e, const char *facts,
-                       struct ps_err *err)
+static int note_wanted(struct foreseen *f, const struct ps_engine *e, const struct ps_opts *o,
+                       const char *facts, struct ps_err *err)
 {
     const struct ps_map *m = e->files.map;
     uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)m->n_extents * PS_SHA256_BYTES + 1);
@@ -54,7 +61,7 @@ static int note_wanted(struct foreseen *f, const struct ps_engine *e, const char
     int rc = keys && bytes ? 0 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
 
     for (uint32_t i = 0; rc == 0 && i < m->n_extents; i++)
-        if (e->tier[i] & PS_TIER_DISK) {
+        if ((e->tier[i] & PS_TIER_DISK) && in_layers(m, i, o)) {
             memcpy(keys[n], m->extents[i].key, PS_SHA256_BYTES);
             bytes[n++] = m->extents[i].stored_bytes;
         }
@@ -101,8 +108,8 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model,
         rc = ps_cli_error(err, &error);
     if (rc == 0 && held && !o->dry_run)
         rc = note_held(held, engine, engine->source->label, err);
-    if (rc == 0 && foreseen && o->dry_run)
-        rc = note_wanted(foreseen, engine, *json, err);
+    if (rc == 0 && foreseen && o->dry_run && !o->bytes) /* of a part nobody can say that it is too much */
+        rc = note_wanted(foreseen, engine, o, *json, err);
     ps_cli_engine_close(engine);
     return rc;
 }
@@ -224,8 +231,9 @@ static int batch_error(const struct batch *b, size_t displaced, struct ps_err *e
                           "ones: %s",
                           b->n_failed, b->n, b->o->from_file, displaced, room);
     if (b->n_failed > 0)
-        return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above",
-                          b->n_failed, b->n, b->o->from_file);
+        return ps_err_set(err, b->worst, "warm", "%zu of %zu models failed: %s: see above%s%s",
+                          b->n_failed, b->n, b->o->from_file, b->foreseen.full ? "; " : "",
+                          b->foreseen.full ? room : "");
     if (displaced > 0)
         return ps_err_set(err, PS_EBUDGET, "warm",
                           "%zu of %zu models were displaced by later ones: %s: %s", displaced,

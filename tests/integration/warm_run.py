@@ -190,6 +190,11 @@ def test_list(t, server):
         d = json.loads(p.stdout)
         t.check((p.returncode, d["displaced"]) == (status, displaced) and all(m["complete"] for m in d["models"]), f"{disk} for both: {p}")
         t.check(("displaced by later ones" in p.stderr) == bool(displaced), f"{disk} for both: {p.stderr}")
+    for part in (("--layers", "0-0"), ("--bytes", "10%")):  # of a part less has to fit
+        for dry in (("--dry-run",), ()):
+            p = subprocess.run([t.program, "warm", "--from-file", both, *dry, *part, "--json", "--cache", t.path("part" + part[0]), "--disk", "9M"],
+                               capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": t.path("home"), "PENSTOCK_MIN_FREE": "0"})
+            t.equal((p.returncode, json.loads(p.stdout)["exit"]), (0, 0), f"{part} {dry}: {p.stderr}")
     # one that fails beside one that is displaced: its own status, and both are told
     with open(both, "a") as f:
         f.write(f"{server.url}/none\n")
@@ -344,6 +349,28 @@ def test_shrunk_meanwhile(t):
     t.check(missing and held["bytes"] - held.get("files_bytes", 0) == held["stored_bytes"] - int(missing[1]), f"{missing} of {held}")
 
 
+def test_lost_meanwhile(t):
+    """What was there when warm began, and was evicted before it ended, is missing too."""
+    server = badhttp.Server(KJV)
+    t.servers.append(server)
+    cache = t.path("lost")
+    r = t.run("warm", server.url, "--bytes", "60%", cache=cache, disk="100%")
+    t.equal(r.rc, 0, f"60 % first: {r.err}")
+    before = sent(server)
+    p = subprocess.Popen([t.program, "warm", server.url, "--json", "--cache", cache, "--disk", "100%", "--net-limit", "1M"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 30
+    while sent(server) < before + SIZE * 0.05 and p.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    r = t.run("cache", "evict", "--all", "--json", cache=cache)
+    t.check(r.rc == 0 and r.json["freed_bytes"] > SIZE * 0.5 and p.poll() is None, f"evicted meanwhile: {r}")
+    out, err = p.communicate(timeout=60)
+    missing = re.search(r"(\d+) bytes are missing", err)
+    held = t.run("cache", "ls", "--json", cache=cache).json["models"][0]
+    t.check(p.returncode == 5 and missing, f"warm beside an eviction: {p.returncode} {err} {out}")
+    t.check(missing and held["bytes"] - held.get("files_bytes", 0) == held["stored_bytes"] - int(missing[1]), f"{missing} of {held}")
+
+
 def test_no_disk(t, server):
     """--disk 0 is a contradiction, not an order to empty the cache."""
     cache = t.path("no-disk")
@@ -476,6 +503,7 @@ def main():
         test_no_room(t, server)
         test_bad_extent(t, server)
         test_shrunk_meanwhile(t)
+        test_lost_meanwhile(t)
         test_no_disk(t, server)
         test_kept_files(t)
         test_beside_a_run(t)

@@ -65,7 +65,7 @@ static void expect(const struct ps_warm_input *in, const uint32_t *want, uint32_
     assert_int_equal(list.bytes, (uint64_t)n * 100 * KIB);
     assert_int_equal(list.bytes_wanted, wanted_kib * KIB);
     assert_int_equal(list.bytes_present, present_kib * KIB);
-    ps_free(list.extents);
+    ps_warm_list_deinit(&list);
 }
 
 static void test_everything(void **state)
@@ -116,7 +116,7 @@ static void test_bytes(void **state)
         assert_int_equal(list.n, 2);
         assert_true(list.extents[0] == ranked[2 * call] || list.extents[1] == ranked[2 * call]);
         held[list.extents[0]] = held[list.extents[1]] = true;
-        ps_free(list.extents);
+        ps_warm_list_deinit(&list);
     }
     expect(&in, NULL, 0, 1000, 1000);
 }
@@ -169,7 +169,7 @@ static int choose(void *user)
     struct ps_warm_list list = {0};
     (void)user;
     const int rc = ps_warm_choose(&list, &in, NULL);
-    ps_free(list.extents);
+    ps_warm_list_deinit(&list);
     return rc;
 }
 
