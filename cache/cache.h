@@ -56,6 +56,10 @@ uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents);
  * than `model`. c: nullable, or opened read-only. Changes nothing. */
 uint64_t ps_cache_usable_for(struct ps_cache *c, uint32_t model, uint64_t budget_bytes,
                              uint64_t n_extents);
+/* What pinned models hold beside these n keys (nullable if n is 0): it stays, whatever else comes. Extents, and their
+ * bytes in whole slots of 4 KiB. PS_ENOMEM, or what kept the index from telling. */
+int ps_cache_pinned_beside(uint64_t *n_extents, uint64_t *padded_bytes, struct ps_cache *c,
+                           const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_err *err);
 /* PS_EBUDGET: no cache works with so little; *least_bytes nullable. */
 int ps_cache_check_budget(uint64_t budget_bytes, uint64_t *least_bytes, struct ps_err *err);
 /* What `n_extents` extents of `stored_bytes` in all need as a budget, index and padding included (so that --disk

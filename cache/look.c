@@ -1,6 +1,7 @@
 /* A cache that is only looked at: what plan, doctor, inspect and a dry run may know of it. In: a budget that somebody
  * thinks of; out: what a run with it would find, nothing being changed. */
 #include "base/alloc.h"
+#include "base/minmax.h"
 #include "cache/cache_internal.h"
 
 int ps_cache_check_budget(uint64_t budget_bytes, uint64_t *least_bytes, struct ps_err *err)
@@ -32,4 +33,48 @@ uint64_t ps_cache_usable_for(struct ps_cache *c, uint32_t model, uint64_t budget
         }
     ps_free(models);
     return ps_budget_usable(&s, n_extents, pinned_n, pinned_bytes);
+}
+
+/* Takes away of the pinned extents those that are named. */
+static int leave_out(uint64_t *n_extents, uint64_t *padded_bytes, struct ps_cache *c,
+                     const bool *pinned, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
+                     struct ps_err *err)
+{
+    struct ps_record rec;
+    for (size_t i = 0; i < n; i++) {
+        const int rc = ps_index_get(c->index, keys[i], &rec, err);
+        if (rc == PS_ENOTFOUND)
+            continue;
+        if (rc != 0)
+            return ps_cache_note(c, rc);
+        if (rec.model >= PS_INDEX_MODELS_MAX || !pinned[rec.model] || *n_extents == 0)
+            continue;
+        --*n_extents; /* at most what was counted, though others may have changed that since */
+        *padded_bytes -= ps_min_u64(*padded_bytes, ps_budget_round(rec.bytes));
+    }
+    return 0;
+}
+
+int ps_cache_pinned_beside(uint64_t *n_extents, uint64_t *padded_bytes, struct ps_cache *c,
+                           const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_err *err)
+{
+    bool pinned[PS_INDEX_MODELS_MAX] = {false};
+    struct ps_model *models = NULL;
+    uint64_t count = 0, bytes = 0;
+    size_t n_models = 0;
+    int rc = ps_index_models(c->index, &models, &n_models, err);
+    for (size_t i = 0; rc == 0 && i < n_models; i++)
+        if (models[i].pinned && models[i].number < PS_INDEX_MODELS_MAX) {
+            pinned[models[i].number] = true;
+            count += models[i].n_extents;
+            bytes += models[i].padded_bytes;
+        }
+    if (rc == 0 && count > 0)
+        rc = leave_out(&count, &bytes, c, pinned, keys, n, err);
+    ps_free(models);
+    if (rc == 0) {
+        *n_extents = count;
+        *padded_bytes = bytes;
+    }
+    return rc;
 }

@@ -270,6 +270,7 @@ void ps_engine_close(struct ps_engine *e)
     if (e->tokenizer_started && !e->tokenizer_joined)
         pthread_join(e->tokenizer_thread, NULL);
     ps_tokenizer_close(e->tokenizer);
+    ps_kept_extents_deinit(&e->files_foreseen);
     if (e->cache)
         ps_cache_close(e->cache);
     ps_source_close(e->source);

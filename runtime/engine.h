@@ -114,6 +114,7 @@ struct ps_engine {
     struct ps_probes probes;  /* what the plan was made with */
     struct ps_probes learned; /* what this run has seen: for the next one */
     struct ps_run_facts run;
+    struct ps_kept_extents files_foreseen; /* small files that the last dry warm-up would find, or leave, kept */
 };
 
 /* Internal error to public one; returns the code. */

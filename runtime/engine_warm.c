@@ -214,7 +214,8 @@ static int foresee_files(struct warming *w, struct ps_err *err)
         bool again = false;
         if (strcmp(*name, "config.json") == 0)
             continue;
-        rc = ps_kept_foresee(&bytes, &again, &k, *name, ps_tokenizer_max_bytes(*name), err);
+        rc = ps_kept_foresee(&bytes, &again, &w->e->files_foreseen, &k, *name,
+                             ps_tokenizer_max_bytes(*name), err);
         if (bytes)
             w->file_requests += ps_warm_file_requests(bytes, connections) + again;
         w->file_bytes += bytes;
@@ -406,6 +407,7 @@ int ps_engine_warm(char **json, struct ps_engine *e, const struct ps_warm_option
     struct ps_json_writer jw;
     int rc = take_options(&w, options, &err);
     e->waits = false;
+    ps_kept_extents_deinit(&e->files_foreseen);
     if (rc == 0 && (!e->planned || !e->cache_opened)) /* opening left it to us */
         rc = ps_engine_replan(e, &err);
     if (rc == 0)

@@ -337,12 +337,55 @@ static int look_for(struct version *v, bool *kept, const struct ps_kept *k, cons
     return rc == PS_EINTERRUPTED || rc == PS_EBUDGET ? rc : 0;
 }
 
-int ps_kept_foresee(uint64_t *bytes, bool *again, const struct ps_kept *k, const char *name,
-                    uint64_t max_bytes, struct ps_err *err)
+void ps_kept_extents_deinit(struct ps_kept_extents *x)
+{
+    ps_free(x->keys);
+    ps_free(x->bytes);
+    *x = (struct ps_kept_extents){0};
+}
+
+/* Once, whatever was there before: all files of a model share their mark. */
+static int note_extent(struct ps_kept_extents *x, const uint8_t key[PS_SHA256_BYTES], uint64_t bytes)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (memcmp(x->keys[i], key, PS_SHA256_BYTES) == 0)
+            return 0;
+    uint8_t(*keys)[PS_SHA256_BYTES] = ps_realloc_array(x->keys, x->n + 1, sizeof *keys);
+    if (keys)
+        x->keys = keys;
+    uint64_t *list = keys ? ps_realloc_array(x->bytes, x->n + 1, sizeof *list) : NULL;
+    if (!list)
+        return PS_ENOMEM;
+    x->bytes = list;
+    memcpy(x->keys[x->n], key, PS_SHA256_BYTES);
+    x->bytes[x->n++] = bytes;
+    return 0;
+}
+
+/* What put_parts makes of it. */
+static int note_parts(struct ps_kept_extents *x, const struct ps_kept *k, const char *name,
+                      const struct ps_object_info *info, struct ps_err *err)
+{
+    uint8_t key[PS_SHA256_BYTES];
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < parts_of(info->bytes); i++) {
+        rc = make_key(key, k, name, info->identity, i);
+        if (rc == 0)
+            rc = note_extent(x, key, part_bytes(info->bytes, i));
+    }
+    if (rc == 0 && (rc = make_mark(key, k)) == 0)
+        rc = note_extent(x, key, sizeof FORMAT);
+    return rc == 0 ? 0 : ps_err_set(err, rc, ORIGIN, "out of memory");
+}
+
+int ps_kept_foresee(uint64_t *bytes, bool *again, struct ps_kept_extents *all,
+                    const struct ps_kept *k, const char *name, uint64_t max_bytes, struct ps_err *err)
 {
     struct version v;
     bool kept;
-    const int rc = look_for(&v, &kept, k, name, max_bytes, err);
+    int rc = look_for(&v, &kept, k, name, max_bytes, err);
+    if (rc == 0 && v.info.bytes > 0)
+        rc = note_parts(all, k, name, &v.info, err);
     if (rc != 0)
         return rc;
     *bytes = kept ? 0 : v.info.bytes;

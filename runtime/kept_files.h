@@ -40,10 +40,19 @@ int ps_kept_get(char **out, size_t *len, const struct ps_kept *k, const char *na
  * can't be kept, is no error. *kept: whether it is in the cache now (to be published by ps_cache_flush). */
 int ps_kept_store(bool *kept, const struct ps_kept *k, const char *name, uint64_t max_bytes,
                   struct ps_err *err);
+/* What files take in the cache: an extent for each of their parts. Zeroed at first. */
+struct ps_kept_extents {
+    uint8_t (*keys)[PS_SHA256_BYTES];
+    uint64_t *bytes; /* of each */
+    size_t n;
+};
+void ps_kept_extents_deinit(struct ps_kept_extents *x);
 /* Asks what ps_kept_store asks first, and fetches nothing: *bytes is the length of what it would fetch, 0 if that
- * is nothing (kept already, or not to be kept); *again: it would ask once more behind it. */
-int ps_kept_foresee(uint64_t *bytes, bool *again, const struct ps_kept *k, const char *name,
-                    uint64_t max_bytes, struct ps_err *err);
+ * is nothing (kept already, or not to be kept); *again: it would ask once more behind it. What the file takes when it
+ * is kept, now or then, is added to *all. */
+int ps_kept_foresee(uint64_t *bytes, bool *again, struct ps_kept_extents *all,
+                    const struct ps_kept *k, const char *name, uint64_t max_bytes,
+                    struct ps_err *err);
 /* What --disk 100% has to hold of them beside a model of so many bytes: a guess, made before anything of them is
  * known. */
 uint64_t ps_kept_room(uint64_t stored_bytes);

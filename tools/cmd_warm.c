@@ -50,12 +50,12 @@ static bool in_layers(const struct ps_map *m, uint32_t extent, const struct ps_o
 
 /* What it would hold of it, and whether that has room beside the others. */
 static int note_wanted(struct foreseen *f, const struct ps_engine *e, const struct ps_opts *o,
-                       const char *facts, struct ps_err *err)
+                       struct ps_err *err)
 {
     const struct ps_map *m = e->files.map;
     uint8_t(*keys)[PS_SHA256_BYTES] = ps_malloc((size_t)m->n_extents * PS_SHA256_BYTES + 1);
     uint64_t *bytes = ps_calloc((size_t)m->n_extents + 1, sizeof *bytes);
-    struct ps_json *j = NULL;
+    const struct ps_kept_extents *files = &e->files_foreseen;
     const size_t before = f->wanted.n;
     size_t n = 0;
     int rc = keys && bytes ? 0 : ps_err_set(err, PS_ENOMEM, "warm", "out of memory");
@@ -68,12 +68,14 @@ static int note_wanted(struct foreseen *f, const struct ps_engine *e, const stru
     if (rc == 0)
         rc = ps_warm_wanted_add(&f->wanted, (const uint8_t(*)[PS_SHA256_BYTES])keys, bytes, n, err);
     if (rc == 0)
-        rc = ps_json_parse(&j, facts, strlen(facts), NULL, err);
-    if (rc == 0 && f->wanted.n > before) /* not the same model once more */
-        f->wanted.file_bytes += (uint64_t)ps_json_get(j, "file_bytes_to_fetch")->integer;
-    ps_json_free(j);
+        rc = ps_warm_wanted_add(&f->wanted, (const uint8_t(*)[PS_SHA256_BYTES])files->keys,
+                                files->bytes, files->n, err);
+    if (rc == 0)
+        rc = ps_warm_wanted_look(&f->wanted, e->cache, err);
     f->room_bytes = e->disk_room_bytes;
-    f->full = f->full || (rc == 0 && ps_warm_wanted_budget(&f->wanted) > f->room_bytes);
+    /* Alone a model has room: its plan was made for that. */
+    f->full = f->full || (rc == 0 && before > 0 && f->wanted.n > before &&
+                          ps_warm_wanted_budget(&f->wanted) > f->room_bytes);
     ps_free(keys);
     ps_free(bytes);
     return rc;
@@ -109,7 +111,7 @@ static int warm_one(char **json, const struct ps_opts *o, const char *model,
     if (rc == 0 && held && !o->dry_run)
         rc = note_held(held, engine, engine->source->label, err);
     if (rc == 0 && foreseen && o->dry_run && !o->bytes) /* of a part nobody can say that it is too much */
-        rc = note_wanted(foreseen, engine, o, *json, err);
+        rc = note_wanted(foreseen, engine, o, err);
     ps_cli_engine_close(engine);
     return rc;
 }
@@ -176,8 +178,7 @@ static int warm_all(struct batch *b, struct ps_err *err)
     for (size_t i = 0; i < b->n && rc == 0 && !ps_interrupt_seen; i++) {
         struct ps_err e = {0};
         char *json = NULL;
-        int one = warm_one(&json, b->o, b->models[i], b->n > 1 ? &b->held : NULL,
-                           b->n > 1 ? &b->foreseen : NULL, &e);
+        int one = warm_one(&json, b->o, b->models[i], b->n > 1 ? &b->held : NULL, &b->foreseen, &e);
 
         if (one == 0)
             rc = tell_facts(b, json, err);
@@ -241,9 +242,10 @@ static int batch_error(const struct batch *b, size_t displaced, struct ps_err *e
     if (b->foreseen.full)
         return ps_err_set(err, PS_EBUDGET, "warm",
                           "%s: the later models would displace earlier ones: together they take "
-                          "%s, and there is %s: %s",
+                          "%s%s, and there is %s: %s",
                           b->o->from_file,
                           ps_size_format(all, sizeof all, ps_warm_wanted_budget(&b->foreseen.wanted)),
+                          b->foreseen.wanted.n_pinned > 0 ? ", with what is pinned" : "",
                           ps_size_format(there, sizeof there, b->foreseen.room_bytes), room);
     return 0;
 }

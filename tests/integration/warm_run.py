@@ -190,6 +190,7 @@ def test_list(t, server):
         d = json.loads(p.stdout)
         t.check((p.returncode, d["displaced"]) == (status, displaced) and all(m["complete"] for m in d["models"]), f"{disk} for both: {p}")
         t.check(("displaced by later ones" in p.stderr) == bool(displaced), f"{disk} for both: {p.stderr}")
+    test_list_beside(t, server, other, both)
     for part in (("--layers", "0-0"), ("--bytes", "10%")):  # of a part less has to fit
         for dry in (("--dry-run",), ()):
             p = subprocess.run([t.program, "warm", "--from-file", both, *dry, *part, "--json", "--cache", t.path("part" + part[0]), "--disk", "9M"],
@@ -244,6 +245,47 @@ def test_list(t, server):
     t.check(p.returncode == 3 and len(json.loads(p.stdout)["models"]) == 5, f"PENSTOCK_FROM_FILE: {p.stderr}")
     limited = warm(t, server, "--max-egress", str(SIZE + 100_000), cache="limited", disk="100%")
     t.check(limited["complete"] and limited["files_kept"] == 0, f"a limit that holds the weights alone: {limited}")
+
+
+def test_list_beside(t, server, other, both):
+    """What is foretold of a list is what happens: pinned models give it no room, and the small files that it keeps take some,
+    whether they are kept already or not."""
+    cache, one = t.path("beside"), t.path("one.txt")
+    tree = t.path("tree-beside")
+    t.equal(t.run("split", KJV, tree, "--codec", "raw").rc, 0, "split")
+    third = badhttp.Server(tree)
+    t.servers.append(third)
+
+    def both_of(what, disk, *dry, list_=both):
+        r = t.run("warm", "--from-file", list_, *dry, "--json", cache=t.path(what), disk=disk)
+        return r, json.loads(r.out)
+    _, fresh = both_of("beside", "40M", "--dry-run")
+    least = fresh["disk_wanted"]
+    for disk, fits in ((least, True), (least - 4096, False)):
+        r, d = both_of("beside", disk, "--dry-run")
+        t.check((r.rc, d["fits"], d["disk_wanted"]) == (0 if fits else 5, fits, least), f"{disk} for both: {r} {d}")
+    r, d = both_of("beside", least)
+    t.check((r.rc, d["displaced"]) == (0, 0) and all(m["files_kept"] == 3 for m in d["models"]), f"what was said to hold all does: {r} {d}")
+    r, d = both_of("beside", least, "--dry-run")
+    t.check(d["fits"] and d["disk_wanted"] == least, f"what is kept already takes room, too: {d['disk_wanted']}, was {least}")
+    t.check(all(m["bytes_to_fetch"] == m["file_bytes_to_fetch"] == 0 for m in d["models"]), f"and is not fetched: {d}")
+    # a third, which is pinned
+    for pinned in (False, True):
+        t.equal(t.run("warm", third.url, cache=cache, disk="40M").rc, 0, "a third one")
+        t.equal(t.run("cache", "pin" if pinned else "unpin", third.url, cache=cache).rc, 0, "pin")
+        r, d = both_of("beside", least, "--dry-run")
+        t.check(d["fits"] != pinned and ("with what is pinned" in r.err) == pinned, f"beside a third one, pinned: {pinned}: {r} {d}")
+    r, d = both_of("beside", "40M", "--dry-run")
+    t.check(r.rc == 0 and d["fits"] and d["disk_wanted"] > least + SIZE, f"with what is pinned: {r} {d}")
+    for disk, fits in ((d["disk_wanted"], True), (d["disk_wanted"] - (4 << 20), False)):
+        r, dry = both_of("beside", disk, "--dry-run")
+        r, w = both_of("beside", disk)
+        t.check((r.rc, dry["fits"], w["displaced"]) == (0 if fits else 5, fits, int(not fits)), f"{disk} beside a pinned one: {r} {dry} {w}")
+    # the pinned one is of the list: it takes its room once
+    with open(one, "w") as f:
+        f.write(f"{third.url}\n")
+    r, d = both_of("beside", "40M", "--dry-run", list_=one)
+    t.check(r.rc == 0 and d["fits"] and SIZE < d["disk_wanted"] < 1.2 * SIZE, f"a list of the pinned one: {r} {d}")
 
 
 def test_kill(t):
