@@ -266,10 +266,24 @@ static int print_dir(const struct upkeep *u, struct ps_err *err)
     return rc;
 }
 
+/* An option of another verb would be ignored. */
+static int check_option(const struct upkeep *u, const char *name, const char *verb, struct ps_err *err)
+{
+    if (ps_opts_origin(u->o, name) != PS_FROM_ARGV || strcmp(u->verb, verb) == 0)
+        return 0;
+    return ps_err_set(err, PS_EUSAGE, "cache", "%s: --%s: only `cache %s` takes it", u->verb, name,
+                      verb);
+}
+
 static int act(struct upkeep *u, struct ps_err *err)
 {
     bool takes_model = strcmp(u->verb, "evict") == 0 || strstr(u->verb, "pin");
+    int rc = check_option(u, "repair", "verify", err);
 
+    if (rc == 0)
+        rc = check_option(u, "all", "evict", err);
+    if (rc < 0)
+        return rc;
     if (u->o->n_args > 1 && !takes_model)
         return ps_err_set(err, PS_EUSAGE, "cache", "%s: '%s' is one argument too many", u->verb,
                           u->o->args[1]);

@@ -103,6 +103,9 @@ int ps_cmd_plan(const struct ps_opts *o, struct ps_err *err)
     char *json = NULL;
     int rc = ps_cli_engine_options(&e, o, err);
 
+    if (rc == 0 && !o->probe && ps_opts_origin(o, "seconds") == PS_FROM_ARGV)
+        rc = ps_err_set(err, PS_EUSAGE, "plan",
+                        "--seconds: says how long to measure: say --probe, or leave it out");
     if (rc == 0)
         rc = plan_size(&e, o, err);
     if (rc == 0)
@@ -356,6 +359,24 @@ int ps_cmd_inspect(const struct ps_opts *o, struct ps_err *err)
     return rc;
 }
 
+/* What only `bench net` reads would be ignored. */
+static int check_bench_options(const struct ps_opts *o, const char *what, struct ps_err *err)
+{
+    const struct ps_opt_spec *s;
+
+    if (ps_opts_origin(o, "seconds") == PS_FROM_ARGV)
+        return ps_err_set(err, PS_EUSAGE, "bench",
+                          "%s: --seconds: only `bench net` takes it: the others measure as long as "
+                          "they need",
+                          what);
+    for (size_t i = 0; (s = ps_option_at(i)); i++)
+        if (s->group == PS_GROUP_NETWORK && o->origin[i] == PS_FROM_ARGV)
+            return ps_err_set(err, PS_EUSAGE, "bench",
+                              "%s: --%s: only `bench net` takes it: the others need no network",
+                              what, s->name);
+    return 0;
+}
+
 int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err)
 {
     const char *what = o->args[0];
@@ -365,15 +386,12 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err)
 
     if (strcmp(what, "net") == 0)
         return ps_bench_net(o, err);
-    if (ps_opts_origin(o, "seconds") == PS_FROM_ARGV)
-        return ps_err_set(err, PS_EUSAGE, "bench",
-                          "%s: --seconds: only `bench net` takes it: the others measure as long as "
-                          "they need",
-                          what);
     if (o->n_args > 1)
         return ps_err_set(err, PS_EUSAGE, "bench", "%s: '%s' is one argument too many", what,
                           o->args[1]);
-    rc = ps_cache_dir_find(&dir, o->cache, err);
+    rc = check_bench_options(o, what, err);
+    if (rc == 0)
+        rc = ps_cache_dir_find(&dir, o->cache, err);
     if (rc == 0 && ps_bench_json(&json, what, (uint32_t)o->threads, dir, &error) < 0)
         rc = ps_cli_error(err, &error);
     else if (rc == 0)

@@ -105,6 +105,19 @@ expect 2 'none of' cache nonsense
 expect 2 'the model is missing' cache pin
 expect 2 '--all' cache evict
 expect 2 'none of' bench nonsense
+# options that would be ignored
+expect 2 '^penstock: --seconds: .*--probe' plan "$work/none" --seconds 1
+PENSTOCK_SECONDS=1 expect 3 "$work/none" plan "$work/none"
+expect 3 "$work/none" plan "$work/none" --seconds 1 --probe
+for verb in ls stat dir evict "pin x"; do
+    expect 2 '^penstock: [a-z]*: --repair: only `cache verify`' cache $verb --repair
+done
+for verb in ls stat dir verify "pin x"; do
+    expect 2 '^penstock: [a-z]*: --all: only `cache evict`' cache $verb --all
+done
+for option in "--connections 4" "--mirror http://host/m" "--verify-key $work/none" "--netrc"; do
+    expect 2 '^penstock: codec: --[a-z-]*: only `bench net`' bench codec $option
+done
 expect 2 'none of' completion tcsh
 expect 1 'not yet' chat ./model
 expect 1 'not yet' serve ./model
