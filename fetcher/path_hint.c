@@ -13,6 +13,9 @@
 #define ORIGIN   "fetcher"
 #define TEXT_MAX 65536u
 
+/* of owners, models and plain revisions on the Hub */
+#define NAME_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+
 struct parts {
     const char *scheme; /* "" where none was meant */
     const char *begin;  /* behind scheme, colon and slashes */
@@ -113,14 +116,85 @@ static bool is_host(const char *part, size_t n)
 /* "org/name", "org/name@revision", "org/name:revision". */
 static bool is_hub_name(const char *text)
 {
-    static const char name[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
-    size_t org = strspn(text, name), model;
+    size_t org = strspn(text, NAME_CHARS), model;
 
     if (org == 0 || text[0] == '.' || text[org] != '/')
         return false;
-    model = strspn(text + org + 1, name);
+    model = strspn(text + org + 1, NAME_CHARS);
     text += org + 1 + model;
     return model > 0 && (*text == '\0' || ((*text == '@' || *text == ':') && !strchr(text, '/')));
+}
+
+static bool is_hub(const char *host, size_t n)
+{
+    return (n == 14 && strncasecmp(host, "huggingface.co", n) == 0) ||
+           (n == 5 && strncasecmp(host, "hf.co", n) == 0);
+}
+
+/* Pages of the Hub that stand where an owner would. */
+static bool is_owner(const char *s, size_t n)
+{
+    static const char *const others[] = {"api",    "blog",   "collections", "datasets", "docs",
+                                         "models", "spaces", "papers",      "tasks",    "join"};
+
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strlen(others[i]) == n && memcmp(others[i], s, n) == 0)
+            return false;
+    return n > 0 && *s != '.';
+}
+
+/* Appends "@revision" and "/folder" of "/tree/revision/folder" and "/resolve/revision/folder". Other pages of a model,
+ * and what is written with escapes, name neither. */
+static void put_revision(struct ps_strbuf *b, const char *page)
+{
+    const char *at = strncmp(page, "/tree/", 6) == 0      ? page + 6
+                     : strncmp(page, "/resolve/", 9) == 0 ? page + 9
+                                                          : "";
+    const size_t revision = strspn(at, NAME_CHARS), rest = strspn(at, NAME_CHARS "/");
+    size_t end = rest;
+
+    if (revision == 0 || at[rest])
+        return;
+    while (end > revision && at[end - 1] == '/')
+        end--;
+    if (revision != 4 || memcmp(at, "main", 4) != 0)
+        ps_strbuf_printf(b, "@%.*s", (int)revision, at);
+    ps_strbuf_append(b, at + revision, end - revision);
+}
+
+/* `place` is "huggingface.co/org/name", up to a query. False: it is not on the Hub, or names no model. */
+static bool hub_hint(char *out, size_t cap, const char *place)
+{
+    const size_t host = strcspn(place, "/?#"), len = strcspn(place, "?#");
+    struct ps_strbuf b;
+
+    *out = '\0';
+    if (!is_hub(place, host) || place[host] != '/')
+        return false;
+    char *path = ps_strndup(place + host + 1, len - host - 1);
+    const size_t org = path ? strspn(path, NAME_CHARS) : 0;
+    const size_t name = org && path[org] == '/' ? strspn(path + org + 1, NAME_CHARS) : 0;
+    const char *page = name ? path + org + 1 + name : NULL;
+
+    ps_strbuf_init(&b, cap);
+    if (page && is_owner(path, org) && (*page == '\0' || *page == '/')) {
+        ps_strbuf_printf(&b, "hf://%.*s", (int)(org + 1 + name), path);
+        put_revision(&b, page);
+    }
+    if (b.len > 0 && ps_strbuf_ok(&b) && b.len < cap)
+        memcpy(out, b.data, b.len + 1);
+    ps_strbuf_deinit(&b);
+    ps_free(path);
+    return *out != '\0';
+}
+
+void ps_path_hub_hint(char *out, size_t cap, const char *address)
+{
+    struct parts p;
+
+    take_apart(&p, address);
+    if (strncmp(p.scheme, "http", 4) != 0 || !hub_hint(out, cap, p.place))
+        *out = '\0';
 }
 
 void ps_path_hint(char *out, size_t cap, const char *path)
@@ -130,6 +204,8 @@ void ps_path_hint(char *out, size_t cap, const char *path)
     size_t len;
 
     take_apart(&p, path);
+    if ((!*p.scheme || strncmp(p.scheme, "http", 4) == 0) && hub_hint(out, cap, p.place))
+        return;
     len = strcspn(p.place, "?");
     scheme = *p.scheme                                                ? p.scheme
              : p.userinfo || is_host(p.place, strcspn(p.place, "/?")) ? "http"

@@ -2,6 +2,7 @@
  * its scheme names, or an error that says what would do. See store.h. */
 #include "fetcher/store.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -77,6 +78,17 @@ int ps_store_open_one(struct ps_source **out, const char *address,
     if (rc != 0)
         return rc;
     return openers[ps_uri_kind(address)](out, address, options, err);
+}
+
+void ps_store_place_files(struct ps_err *err, int rc, const char *label)
+{
+    char hub[PS_PATH_HINT_MAX_BYTES], advice[PS_PATH_HINT_MAX_BYTES + 64];
+    ps_err_place_files(err, rc, label);
+    ps_path_hub_hint(hub, sizeof hub, label);
+    if (*hub && (rc == PS_ENOTFOUND || rc == PS_EREFUSED || rc == PS_ENET || rc == PS_EDATA)) {
+        snprintf(advice, sizeof advice, "the Hub is reached as %s", hub);
+        ps_err_advise(err, advice);
+    }
 }
 
 static int http_label(char **out, const char *address, struct ps_err *err)

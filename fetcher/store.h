@@ -70,6 +70,10 @@ static inline uint64_t ps_store_egress_told(uint64_t max_egress_bytes)
 int ps_store_open(struct ps_source **out, const char *address,
                   const struct ps_store_options *options, struct ps_err *err);
 
+/* As ps_err_place_files, for a model whose source bears this label. Whoever has copied the address of a model's page on
+ * the Hub hears how it is reached. */
+void ps_store_place_files(struct ps_err *err, int rc, const char *label);
+
 /* What a source opened from this address bears as its label, and what the cache lists its model under: one
  * spelling for all that mean the same place (case of the host, default port, slashes at the end), without
  * userinfo, query string or version. A text that is no address stays as it is. Pure: no file, no variable is

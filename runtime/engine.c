@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "fetcher/rate_limit.h"
+#include "fetcher/store.h"
 #include "runtime/cache_dir.h"
 #include "runtime/trust_files.h"
 
@@ -128,7 +129,7 @@ static int open_model(struct ps_engine *e, struct ps_err *err)
 {
     const int rc = read_model(e, err);
     if (e->source)
-        ps_err_place_files(err, rc, e->source->label);
+        ps_store_place_files(err, rc, e->source->label);
     return rc;
 }
 

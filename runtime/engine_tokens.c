@@ -180,10 +180,10 @@ static int open_tokenizer(struct ps_tokenizer **out, struct ps_source *src,
 {
     struct ps_model_files files = {0};
     int rc = ps_model_files_open_small(&files, src, trust, err);
-    ps_err_place_files(err, rc, src->label);
     const struct ps_kept k = {.source = src, .files = files.manifest ? &files : NULL};
     if (rc == 0)
         rc = ps_tokenizer_from_source(out, &k, err);
+    ps_store_place_files(err, rc, src->label);
     ps_model_files_close(&files);
     return rc;
 }

@@ -275,7 +275,7 @@ int ps_cli_model_files(struct ps_model_files *out, struct ps_source *src, const 
     int rc = ps_trust_from_files(&trust, o->verify_keys.items, o->verify_keys.n, err);
     if (rc == 0)
         rc = ps_model_files_open_trusted(out, src, trust, err);
-    ps_err_place_files(err, rc, src->label);
+    ps_store_place_files(err, rc, src->label);
     ps_trust_free(trust);
     return rc;
 }

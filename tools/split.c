@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/queue.h"
 #include "base/thread.h"
+#include "fetcher/store.h"
 #include "proto/layout.h"
 #include "proto/signature.h"
 #include "tools/split_pack.h"
@@ -718,7 +719,7 @@ static int seal(struct splitter *s, struct ps_manifest *m, struct ps_err *err)
 static int open_source(struct splitter *s, struct ps_err *err)
 {
     int rc = ps_model_files_open(&s->files, s->src, err);
-    ps_err_place_files(err, rc, s->src->label);
+    ps_store_place_files(err, rc, s->src->label);
     if (rc != 0)
         return rc;
     if (s->files.manifest)

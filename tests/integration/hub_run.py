@@ -275,6 +275,13 @@ def public_hub(t):
     t.equal(run(t, h, *args, disk="64M", n=40, env=env, cache="public").rc, 0, "once only")
     t.equal(run(t, h, *args, disk="0", n=20, env=env).rc, 0, "20 times")
     t.equal(run(t, h, *args, disk="0", n=24).rc, 0, "a mirror")
+    for command, more in (("run", ()), ("plan", ()), ("split", (t.path("of-page"),)), ("tokenize", ("x",))):
+        for page, says in (("test/kjv", "hf://test/kjv"), ("test/kjv/tree/v1", "hf://test/kjv@v1"), ("datasets/kjv", None)):
+            r = (run(t, h, f"http://huggingface.co/{page}", env=env) if command == "run" else
+                 t.run(command, f"http://huggingface.co/{page}", *more, env=env))
+            errors = [x for x in r.err.splitlines() if x.startswith("penstock: ")]
+            t.check(r.rc == 3 and ("the Hub is reached as" in r.err) == bool(says) and len(errors) == 1
+                    and (not says or errors[0].endswith(f"the Hub is reached as {says}")), f"{command}: the address of a page: {r}")
 
 
 def presplit(t):

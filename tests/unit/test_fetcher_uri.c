@@ -278,6 +278,10 @@ static void test_forgotten_schemes(void **state)
         {"example.org/model?sig=geheim", "example.org/model?...", "http://example.org/model"},
         {"10.0.0.1/m", "10.0.0.1/m", "http://10.0.0.1/m"},
         {"http:/host/x", "http:/host/x", "http://host/x"},
+        {"huggingface.co/org/name/tree/main?x=geheim", "huggingface.co/org/name/tree/main?...",
+         "hf://org/name"},
+        {"http:/hf.co/org/name", "http:/hf.co/org/name", "hf://org/name"},
+        {"hf.co/datasets/x", "hf.co/datasets/x", "http://hf.co/datasets/x"},
         {"hf:org/name@v1", "hf:org/name@v1", "hf://org/name@v1"},
         {"org/name", "org/name", "hf://org/name"},
         {"org/name.v2@main", "org/name.v2@main", "hf://org/name.v2@main"},
@@ -304,6 +308,50 @@ static void test_forgotten_schemes(void **state)
     }
 }
 
+/* The address that a browser shows of a model's page. */
+static void test_pages_of_the_hub(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"https://huggingface.co/org/name", "hf://org/name"},
+        {"https://huggingface.co/org/name/", "hf://org/name"},
+        {"http://HF.co/org/na_me-1.5B", "hf://org/na_me-1.5B"},
+        {"https://huggingface.co/org/name/tree/main", "hf://org/name"},
+        {"https://huggingface.co/org/name/tree/main/sub/folder/", "hf://org/name/sub/folder"},
+        {"https://huggingface.co/org/name/resolve/v1.0/", "hf://org/name@v1.0"},
+        {"https://huggingface.co/org/name/resolve/abc/sub", "hf://org/name@abc/sub"},
+        {"https://huggingface.co/org/name/tree/mainly", "hf://org/name@mainly"},
+        {"https://huggingface.co/org/name/tree/refs%2Fpr%2F1", "hf://org/name"},
+        {"https://huggingface.co/org/name/tree", "hf://org/name"},
+        {"https://huggingface.co/org/name/blob/main/config.json", "hf://org/name"},
+        {"https://huggingface.co/org/name/discussions", "hf://org/name"},
+        {"https://huggingface.co/org/name?library=x", "hf://org/name"},
+        {"https://user:geheim@huggingface.co/org/name#readme", "hf://org/name"},
+        {"https://huggingface.co/org", ""},
+        {"https://huggingface.co/", ""},
+        {"https://huggingface.co", ""},
+        {"https://huggingface.co/models/org", ""},
+        {"https://huggingface.co/datasets/org/name", ""},
+        {"https://huggingface.co/org/na%20me", ""},
+        {"https://huggingface.co:8443/org/name", ""},
+        {"https://cdn.huggingface.co/org/name", ""},
+        {"https://huggingface.co.example/org/name", ""},
+        {"https://example.org/huggingface.co/org/name", ""},
+        {"hf://org/name", ""},
+        {"huggingface.co/org/name", ""}, /* a path, whose hint is another's business */
+        {"", ""},
+    };
+    char hint[PS_PATH_HINT_MAX_BYTES];
+    for (size_t i = 0; i < TEST_COUNT(cases); i++) {
+        ps_path_hub_hint(hint, sizeof hint, cases[i][0]);
+        assert_string_equal(hint, cases[i][1]);
+    }
+    ps_path_hub_hint(hint, 13, cases[0][0]); /* never cut: half a name is another model's */
+    assert_string_equal(hint, "");
+    ps_path_hub_hint(hint, 14, cases[0][0]);
+    assert_string_equal(hint, cases[0][1]);
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -324,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_labels),
         cmocka_unit_test(test_forgotten_schemes),
+        cmocka_unit_test(test_pages_of_the_hub),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
