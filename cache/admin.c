@@ -10,7 +10,6 @@
 
 #define SCAN_CHUNK  256u
 #define EVICT_CHUNK 4096u /* records sorted by slot at a time */
-#define PREFIX_MIN  4u    /* shortest prefix of a model id that is looked up */
 #define REPAIRS_MAX 3 /* passes of a repairing check: dropping one record may show another wrong */
 
 /* ---- models ---- */
@@ -338,43 +337,6 @@ int ps_cache_describe(struct ps_cache *c, struct ps_json_writer *w, struct ps_er
     for (size_t i = 0; i < PS_INDEX_MODELS_MAX; i++)
         ps_free(h->of[i].bytes);
     ps_free(h);
-    ps_free(models);
-    return rc;
-}
-
-static bool matches(const struct ps_model *m, const char *text, size_t n)
-{
-    char id[2 * PS_SHA256_BYTES + 1];
-    ps_hex_encode(m->id, PS_SHA256_BYTES, id);
-    size_t label = n;
-    while (label > 0 && text[label - 1] == '/')
-        label--;
-    label = label < PS_INDEX_LABEL_MAX ? label : PS_INDEX_LABEL_MAX - 1; /* set_label cuts it, too */
-    return (strncmp(m->label, text, label) == 0 && m->label[label] == '\0') ||
-           (n >= PREFIX_MIN && n <= 2 * PS_SHA256_BYTES && strncasecmp(id, text, n) == 0);
-}
-
-int ps_cache_find_model(struct ps_cache *c, const char *text, uint8_t model_id[PS_SHA256_BYTES],
-                        struct ps_err *err)
-{
-    struct ps_model *models = NULL;
-    size_t n = 0, hits = 0, hit = 0;
-    int rc = ps_index_models(c->index, &models, &n, err);
-    if (rc != 0)
-        return rc;
-    for (size_t i = 0; i < n; i++)
-        if (matches(&models[i], text, strlen(text))) {
-            hits++;
-            hit = i;
-        }
-    if (hits == 1)
-        memcpy(model_id, models[hit].id, PS_SHA256_BYTES);
-    else if (hits == 0)
-        rc = ps_err_set(err, PS_ENOTFOUND, PS_CACHE_ORIGIN,
-                        "cache: holds no model %s: see penstock cache ls", text);
-    else
-        rc = ps_err_set(err, PS_EUSAGE, PS_CACHE_ORIGIN,
-                        "cache: %s fits %zu models: give more of the id", text, hits);
     ps_free(models);
     return rc;
 }

@@ -156,7 +156,9 @@ int ps_cache_evict(struct ps_cache *c, const uint8_t *model_id, uint64_t *freed_
                    struct ps_err *err);
 int ps_cache_pin(struct ps_cache *c, const uint8_t model_id[PS_SHA256_BYTES], bool pinned,
                  struct ps_err *err);
-/* Resolves an unambiguous hex prefix or a source label to a model id: PS_ENOTFOUND, PS_EUSAGE if ambiguous. */
+/* Resolves a hex prefix of at least four digits or a source label to a model id: PS_ENOTFOUND; PS_EUSAGE, naming
+ * candidates, if several fit or the prefix is shorter. Of several with one label those count that `describe` tells of,
+ * where there are any. */
 int ps_cache_find_model(struct ps_cache *c, const char *text, uint8_t model_id[PS_SHA256_BYTES],
                         struct ps_err *err);
 #endif

@@ -459,6 +459,69 @@ static void test_evict_by_hand(void **state)
     ps_cache_close(c);
 }
 
+static void found_none(struct ps_cache *c, const char *text, int code, const char *const *says)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    struct ps_err err = {0};
+    assert_int_equal(ps_cache_find_model(c, text, id, &err), code);
+    assert_int_equal(err.code, code);
+    for (; *says; says++)
+        if (!strstr(err.text, *says))
+            fail_msg("%s: %s lacks %s", text, err.text, *says);
+}
+
+static void first_digits(char *out, uint64_t number, size_t digits)
+{
+    uint8_t id[PS_SHA256_BYTES];
+    char hex[2 * PS_SHA256_BYTES + 1];
+    crash_model_id(number, id);
+    ps_hex_encode(id, PS_SHA256_BYTES, hex);
+    memcpy(out, hex, digits);
+    out[digits] = '\0';
+}
+
+/* What fits several models, or is too short, is told with those that it may be; what nothing is left of is not among
+ * them. */
+static void test_ambiguous(void **state)
+{
+    (void)state;
+    char a[16], b[16], text[16];
+    uint8_t id[PS_SHA256_BYTES], found[PS_SHA256_BYTES];
+    uint64_t twin = 2;
+    fill(1, 1000, 3);
+    first_digits(a, 1, 12);
+    for (first_digits(b, twin, 12); memcmp(a, b, 1) != 0; first_digits(b, twin, 12))
+        twin++; /* another id that begins with the same digit */
+    fill(twin, 2000, 3);
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    found_none(c, "label", PS_EUSAGE, (const char *[]){"label is ambiguous", a, b, "(label)", NULL});
+    first_digits(text, 1, 1);
+    found_none(c, text, PS_EUSAGE, (const char *[]){"is ambiguous", a, b, "at least 4", NULL});
+    found_none(c, "", PS_ENOTFOUND, (const char *[]){"holds no model", NULL});
+    found_none(c, "x", PS_ENOTFOUND, (const char *[]){"holds no model x", NULL});
+    first_digits(text, 1, 3);
+    found_none(c, text, PS_EUSAGE, (const char *[]){a, "at least 4", NULL});
+    (void)crash_model(c, twin + 1); /* with nothing in it, as of a run that was stopped at once */
+    first_digits(text, twin + 1, 12);
+    uint64_t freed;
+    crash_model_id(twin, id);
+    assert_int_equal(ps_cache_evict(c, id, &freed, NULL), 0);
+    crash_model_id(1, id);
+    assert_int_equal(ps_cache_find_model(c, "label", found, NULL), 0);
+    assert_memory_equal(found, id, sizeof id);
+    crash_model_id(twin + 1, id);
+    assert_int_equal(ps_cache_find_model(c, text, found, NULL), 0); /* it is there, and may be pinned */
+    assert_memory_equal(found, id, sizeof id);
+    for (uint64_t i = 2; i < 6; i++) {
+        (void)crash_model(c, twin + i);
+        pin(c, twin + i, true);
+    }
+    struct ps_err err = {0};
+    assert_int_equal(ps_cache_find_model(c, "label", found, &err), PS_EUSAGE);
+    assert_non_null(strstr(err.text, " and 2 more: give"));
+    ps_cache_close(c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5)
@@ -482,6 +545,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_priorities, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_used_model_stays, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_evict_by_hand, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_ambiguous, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
