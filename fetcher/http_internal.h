@@ -35,8 +35,6 @@
 #define PS_HTTP_RECEIVE_BUFFER_BYTES (512l << 10)
 #define PS_HTTP_HOSTS                16 /* redirects lead to a few; what comes after shares the last one's place */
 #define PS_HTTP_HOST_KEY_BYTES       272 /* "host:port" */
-#define PS_HTTP_MAX_CURES                                                                          \
-    3 /* of one transfer or job: region, clock and credentials may each be wrong */
 
 /* Where the bytes of a blocking get or head go: the size is not known before the reply. Touched
  * by one thread at a time: the net thread until done(), then the one that waits. */

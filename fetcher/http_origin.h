@@ -21,6 +21,8 @@
 #include "fetcher/store.h"
 #include "fetcher/uri.h"
 
+#define PS_HTTP_MAX_CURES                                                                          \
+    3 /* of one transfer or job: region, clock and credentials may each be wrong */
 #define PS_HTTP_ERROR_BODY_BYTES 4096u /* what cure sees of an error page */
 #define PS_HTTP_ERRANDS_MAX      4u    /* threads for them, at most */
 #define PS_HTTP_ORIGIN_HEADERS   6u    /* most headers that an origin may ask to see */

@@ -1,6 +1,7 @@
 /* S3 settings from the environment and the AWS files. See s3_config.h. */
 #include "fetcher/s3_config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -194,21 +195,27 @@ static int heap_setting(char **out, const struct ps_s3_files *f, const char *fir
     return *out ? 0 : PS_ENOMEM;
 }
 
-/* The environment's, else that of S3 in the profile's [services NAME], else the profile's for all services. */
-static int find_endpoint(char **out, const struct ps_s3_files *f)
+int ps_s3_endpoint(char **out, const struct ps_s3_files *f, const char *service)
 {
-    char name[PS_S3_NAME_MAX], section[PS_S3_NAME_MAX + 16], value[PS_S3_VALUE_MAX];
-    int rc = heap_setting(out, f, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", NULL);
+    char variable[64], key[64], name[PS_S3_NAME_MAX], section[PS_S3_NAME_MAX + 16];
+    char value[PS_S3_VALUE_MAX];
+    if (ps_s3_env_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
+        return 0;
+    snprintf(variable, sizeof variable, "AWS_ENDPOINT_URL_%s", service);
+    for (char *p = variable; *p; p++)
+        *p = (char)toupper((unsigned char)*p);
+    int rc = heap_setting(out, f, variable, "AWS_ENDPOINT_URL", NULL);
     if (rc != 0 || *out)
         return rc;
     if (ps_s3_profile_get(f, f->profile, "services", name, sizeof name)) {
         snprintf(section, sizeof section, "services %s", name);
-        if (ps_ini_get(f->config, f->config_bytes, section, "s3.endpoint_url", value, sizeof value)) {
+        snprintf(key, sizeof key, "%s.endpoint_url", service);
+        if (ps_ini_get(f->config, f->config_bytes, section, key, value, sizeof value)) {
             *out = ps_strdup(value);
             return *out ? 0 : PS_ENOMEM;
         }
     }
-    return heap_setting(out, f, "AWS_ENDPOINT_URL_S3", NULL, "endpoint_url");
+    return heap_setting(out, f, variable, NULL, "endpoint_url");
 }
 
 static bool flag(const struct ps_s3_files *f, const char *variable, const char *key)
@@ -235,8 +242,7 @@ static int settle(struct ps_s3_config *c, const struct ps_s3_files *f, struct ps
     if (!ps_s3_region_ok(c->region))
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "bad AWS region: %.40s: write one like eu-west-1",
                           c->region);
-    bool ignore = ps_s3_env_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
-    int rc = ignore ? 0 : find_endpoint(&c->endpoint, f);
+    int rc = ps_s3_endpoint(&c->endpoint, f, "s3");
     if (rc == 0)
         rc = heap_setting(&c->ca_file, f, "AWS_CA_BUNDLE", NULL, "ca_bundle");
     c->style = style_of(f);

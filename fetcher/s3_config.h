@@ -32,6 +32,11 @@ void ps_s3_files_deinit(struct ps_s3_files *f);
 bool ps_s3_profile_get(const struct ps_s3_files *f, const char *profile, const char *key, char *out,
                        size_t cap);
 
+/* The address that the user gave for a service ("s3", "sts"), in AWS's order: AWS_ENDPOINT_URL_<SERVICE>,
+ * AWS_ENDPOINT_URL, what the profile's [services NAME] says of it, the profile's for all services. *out (heap) stays
+ * as it is where there is none, or AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is set. 0 or PS_ENOMEM. */
+int ps_s3_endpoint(char **out, const struct ps_s3_files *f, const char *service);
+
 /* A small file into fresh memory with a NUL behind it (ps_free, secrets may be in it).
  * PS_ENOTFOUND, PS_EIO, PS_EDATA if longer than max, PS_ENOMEM. */
 int ps_s3_read_file(const char *path, size_t max, char **out, size_t *bytes, struct ps_err *err);

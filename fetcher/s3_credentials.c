@@ -168,15 +168,20 @@ static int read_token(const char *path, char **out, struct ps_err *err)
     return ps_err_set(err, PS_EREFUSED, ORIGIN, "no token: %s: the file is empty or no text", path);
 }
 
-static void sts_address(const char *region, char *out, size_t cap)
+static int sts_address(const struct chain *c, char *out, size_t cap, struct ps_err *err)
 {
-    const char *set = ps_s3_env("AWS_ENDPOINT_URL_STS");
-    set = set ? set : ps_s3_env("AWS_ENDPOINT_URL");
+    const char *region = c->ask->region;
+    char *set = NULL;
+    const int rc = ps_s3_endpoint(&set, &c->files, "sts");
+    if (rc != 0)
+        return ps_err_set(err, rc, ORIGIN, "out of memory");
     if (set)
         snprintf(out, cap, "%s", set);
     else
         snprintf(out, cap, "https://sts.%s.amazonaws.com%s/", region,
                  strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+    ps_free(set);
+    return 0;
 }
 
 static int keys_of_sts(struct ps_s3_keys *k, const char *xml, size_t n, struct ps_err *err)
@@ -192,7 +197,9 @@ static int keys_of_sts(struct ps_s3_keys *k, const char *xml, size_t n, struct p
         ps_xml_text(xml, n, "Expiration", until, sizeof until))
         rc = fill(k, PS_S3_KEYS_WEB_IDENTITY, access, secret, token, err);
     else
-        ps_err_set(err, rc, ORIGIN, "AWS keys are unreadable: STS: check AWS_ENDPOINT_URL_STS");
+        ps_err_set(
+            err, rc,
+            ORIGIN, "AWS keys are unreadable: STS: check AWS_ENDPOINT_URL_STS, or endpoint_url of the profile");
     if (rc == 0)
         k->expires_s = ps_s3_parse_time(until);
     explicit_bzero(token, sizeof k->token);
@@ -226,14 +233,15 @@ static int web_identity(struct chain *c, struct ps_s3_keys *k, const char *token
         NULL};
     char url[URL_MAX_BYTES], *token, *body;
     struct ps_fetch_reply r;
-    int rc = read_token(token_file, &token, err);
+    int rc = sts_address(c, url, sizeof url, err);
+    if (rc == 0)
+        rc = read_token(token_file, &token, err);
     if (rc != 0)
         return rc;
     body = sts_body(role, session, token);
     ps_free(token);
     if (!body)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory");
-    sts_address(c->ask->region, url, sizeof url);
     struct ps_fetch f = {.url = url,
                          .headers = headers,
                          .body = body,

@@ -47,7 +47,8 @@ struct s3_origin {
     pthread_mutex_t lock;
     /* lock */
     char region[PS_S3_REGION_MAX];
-    int64_t offset_s; /* the server's clock minus ours */
+    char contradiction[PS_S3_REGION_MAX + 80]; /* "" until a region was set in vain too often; set once */
+    int64_t offset_s;                          /* the server's clock minus ours */
     bool have_keys, bad_keys;
     char bad_code[PS_S3_CODE_MAX];
     struct ps_s3_keys keys;
@@ -282,6 +283,20 @@ static enum ps_http_cure apply_locked(struct s3_origin *o, const struct ps_s3_ad
     return PS_HTTP_CURE_AGAIN;
 }
 
+/* Regions that send us back and forth. The text is made once: net threads show it without a lock. */
+static void put_contradiction_locked(struct s3_origin *o, const char *region,
+                                     struct ps_judgement *judge)
+{
+    if (!o->contradiction[0])
+        snprintf(o->contradiction, sizeof o->contradiction,
+                 "%s was the last: check AWS_ENDPOINT_URL and what stands in front of the store",
+                 region);
+    judge->cls = PS_RETRY_FATAL;
+    judge->code = PS_EREFUSED;
+    judge->what = "bucket is said to be in another region each time";
+    judge->hint = o->contradiction;
+}
+
 static enum ps_http_cure s3_cure(struct ps_http_origin *base, const struct ps_http_answer *a,
                                  struct ps_judgement *judge)
 {
@@ -302,6 +317,10 @@ static enum ps_http_cure s3_cure(struct ps_http_origin *base, const struct ps_ht
         .stale = a->ticket != o->version_of_all,
     };
     const struct ps_s3_advice v = ps_s3_judge(&in, judge);
+    const bool about_region =
+        v.action == PS_S3_SET_REGION || (v.action == PS_S3_AGAIN && ps_s3_region_ok(v.region));
+    if (about_region && a->cures >= PS_HTTP_MAX_CURES && judge->verdict == PS_REPLY_REFUSE)
+        put_contradiction_locked(o, v.region, judge);
     enum ps_http_cure cure = apply_locked(o, &v);
     pthread_mutex_unlock(&o->lock);
     return cure;

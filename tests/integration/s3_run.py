@@ -79,6 +79,19 @@ def moved(t, s3):
     fine(t, run(t, "s3://models/kjv", s3.env(AWS_REGION="us-west-2")), "301")
 
 
+def region_loop(t, s3):
+    """Two regions that each name the other: told as what it is, at once."""
+    for status, code in ((301, "PermanentRedirect"), (400, "AuthorizationHeaderMalformed")):
+        def scenario(q, r, status=status, code=code):
+            there = "us-east-1" if "/us-west-2/" in q.headers["authorization"] else "us-west-2"
+            s3.refuse(r, status, code, x_amz_bucket_region=there)
+        s3.check = lambda q: None  # signed for whatever region
+        s3.set(scenario)
+        r = run(t, "s3://models/kjv", s3.env())
+        badhttp.check_failed(t, r, 3, ("another region each time", "us-", "AWS_ENDPOINT_URL"), what=f"{status} from two regions")
+        t.check(len(s3.log) <= 16 and r.seconds < 5 * SLOW, f"{len(s3.log)} requests, {r.seconds} s")
+
+
 def clock(ahead):
     def part(t, s3):
         s3.ahead_s = ahead
@@ -174,6 +187,24 @@ def files(t, s3):
     badhttp.check_failed(t, r, 3, ("no such AWS profile: missing",), stats=False)
 
 
+def sts_of_profile(t, s3, service):
+    """The address of STS where the AWS tools take it from: the environment, [services NAME], the profile's for all."""
+    os.makedirs(t.path("aws"), exist_ok=True)
+    nobody = f"http://127.0.0.1:{peer.free_port()}"
+    role = f"web_identity_token_file = {t.path('token')}\nrole_arn = arn:aws:iam::1:role/a b\nregion = {s3.region}\n"
+    with open(t.path("aws", "config"), "w") as f:
+        f.write(f"[profile all]\n{role}endpoint_url = {service.url}\n"
+                f"[profile one]\n{role}endpoint_url = {nobody}\nservices = near\n"
+                f"[services near]\nsts =\n  endpoint_url = {service.url}\ns3 =\n  endpoint_url = {nobody}\n")
+    env = no_keys(s3, AWS_CONFIG_FILE=t.path("aws", "config"), AWS_ENDPOINT_URL_S3=s3.url)
+    del env["AWS_ENDPOINT_URL"]
+    for i, more in enumerate(({"AWS_PROFILE": "all"}, {"AWS_PROFILE": "one"},
+                              {"AWS_PROFILE": "one", "AWS_ENDPOINT_URL_STS": service.url, "AWS_ENDPOINT_URL": nobody})):
+        before = service.given
+        fine(t, run(t, "s3://models/kjv", {**env, **more}, cache=f"sts{i}"), f"STS by {more}")
+        t.check(service.given > before, f"STS was asked: {more}")
+
+
 def temporary(how):
     """Short-lived keys: the first expire at once and the server says so; the next ones are good."""
     def part(t, s3):
@@ -194,6 +225,8 @@ def temporary(how):
             t.equal(service.given, 2, f"{how}: sets of keys fetched")
             for secret in ("SecretValue", "newSecret", "oldToken", "newToken", "Signature="):
                 t.check(secret not in r.err, f"{how}: {secret} in the log")
+            if how == "sts":
+                sts_of_profile(t, s3, service)
             service.wants = "another"
             if how != "ec2":
                 r = run(t, "s3://models/kjv", no_keys(s3, **env), cache="c2")
@@ -283,6 +316,7 @@ def main():
             ("odd key", served(plain)),
             ("version", served(version)),
             ("region", served(region, region="eu-central-1")),
+            ("region loop", served(region_loop)),
             ("moved", served(moved)),
             ("clock behind", served(clock(7200))),
             ("clock ahead", served(clock(-7200))),

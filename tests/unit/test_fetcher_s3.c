@@ -460,6 +460,8 @@ static void clear_environment(void)
                                         "AWS_DEFAULT_REGION",
                                         "AWS_ENDPOINT_URL",
                                         "AWS_ENDPOINT_URL_S3",
+                                        "AWS_ENDPOINT_URL_STS",
+                                        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
                                         "AWS_ACCESS_KEY_ID",
                                         "AWS_SECRET_ACCESS_KEY",
                                         "AWS_SESSION_TOKEN",
@@ -477,6 +479,20 @@ static void clear_environment(void)
         unsetenv(names[i]);
     setenv("HOME", "/nonexistent", 1);
     setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
+}
+
+static void check_endpoint(const char *service, const char *want)
+{
+    struct ps_s3_files f;
+    char *got = NULL;
+    assert_int_equal(ps_s3_files_load(&f, NULL), 0);
+    assert_int_equal(ps_s3_endpoint(&got, &f, service), 0);
+    if (want)
+        assert_string_equal(got, want);
+    else
+        assert_null(got);
+    ps_free(got);
+    ps_s3_files_deinit(&f);
 }
 
 static void test_config(void **state)
@@ -512,7 +528,16 @@ static void test_config(void **state)
     assert_ok(ps_s3_config_load(&c, &err), &err);
     assert_string_equal(c.endpoint, "http://own:2");
     ps_s3_config_deinit(&c);
+    check_endpoint("sts", "http://h:3");
+    check_endpoint("other", "http://h:1");
     setenv("AWS_ENDPOINT_URL", "http://all:4", 1);
+    check_endpoint("sts", "http://all:4");
+    setenv("AWS_ENDPOINT_URL_STS", "http://own:5", 1);
+    check_endpoint("sts", "http://own:5");
+    setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true", 1);
+    check_endpoint("sts", NULL);
+    unsetenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+    unsetenv("AWS_ENDPOINT_URL_STS");
     assert_ok(ps_s3_config_load(&c, &err), &err);
     assert_string_equal(c.endpoint, "http://all:4");
     ps_s3_config_deinit(&c);
