@@ -42,18 +42,24 @@ static char escaped(char c)
     return c == 'n' ? '\n' : c == 'r' ? '\r' : c == 't' ? '\t' : c;
 }
 
-/* The next word, comments skipped. False at the end. */
-static bool next(struct scan *s)
+/* Up to the next word. What begins with a '#' is a comment, but not a value in the line of its keyword: passwords
+ * begin with any character, and newer versions of curl read them so. */
+static void skip_space(struct scan *s, bool value)
+{
+    for (; s->p < s->end; value = false) {
+        for (; s->p < s->end && is_space(*s->p); s->p++)
+            value &= *s->p != '\n';
+        if (value || s->p >= s->end || *s->p != '#')
+            return;
+        skip_line(s);
+    }
+}
+
+/* The next word, or the value of the last one. False at the end. */
+static bool next(struct scan *s, bool value)
 {
     size_t n = 0;
-    for (;;) {
-        while (s->p < s->end && is_space(*s->p))
-            s->p++;
-        if (s->p < s->end && *s->p == '#')
-            skip_line(s);
-        else
-            break;
-    }
+    skip_space(s, value);
     if (s->p >= s->end)
         return false;
     s->useless = false;
@@ -75,7 +81,7 @@ static bool next(struct scan *s)
 /* The word that follows, into out. A NUL, or one that does not fit, makes the entry useless. */
 static bool take(struct scan *s, char out[PS_NETRC_WORD_MAX])
 {
-    if (!next(s) || s->useless)
+    if (!next(s, true) || s->useless)
         return false;
     memcpy(out, s->word, sizeof s->word);
     return true;
@@ -98,7 +104,7 @@ bool ps_netrc_find(struct ps_netrc_login *out, const char *text, size_t bytes, c
     struct scan s = {.p = text, .end = text + bytes};
     struct entry e = {.ours = false};
     char name[PS_NETRC_WORD_MAX], unused[PS_NETRC_WORD_MAX];
-    while (next(&s)) {
+    while (next(&s, false)) {
         bool machine = strcmp(s.word, "machine") == 0;
         if (machine || strcmp(s.word, "default") == 0) {
             if (usable(&e, login))

@@ -1,9 +1,9 @@
-/* A .netrc file: logins by host. Comes in: its bytes, a host, perhaps a login. Goes out: login and
- * password. Pure functions on bytes, any thread.
+/* A .netrc file: logins by host. Comes in: its bytes, a host, perhaps a login. Goes out: login and password. Pure
+ * functions on bytes, any thread.
  *
- * The format is that of ftp(1) as curl reads it: "machine HOST login NAME password WORD", "default"
- * for every other host, "macdef" up to an empty line, '#' in front of a word begins a comment,
- * "quoted words" with \" \\ \n \r \t in them. Hosts compare without regard to case. */
+ * The format is that of ftp(1) as curl reads it: "machine HOST login NAME password WORD", "default" for every
+ * other host, "macdef" up to an empty line, '#' in front of a word begins a comment unless it is the value behind
+ * a keyword in the same line, "quoted words" with \" \\ \n \r \t in them. Hosts compare without regard to case. */
 #ifndef PS_FETCHER_NETRC_H
 #define PS_FETCHER_NETRC_H
 #include <stdbool.h>

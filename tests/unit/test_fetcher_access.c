@@ -89,6 +89,12 @@ static void test_netrc(void **state)
     check_netrc("machine", "a", NULL, "-");
     check_netrc("machine a login u password", "a", NULL, "-");
     check_netrc("machine a login u password \"p", "a", NULL, "u p");
+    check_netrc("machine a login u password #p#1 # comment password no\n", "a", NULL, "u #p#1");
+    check_netrc("machine a login #u password\t#", "a", NULL, "#u #");
+    check_netrc("machine a login u # password no\npassword p", "a", NULL, "u p");
+    check_netrc("machine a login\n#no\nu password\r\n  # no\n\t#no\n p\n", "a", NULL, "u p");
+    check_netrc("machine a login u password\n#no", "a", NULL, "-");
+    check_netrc("#machine a login u password no\nmachine #a login u password p", "#a", NULL, "u p");
     static const char nul[] = "machine a login u password p\0q\n";
     struct ps_netrc_login l;
     assert_false(ps_netrc_find(&l, nul, sizeof nul - 1, "a", NULL)); /* not cut to "p" */
