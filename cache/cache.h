@@ -52,14 +52,18 @@ bool ps_cache_was_rebuilt(const struct ps_cache *c);
  * - bytes held by pins of other models. Slots are padded to 4 KiB. Pure arithmetic on the current state, for the
  * plan. */
 uint64_t ps_cache_usable_bytes(struct ps_cache *c, uint64_t n_extents);
-/* The same for who only looks: what a run with this budget, alone, would have room for, beside what is pinned by others
- * than `model`. c: nullable, or opened read-only. Changes nothing. */
-uint64_t ps_cache_usable_for(struct ps_cache *c, uint32_t model, uint64_t budget_bytes,
-                             uint64_t n_extents);
-/* What pinned models hold beside these n keys (nullable if n is 0): it stays, whatever else comes. Extents, and their
- * bytes in whole slots of 4 KiB. PS_ENOMEM, or what kept the index from telling. */
-int ps_cache_pinned_beside(uint64_t *n_extents, uint64_t *padded_bytes, struct ps_cache *c,
-                           const uint8_t (*keys)[PS_SHA256_BYTES], size_t n, struct ps_err *err);
+/* The same for who only looks: what a run of `model` with this budget and priority, alone, would have room for, beside
+ * what others hold that is pinned or of a higher priority. c: nullable, or opened read-only. Changes nothing. */
+uint64_t ps_cache_usable_for(struct ps_cache *c, uint32_t model, int priority,
+                             uint64_t budget_bytes, uint64_t n_extents);
+/* What models that are pinned, or of a higher priority than this, hold beside these n keys (nullable if n is 0): it
+ * stays, whatever comes with this priority. Extents, and their bytes in whole slots of 4 KiB. PS_ENOMEM, or what kept
+ * the index from telling. */
+int ps_cache_kept_beside(uint64_t *n_extents, uint64_t *padded_bytes, struct ps_cache *c,
+                         int priority, const uint8_t (*keys)[PS_SHA256_BYTES], size_t n,
+                         struct ps_err *err);
+/* The priority that a model has; 0 for one that is not known. */
+int ps_cache_priority(struct ps_cache *c, uint32_t model);
 /* PS_EBUDGET: no cache works with so little; *least_bytes nullable. */
 int ps_cache_check_budget(uint64_t budget_bytes, uint64_t *least_bytes, struct ps_err *err);
 /* What `n_extents` extents of `stored_bytes` in all need as a budget, index and padding included (so that --disk

@@ -137,6 +137,8 @@ int ps_engine_look_at_cache(struct ps_cache **out, uint32_t *model, struct ps_en
                             struct ps_err *err);
 /* Whether --disk, and the file system, take all of the model and the small files beside it. */
 bool ps_engine_has_room_for_all(const struct ps_engine *e);
+/* Of this model in the cache: that which was asked for, or the one that it has. */
+int ps_engine_priority(const struct ps_engine *e);
 uint64_t ps_engine_disk_room(const struct ps_engine *e); /* bytes of weights that the plan may put there */
 /* Why that is too little for any extent, or why there is no cache that could be written: fills *err and returns its
  * code, never 0. */

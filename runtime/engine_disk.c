@@ -219,6 +219,13 @@ int ps_engine_budgets(struct ps_engine *e, struct ps_err *err)
     return check_least(e, err);
 }
 
+int ps_engine_priority(const struct ps_engine *e)
+{
+    if (e->o.has_priority)
+        return e->o.priority;
+    return e->cache ? ps_cache_priority(e->cache, e->cache_model) : 0;
+}
+
 uint64_t ps_engine_disk_room(const struct ps_engine *e)
 {
     const uint32_t n = e->files.map->n_extents;
@@ -226,7 +233,8 @@ uint64_t ps_engine_disk_room(const struct ps_engine *e)
     const bool looks = e->o.look_only || !e->cache_opened;
     uint64_t usable = 0;
     if (looks && !e->source->local && e->disk_budget_bytes > 0)
-        usable = ps_cache_usable_for(e->cache, e->cache_model, e->disk_budget_bytes, n);
+        usable = ps_cache_usable_for(e->cache, e->cache_model, ps_engine_priority(e),
+                                     e->disk_budget_bytes, n);
     else if (e->cache)
         usable = ps_cache_usable_bytes(e->cache, n);
     return usable > missing ? usable - missing : 0;

@@ -71,7 +71,7 @@ static int note_wanted(struct foreseen *f, const struct ps_engine *e, const stru
         rc = ps_warm_wanted_add(&f->wanted, (const uint8_t(*)[PS_SHA256_BYTES])files->keys,
                                 files->bytes, files->n, err);
     if (rc == 0)
-        rc = ps_warm_wanted_look(&f->wanted, e->cache, err);
+        rc = ps_warm_wanted_look(&f->wanted, e->cache, ps_engine_priority(e), err);
     f->room_bytes = e->disk_room_bytes;
     /* Alone a model has room: its plan was made for that. */
     f->full = f->full || (rc == 0 && before > 0 && f->wanted.n > before &&
@@ -245,7 +245,9 @@ static int batch_error(const struct batch *b, size_t displaced, struct ps_err *e
                           "%s%s, and there is %s: %s",
                           b->o->from_file,
                           ps_size_format(all, sizeof all, ps_warm_wanted_budget(&b->foreseen.wanted)),
-                          b->foreseen.wanted.n_pinned > 0 ? ", with what is pinned" : "",
+                          b->foreseen.wanted.n_kept > 0
+                              ? ", with what is pinned or of a higher priority"
+                              : "",
                           ps_size_format(there, sizeof there, b->foreseen.room_bytes), room);
     return 0;
 }

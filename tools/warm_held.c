@@ -129,18 +129,19 @@ int ps_warm_wanted_add(struct ps_warm_wanted *w, const uint8_t (*keys)[PS_SHA256
     return 0;
 }
 
-int ps_warm_wanted_look(struct ps_warm_wanted *w, struct ps_cache *cache, struct ps_err *err)
+int ps_warm_wanted_look(struct ps_warm_wanted *w, struct ps_cache *cache, int priority,
+                        struct ps_err *err)
 {
-    return cache ? ps_cache_pinned_beside(&w->n_pinned, &w->pinned_bytes, cache,
-                                          (const uint8_t(*)[PS_SHA256_BYTES])w->keys, w->n, err)
+    return cache ? ps_cache_kept_beside(&w->n_kept, &w->kept_bytes, cache, priority,
+                                        (const uint8_t(*)[PS_SHA256_BYTES])w->keys, w->n, err)
                  : 0;
 }
 
 uint64_t ps_warm_wanted_budget(const struct ps_warm_wanted *w)
 {
-    const uint64_t n = w->n + w->n_pinned;
+    const uint64_t n = w->n + w->n_kept;
     /* which reckons with the worst padding; how much it is, is known here */
-    return ps_cache_budget_for(w->padded_bytes + w->pinned_bytes - n * (PS_CACHE_GRAIN - 1), n);
+    return ps_cache_budget_for(w->padded_bytes + w->kept_bytes - n * (PS_CACHE_GRAIN - 1), n);
 }
 
 void ps_warm_wanted_deinit(struct ps_warm_wanted *w)

@@ -35,16 +35,17 @@ struct ps_warm_wanted {
     uint8_t (*keys)[PS_SHA256_BYTES]; /* sorted */
     size_t n;
     uint64_t padded_bytes;
-    uint64_t n_pinned, pinned_bytes; /* as ps_warm_wanted_look found; padded */
+    uint64_t n_kept, kept_bytes; /* as ps_warm_wanted_look found; padded */
 };
 /* Adds what the plan has room for of one more model, or its small files: n keys, and the stored bytes of each.
  * PS_ENOMEM. */
 int ps_warm_wanted_add(struct ps_warm_wanted *w, const uint8_t (*keys)[PS_SHA256_BYTES],
                        const uint64_t *bytes, size_t n, struct ps_err *err);
-/* Notes what is pinned and was not added: nothing that is warmed takes its room. cache: nullable, there is none yet.
- * PS_ENOMEM, or what kept the cache from telling. */
-int ps_warm_wanted_look(struct ps_warm_wanted *w, struct ps_cache *cache, struct ps_err *err);
-/* The --disk that holds all that was added, and what is pinned. */
+/* Notes what was not added and is pinned, or of a higher priority than this: nothing that is warmed takes its room.
+ * cache: nullable, there is none yet. PS_ENOMEM, or what kept the cache from telling. */
+int ps_warm_wanted_look(struct ps_warm_wanted *w, struct ps_cache *cache, int priority,
+                        struct ps_err *err);
+/* The --disk that holds all that was added, and what stays beside it. */
 uint64_t ps_warm_wanted_budget(const struct ps_warm_wanted *w);
 void ps_warm_wanted_deinit(struct ps_warm_wanted *w);
 void ps_warm_held_deinit(struct ps_warm_held *h);

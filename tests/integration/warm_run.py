@@ -281,11 +281,19 @@ def test_list_beside(t, server, other, both):
         r, dry = both_of("beside", disk, "--dry-run")
         r, w = both_of("beside", disk)
         t.check((r.rc, dry["fits"], w["displaced"]) == (0 if fits else 5, fits, int(not fits)), f"{disk} beside a pinned one: {r} {dry} {w}")
-    # the pinned one is of the list: it takes its room once
+    # one of a higher priority stays as a pinned one does; not so for those of the same
+    t.equal(t.run("cache", "unpin", third.url, cache=cache).rc, 0, "unpin")
+    t.equal(t.run("warm", third.url, "--priority", "5", cache=cache, disk="40M").rc, 0, "a third one, of a higher priority")
+    for more, fits in (((), False), (("--priority", "5"), True)):
+        r, d = both_of("beside", least, "--dry-run", *more)
+        t.check(d["fits"] == fits, f"beside one of a higher priority {more}: {r} {d}")
+    dry, w = (t.run("warm", server.url, *a, "--json", cache=cache, disk="12M").json for a in (("--dry-run",), ()))
+    t.check(abs(dry["bytes_wanted"] - w["bytes_wanted"]) < SIZE / 20 and w["bytes_wanted"] < SIZE * 0.8, f"room beside it: {dry} {w}")
+    # it is of the list: it takes its room once
     with open(one, "w") as f:
         f.write(f"{third.url}\n")
     r, d = both_of("beside", "40M", "--dry-run", list_=one)
-    t.check(r.rc == 0 and d["fits"] and SIZE < d["disk_wanted"] < 1.2 * SIZE, f"a list of the pinned one: {r} {d}")
+    t.check(r.rc == 0 and d["fits"] and SIZE < d["disk_wanted"] < 1.2 * SIZE, f"a list of that one: {r} {d}")
 
 
 def test_kill(t):

@@ -148,18 +148,36 @@ static void test_wanted_beside_pins(void **state)
     store(c, 1, 1, 5);
     store(c, 2, 6, 7);
     crash_model_id(1, id);
-    assert_int_equal(ps_warm_wanted_look(&w, NULL, NULL), 0); /* no cache yet */
-    assert_int_equal(ps_warm_wanted_look(&w, c, NULL), 0);
-    assert_int_equal(w.n_pinned, 0);
+    assert_int_equal(ps_warm_wanted_look(&w, NULL, 0, NULL), 0); /* no cache yet */
+    assert_int_equal(ps_warm_wanted_look(&w, c, 0, NULL), 0);
+    assert_int_equal(w.n_kept, 0);
     assert_int_equal(ps_cache_pin(c, id, true, NULL), 0);
-    assert_int_equal(ps_warm_wanted_look(&w, c, NULL), 0);
-    assert_int_equal(w.n_pinned, 5);
-    assert_int_equal(w.pinned_bytes, 5 * 8192);
+    assert_int_equal(ps_warm_wanted_look(&w, c, 0, NULL), 0);
+    assert_int_equal(w.n_kept, 5);
+    assert_int_equal(w.kept_bytes, 5 * 8192);
     assert_int_equal(ps_warm_wanted_add(&w, k, bytes, 6, NULL), 0); /* 3 to 8: three of the pinned */
-    assert_int_equal(ps_warm_wanted_look(&w, c, NULL), 0);
-    assert_int_equal(w.n_pinned, 2);
-    assert_int_equal(w.pinned_bytes, 2 * 8192);
+    assert_int_equal(ps_warm_wanted_look(&w, c, 0, NULL), 0);
+    assert_int_equal(w.n_kept, 2);
+    assert_int_equal(w.kept_bytes, 2 * 8192);
     assert_int_equal(ps_warm_wanted_budget(&w), ps_cache_budget_for(8 * (8192 - 4095), 8));
+    /* so does what has a higher priority, for those of a lower one */
+    const struct ps_cache_model_options o = {.id = id,
+                                             .n_layers = 1,
+                                             .has_priority = true,
+                                             .priority = 5};
+    uint32_t number;
+    assert_int_equal(ps_cache_pin(c, id, false, NULL), 0);
+    assert_int_equal(ps_cache_model_open_as(c, &o, &number, NULL), 0);
+    assert_int_equal(ps_cache_priority(c, number), 5);
+    assert_int_equal(ps_cache_priority(c, number + 7), 0);
+    assert_int_equal(ps_warm_wanted_look(&w, c, 4, NULL), 0);
+    assert_int_equal(w.n_kept, 2);
+    assert_int_equal(ps_warm_wanted_look(&w, c, 5, NULL), 0);
+    assert_int_equal(w.n_kept, 0);
+    const uint64_t all = ps_cache_usable_for(c, number, 4, 64u << 20, 9);
+    const uint64_t beside = ps_cache_usable_for(c, number + 7, 4, 64u << 20, 9);
+    assert_true(all >= beside + 5 * 8192);
+    assert_int_equal(ps_cache_usable_for(c, number + 7, 5, 64u << 20, 9), all);
     ps_warm_wanted_deinit(&w);
     ps_cache_close(c);
 }
