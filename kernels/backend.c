@@ -29,7 +29,8 @@ static bool has_amx(void)
 
 static const struct ps_backend *avx512_table(void)
 {
-    return ps_host_cpu()->avx512_bf16 ? &ps_cpu_avx512bf16 : &ps_cpu_avx512;
+    const struct ps_cpu_features *c = ps_host_cpu();
+    return c->avx512_bf16 || c->avx512_vnni ? &ps_cpu_avx512_dots : &ps_cpu_avx512;
 }
 #endif
 

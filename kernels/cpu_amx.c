@@ -29,7 +29,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #define PLAIN ps_cpu_avx512
-#define OTHER ps_cpu_avx512bf16 /* products of other weights */
+#define OTHER ps_cpu_avx512_dots /* products of other weights */
 #define TABLE ps_cpu_amx
 
 #define ARCH_REQ_XCOMP_PERM 0x1023

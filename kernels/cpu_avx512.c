@@ -1,4 +1,4 @@
-/* The AVX-512 backend: everything in f32 FMA. Where the CPU has vdpbf16ps, cpu_avx512bf16.c takes the bf16 weights
+/* The AVX-512 backend: everything in f32 FMA. Where the CPU has dot products, dots_avx512.c takes some types
  * and the rest is here. */
 #include "kernels/vec_avx512.h"
 

@@ -1,5 +1,5 @@
 /* F8_E4M3 for vdpbf16ps: what quant_impl.h asks for. Every e4m3 is a bf16, of which two look-ups among 128 bytes
- * give the halves of 64; activations as hi + lo halves (cpu_avx512bf16.c). Half the instructions of the way over
+ * give the halves of 64; activations as hi + lo halves (bf16_avx512bf16.c). Half the instructions of the way over
  * float16.
  *
  * Order of additions within a block of 64: the pairs of words of either vector with the hi halves, then with the
@@ -7,6 +7,7 @@
 #include "kernels/vec_avx512.h"
 
 #include "kernels/pack_avx512bf16.h"
+#include "kernels/dots_avx512.h"
 #include "kernels/quant_order.h"
 
 typedef __m512bh q_vec;

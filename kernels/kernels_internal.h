@@ -13,7 +13,7 @@ extern const struct ps_backend ps_cpu_ref;
 #if PS_KERNELS_X86
 extern const struct ps_backend ps_cpu_avx2;
 extern const struct ps_backend ps_cpu_avx512;
-extern const struct ps_backend ps_cpu_avx512bf16; /* also called "avx512": bf16 and four-bit weights by vdpbf16ps */
+extern const struct ps_backend ps_cpu_avx512_dots; /* also called "avx512": by dot products what the CPU can */
 extern const struct ps_backend ps_cpu_amx;
 
 /* Asks the kernel once per process for the AMX tile state; 0 or PS_EUNSUPPORTED. */

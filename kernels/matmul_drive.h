@@ -66,13 +66,4 @@ void ps_drive_pack(struct ps_pool *pool, const struct ps_micro_set *set, const s
 
 void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job);
-
-#if PS_KERNELS_X86
-/* Parts of the backend in cpu_avx512bf16.c. q8_avx512vnni.c: Q8B64 by vpdpbusd. f8_avx512bf16vbmi.c: FP8 by look-ups
- * of bytes and vdpbf16ps. */
-extern const struct ps_micro_set ps_q8_avx512vnni;
-void ps_q8_pack_avx512vnni(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
-extern const struct ps_micro_set ps_f8_avx512bf16vbmi;
-void ps_f8_pack_avx512bf16vbmi(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
-#endif
 #endif

@@ -1,5 +1,5 @@
 /* Q8B64 by vpdpbusd, which adds four products of an unsigned and a signed byte to an int32 per lane: no conversion
- * of weights, and one of sums per block. A part of the backend in cpu_avx512bf16.c.
+ * of weights, and one of sums per block. A part of the backend in dots_avx512.c.
  *
  * The activations of a block are fixed-point numbers of 23 bits, under a scale that is a power of two: X = 2^16 D2
  * + 2^8 D1 + D0, D2 a signed byte, D1 and D0 unsigned ones. Only D2 wants its partner unsigned, so it meets code +
@@ -17,6 +17,7 @@
 
 #include <math.h>
 
+#include "kernels/dots_avx512.h"
 #include "kernels/quant_order.h"
 
 #define BLOCK       64

@@ -189,7 +189,7 @@ static inline size_t kt_backends(const struct ps_backend *out[KT_BACKENDS])
         if ((out[n] = ps_backend_by_name(names[i])))
             n++;
 #if PS_KERNELS_X86
-    if (ps_backend_by_name("avx512") == &ps_cpu_avx512bf16)
+    if (ps_backend_by_name("avx512") == &ps_cpu_avx512_dots)
         out[n++] = &ps_cpu_avx512;
 #endif
     return n;

@@ -507,6 +507,37 @@ static void test_q8_extremes(void **state)
         }
 }
 
+/* The same for NF4B64: values of one, all of one sign, against the largest number of 16 bits and the largest float
+ * that is rounded up beyond it. An activation that is far larger than the others of its block leaves them their
+ * bits. */
+static void test_nf4_extremes(void **state)
+{
+    enum { K = 6 * 128, CODES = K / 2 };
+    static const float sizes_of[6] = {0x1.fffcp0f, 0x1.fffffep90f, 0, 0x1p-92f, 0x1.fffcp-20f, 3};
+    uint8_t row[CODES + 2 * K / 64];
+    float a[K];
+    (void)state;
+    for (size_t b = 0; b < K / 64; b++)
+        memcpy(row + CODES + 2 * b, &(uint16_t){0x3800}, 2); /* 0.5 */
+    struct ps_matrix m = {.type = PS_NF4B64, .K = K, .data = row, .row_stride = sizeof row, .n_rows = 1};
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (size_t only = 0; only < 6; only++) {
+            double want = 0, squares = 0;
+            memset(row, sign < 0 ? 0x00 : 0xff, CODES);
+            for (size_t k = 0; k < K; k++) {
+                a[k] = k / 128 == only ? sizes_of[k / 128] : 0;
+                want += sign * 0.5 * (double)a[k];
+                squares += (double)a[k] * (double)a[k];
+            }
+            each_product(&m, a, is_near, want, sqrt(squares));
+            a[only * 128 + 7] = only % 2 ? NAN : INFINITY;
+            each_product(&m, a, is_not_finite, 0, 0);
+        }
+    memset(a, 0, sizeof a);
+    a[5] = 1024, a[16] = 0x1.8p-9f; /* the sum of both is a float32 */
+    each_product(&m, a, is_near, 0.5 * (1024 + (double)a[16]), 0);
+}
+
 /* ---- weight by weight ---- */
 
 /* Activations of one at k, zeros elsewhere: the weight itself, which no backend may round. */
@@ -650,6 +681,7 @@ int main(void)
         cmocka_unit_test(test_ref_f8),
         cmocka_unit_test(test_ref_mxfp4),
         cmocka_unit_test(test_q8_extremes),
+        cmocka_unit_test(test_nf4_extremes),
         cmocka_unit_test(test_every_f8),
         cmocka_unit_test(test_every_mxfp4),
         cmocka_unit_test(test_every_quantised_code),

@@ -1,8 +1,7 @@
-/* bf16 weights, and four-bit codes whose values are bf16 (quant_avx512bf16.h), by vdpbf16ps, which multiplies two
- * pairs of bf16 and adds both to a float per lane. The weights are exact; the activations would lose 16 bits, so
- * each is split into hi + lo (kernel_scalar.h) and costs two instructions per 64 bytes of weights: still under
- * memory bandwidth at T = 1, and the same arithmetic rate as f32 FMA. Measured relative rms error of a product of
- * 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
+/* bf16 weights by vdpbf16ps, which multiplies two pairs of bf16 and adds both to a float per lane. The weights are
+ * exact; the activations would lose 16 bits, so each is split into hi + lo (kernel_scalar.h) and costs two
+ * instructions per 64 bytes of weights: still under memory bandwidth at T = 1, and the same arithmetic rate as f32
+ * FMA. Measured relative rms error of a product of 4096: 3e-6 (bf16 activations alone 1.8e-3, f32 FMA 2e-7).
  *
  * Order of additions: lane l of a sum's accumulator takes, for each 32 elements from k on, the pair (k + 2l, k +
  * 2l + 1) of the hi halves, then of the lo halves; the last step is padded with zeros; then v_sum's tree. The
@@ -12,8 +11,8 @@
  * halves. */
 #include "kernels/vec_avx512.h"
 
+#include "kernels/dots_avx512.h"
 #include "kernels/matmul_impl.h"
-#include "base/host.h"
 #include "kernels/pack_avx512bf16.h"
 
 MM_INLINE void dot_step(vf (*acc)[MM_ROWS], const __m512bh *w, const uint8_t *a, int R, int C)
@@ -117,98 +116,13 @@ static const struct ps_micro_set many = {
     .even = true,
 };
 
-static const struct ps_micro_set *set_of(size_t T)
+const struct ps_micro_set *ps_bf16_set(size_t T)
 {
     return T <= 16 ? &few : &many;
 }
 
-static void pack_block(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
+void ps_bf16_pack(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to)
 {
     for (size_t t = t0; t < t1; t++)
         pack_column(act->a + t * act->lda, act->K, to + (t - t0) * 128, (t1 - t0) * 128);
 }
-
-#include "kernels/quant_avx512bf16.h"
-#include "kernels/quant_impl.h"
-
-Q_KERNELS(q_nf4, PS_NF4B64)
-Q_KERNELS(q_mxfp4, PS_MXFP4)
-
-/* How products with one type of weights are done here; `pack` is NULL for those that the plain backend does. */
-struct way {
-    const struct ps_micro_set *set;
-    void (*pack)(const struct ps_act *act, size_t t0, size_t t1, uint8_t *to);
-};
-
-static struct way way_for(enum ps_dtype weights, size_t T)
-{
-    const struct ps_cpu_features *cpu = ps_host_cpu();
-    switch (weights) {
-    case PS_BF16: return (struct way){set_of(T), pack_block};
-    case PS_NF4B64: return (struct way){&q_nf4, q_pack_columns};
-    case PS_MXFP4: return (struct way){&q_mxfp4, q_pack_columns};
-    case PS_Q8B64:
-        return cpu->avx512_vnni ? (struct way){&ps_q8_avx512vnni, ps_q8_pack_avx512vnni}
-                                : (struct way){0};
-    case PS_F8_E4M3:
-        return cpu->avx512_vbmi ? (struct way){&ps_f8_avx512bf16vbmi, ps_f8_pack_avx512bf16vbmi}
-                                : (struct way){0};
-    default: return (struct way){0};
-    }
-}
-
-static size_t act_bytes(enum ps_dtype weights, size_t T, size_t K)
-{
-    struct way way = way_for(weights, T);
-    return way.pack ? ps_packed_bytes(way.set, T, K) : ps_cpu_avx512.act_bytes(weights, T, K);
-}
-
-static void act_pack(struct ps_pool *pool, const struct ps_act *act)
-{
-    struct way way = way_for(act->weights, act->T);
-    if (way.pack)
-        ps_drive_pack(pool, way.set, act, way.pack);
-    else
-        ps_cpu_avx512.act_pack(pool, act);
-}
-
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                   float *C, size_t ldc, bool accumulate)
-{
-    struct way way = way_for(act->weights, act->T);
-    if (!way.pack) {
-        ps_cpu_avx512.matmul(pool, act, w, C, ldc, accumulate);
-        return;
-    }
-    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
-    ps_drive_matmul(pool, way.set, &job);
-}
-
-/* All other products and operations are the plain AVX-512 backend's. */
-static void attention(struct ps_pool *pool, const struct ps_attn *a)
-{
-    ps_cpu_avx512.attention(pool, a);
-}
-
-static void rmsnorm(struct ps_pool *pool, float *y, size_t ldy, const float *x, size_t ldx,
-                    const float *w, float w_offset, size_t T, size_t K, float eps)
-{
-    ps_cpu_avx512.rmsnorm(pool, y, ldy, x, ldx, w, w_offset, T, K, eps);
-}
-
-static void swiglu(struct ps_pool *pool, float *y, size_t ldy, const float *g, size_t ldg,
-                   const float *u, size_t ldu, size_t T, size_t K)
-{
-    ps_cpu_avx512.swiglu(pool, y, ldy, g, ldg, u, ldu, T, K);
-}
-
-const struct ps_backend ps_cpu_avx512bf16 = {
-    .name = "avx512",
-    .act_bytes = act_bytes,
-    .act_pack = act_pack,
-    .multiplies = ps_all_weights,
-    .matmul = matmul,
-    .attention = attention,
-    .rmsnorm = rmsnorm,
-    .swiglu = swiglu,
-};
