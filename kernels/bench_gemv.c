@@ -90,7 +90,7 @@ static void bench_panel(const struct bench *b, const struct ps_act *act, const u
         w.scales = b->scales, w.scale_ld = BENCH_K / 128, w.scale_rows = w.scale_cols = 128;
     if (act->weights == PS_MXFP4)
         w.scales = b->scales, w.scale_ld = BENCH_K / PS_MXFP4_BLOCK;
-    b->be->matmul(b->pool, act, &w, b->c, n, false);
+    b->be->matmul(b->pool, act, &w, 1, b->c, n, false);
 }
 
 /* Multiplies weights per second: all panels of one stretch. */

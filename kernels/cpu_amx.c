@@ -195,14 +195,14 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
         OTHER.act_pack(pool, act);
 }
 
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                   float *C, size_t ldc, bool accumulate)
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *panels,
+                   size_t n, float *C, size_t ldc, bool accumulate)
 {
     if (act->weights != PS_BF16) {
-        OTHER.matmul(pool, act, w, C, ldc, accumulate);
+        OTHER.matmul(pool, act, panels, n, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, panels, n, C, ldc, accumulate);
     ps_drive_matmul(pool, &set, &job);
 }
 

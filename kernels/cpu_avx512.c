@@ -76,10 +76,10 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
                   ps_plain_weights(act->weights) ? mm_pack_block : q_pack_columns);
 }
 
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                   float *C, size_t ldc, bool accumulate)
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *panels,
+                   size_t n, float *C, size_t ldc, bool accumulate)
 {
-    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, panels, n, C, ldc, accumulate);
     ps_drive_matmul(pool, set_of(act->weights), &job);
 }
 

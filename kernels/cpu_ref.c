@@ -97,12 +97,14 @@ static void matmul_rows(void *user, size_t begin, size_t end, unsigned thread)
         }
 }
 
-static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                       float *C, size_t ldc, bool accumulate)
+static void ref_matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *panels,
+                       size_t n, float *C, size_t ldc, bool accumulate)
 {
-    struct product p = {act, w, C, ldc, accumulate};
-    PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
-    ps_fork_for(pool, w->n_rows, 8, matmul_rows, &p);
+    for (const struct ps_matrix *w = panels; w < panels + n; w++) {
+        struct product p = {act, w, C, ldc, accumulate};
+        PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
+        ps_fork_for(pool, w->n_rows, 8, matmul_rows, &p);
+    }
 }
 
 static float score(const struct ps_attn *a, const float *q, const uint8_t *k)

@@ -43,15 +43,15 @@ static void act_pack(struct ps_pool *pool, const struct ps_act *act)
         ps_cpu_avx512.act_pack(pool, act);
 }
 
-static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                   float *C, size_t ldc, bool accumulate)
+static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *panels,
+                   size_t n, float *C, size_t ldc, bool accumulate)
 {
     struct way way = way_for(act->weights, act->T);
     if (!way.pack) {
-        ps_cpu_avx512.matmul(pool, act, w, C, ldc, accumulate);
+        ps_cpu_avx512.matmul(pool, act, panels, n, C, ldc, accumulate);
         return;
     }
-    struct ps_matmul_job job = ps_matmul_job(act, w, C, ldc, accumulate);
+    struct ps_matmul_job job = ps_matmul_job(act, panels, n, C, ldc, accumulate);
     ps_drive_matmul(pool, way.set, &job);
 }
 

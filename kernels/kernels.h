@@ -59,12 +59,12 @@ struct ps_backend {
     void (*act_pack)(struct ps_pool *pool, const struct ps_act *act);
     /* Has matmul for this type of weights: f32, f16, bf16, F8_E4M3, Q8B64, NF4B64, MXFP4. */
     bool (*multiplies)(enum ps_dtype weights);
-    /* C[t][w->row0 + r] = w->factor * sum_k A[t][k] * W[r][k] for r in [0, w->n_rows), t in [0, T); w->type and
-     * w->K are those of `act`. Rows may start at any byte address. C is [T][ldc] f32. If `accumulate`, adds to C
-     * (one final f32 addition). Backends other than `ref` take a factor of 1 only with
-     * plain numbers, and scale_cols of F8_E4M3 that is a multiple of 64 or at least K. */
-    void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *w,
-                   float *C, size_t ldc, bool accumulate);
+    /* C[t][w->row0 + r] = w->factor * sum_k A[t][k] * W[r][k] for each of `n` panels w of one matrix (the threads begin
+     * and end once), r in [0, w->n_rows), t in [0, T); w->type and w->K are those of `act`. Rows may start at any byte
+     * address. C is [T][ldc] f32. If `accumulate`, adds to C (one final f32 addition). Backends other than `ref` take a
+     * factor of 1 only with plain numbers, and scale_cols of F8_E4M3 that is a multiple of 64 or at least K. */
+    void (*matmul)(struct ps_pool *pool, const struct ps_act *act, const struct ps_matrix *panels,
+                   size_t n, float *C, size_t ldc, bool accumulate);
     /* Attention of T query rows against a paged KV: see struct ps_attn. */
     void (*attention)(struct ps_pool *pool, const struct ps_attn *attn);
     /* y[t][i] = x[t][i] / sqrt(mean(x[t]^2) + eps) * (w[i] + w_offset); K elements; x and y may be the same; ld in

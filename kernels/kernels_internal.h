@@ -80,10 +80,9 @@ struct ps_rows_job {
 
 struct ps_matmul_job {
     const struct ps_act *act;
-    const struct ps_matrix *matrix;
-    const uint8_t *W;
-    size_t row_stride, n_rows;
-    float *C; /* already at the first output column */
+    const struct ps_matrix *panels;
+    size_t n;
+    float *C;
     size_t ldc;
     bool accumulate;
 };
@@ -100,21 +99,17 @@ static inline bool ps_all_weights(enum ps_dtype t)
     return ps_plain_weights(t) || t == PS_F8_E4M3 || t == PS_Q8B64 || t == PS_NF4B64 || t == PS_MXFP4;
 }
 
-static inline struct ps_matmul_job ps_matmul_job(const struct ps_act *act, const struct ps_matrix *w,
-                                                 float *C, size_t ldc, bool accumulate)
+static inline struct ps_matmul_job ps_matmul_job(const struct ps_act *act,
+                                                 const struct ps_matrix *panels, size_t n, float *C,
+                                                 size_t ldc, bool accumulate)
 {
-    PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
-    PS_ASSERT(!ps_plain_weights(w->type) || w->factor == 0 || w->factor == 1);
-    PS_ASSERT(w->type != PS_F8_E4M3 || !w->scales || w->scale_cols >= w->K ||
-              w->scale_cols % 64 == 0);
-    return (struct ps_matmul_job){.act = act,
-                                  .matrix = w,
-                                  .W = w->data,
-                                  .row_stride = w->row_stride,
-                                  .n_rows = w->n_rows,
-                                  .C = C + w->row0,
-                                  .ldc = ldc,
-                                  .accumulate = accumulate};
+    for (const struct ps_matrix *w = panels; w < panels + n; w++) {
+        PS_ASSERT(ps_all_weights(w->type) && w->type == act->weights && w->K == act->K);
+        PS_ASSERT(!ps_plain_weights(w->type) || w->factor == 0 || w->factor == 1);
+        PS_ASSERT(w->type != PS_F8_E4M3 || !w->scales || w->scale_cols >= w->K ||
+                  w->scale_cols % 64 == 0);
+    }
+    return (struct ps_matmul_job){act, panels, n, C, ldc, accumulate};
 }
 
 /* Query rows (of all heads) that one attention task carries through the pages. */

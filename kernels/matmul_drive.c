@@ -21,7 +21,8 @@
 struct drive {
     const struct ps_micro_set *set;
     const struct ps_matmul_job *job;
-    size_t bits; /* of an element in a row */
+    const struct ps_matrix *panel; /* of tasks */
+    size_t bits;                   /* of an element in a row */
     size_t col_bytes;
     size_t step;          /* rows of a micro-kernel: a handful */
     size_t blocks, group; /* column blocks, and how many make a group */
@@ -31,8 +32,11 @@ struct drive {
 
 /* One stretch of K of some rows times some column blocks. */
 struct cells {
+    const struct ps_matrix *panel;
     size_t r0, r1, b0, b1, k0;
-    float *sums; /* NULL if the stretch is all of K */
+    float *sums;         /* NULL if the stretch is all of K */
+    const uint8_t *then; /* rows of the next panel, to be prefetched when these end; NULL: none */
+    size_t n_then;
 };
 
 static void cell(const struct drive *d, const struct cells *s, size_t r, size_t b)
@@ -41,16 +45,17 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
     const struct ps_act *act = j->act;
     size_t t = ps_col_start(d->set, act->T, b), n_blocks = s->b1 - s->b0, i = b - s->b0;
     size_t handful = d->step * d->set->cols * d->set->sum_floats;
-    const uint8_t *W = j->W + s->k0 * d->bits / 8;
-    struct ps_micro m = {.w = W + r * j->row_stride,
-                         .matrix = j->matrix,
+    const struct ps_matrix *panel = s->panel;
+    const uint8_t *W = (const uint8_t *)panel->data + s->k0 * d->bits / 8;
+    struct ps_micro m = {.w = W + r * panel->row_stride,
+                         .matrix = panel,
                          .row = r,
                          .k0 = s->k0,
-                         .row_stride = j->row_stride,
+                         .row_stride = panel->row_stride,
                          .rows = ps_min_size(d->step, s->r1 - r),
                          .cols = ps_col_start(d->set, act->T, b + 1) - t,
                          .K = ps_min_size(d->stretch, act->K - s->k0),
-                         .c = j->C + t * j->ldc + r,
+                         .c = j->C + t * j->ldc + panel->row0 + r,
                          .ldc = j->ldc,
                          .accumulate = j->accumulate,
                          .begun = s->k0 > 0};
@@ -60,8 +65,13 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
     if (s->sums)
         m.sums = s->sums + ((r - s->r0) / d->step * n_blocks + i) * handful;
     size_t next = r + m.rows, n_next = ps_min_size(d->step, s->r1 - next);
+    const uint8_t *ahead = W + next * panel->row_stride;
+    if (n_next == 0 && s->then) {
+        ahead = s->then;
+        n_next = s->n_then;
+    }
     size_t from = n_next * i / n_blocks;
-    m.ahead = W + (next + from) * j->row_stride;
+    m.ahead = ahead + from * panel->row_stride;
     m.n_ahead = n_next * (i + 1) / n_blocks - from;
     d->set->run(&m);
 }
@@ -73,47 +83,69 @@ static void walk(const struct drive *d, const struct cells *s)
             cell(d, s, r, b);
 }
 
-/* Rows [r0, r1) times column blocks [b0, b1), whole sums. */
-static void multiply(const struct drive *d, size_t r0, size_t r1, size_t b0, size_t b1)
+/* Rows [r0, r1) of a panel times column blocks [b0, b1), whole sums; the thread goes on with `n_then` rows at
+ * `then`. */
+static void multiply(const struct drive *d, struct cells s)
 {
-    size_t K = d->job->act->K, rows = r1 - r0;
+    size_t K = d->job->act->K, r0 = s.r0, r1 = s.r1, rows = r1 - r0;
     _Alignas(64) float sums[SUMS_FLOATS];
     if (K > d->stretch) {
-        size_t handful = d->step * d->set->cols * d->set->sum_floats * (b1 - b0);
+        size_t handful = d->step * d->set->cols * d->set->sum_floats * (s.b1 - s.b0);
         PS_ASSERT(handful <= SUMS_FLOATS);
         rows = SUMS_FLOATS / handful * d->step;
+        s.sums = sums;
+        s.then = NULL;
     }
-    for (size_t r = r0; r < r1; r += rows)
-        for (size_t k = 0; k == 0 || k < K; k += d->stretch) {
-            struct cells s = {r, ps_min_size(r + rows, r1),   b0, b1,
-                              k, K > d->stretch ? sums : NULL};
+    for (s.r0 = r0; s.r0 < r1; s.r0 += rows) {
+        s.r1 = ps_min_size(s.r0 + rows, r1);
+        for (s.k0 = 0; s.k0 == 0 || s.k0 < K; s.k0 += d->stretch)
             walk(d, &s);
-        }
+    }
 }
 
 /* Rows [r0, r1) times column blocks [b0, end), by groups. */
-static void groups(const struct drive *d, size_t r0, size_t r1, size_t b0, size_t end)
+static void groups(const struct drive *d, struct cells s, size_t end)
 {
-    for (size_t b1; r0 < r1 && b0 < end; b0 = b1) {
-        b1 = ps_min_size(b0 + d->group, end);
-        multiply(d, r0, r1, b0, b1);
+    for (; s.r0 < s.r1 && s.b0 < end; s.b0 = s.b1) {
+        s.b1 = ps_min_size(s.b0 + d->group, end);
+        multiply(d, s);
     }
 }
 
-/* Part i of n of the rows, cut between handfuls. */
-static void rows_of(const struct drive *d, size_t i, size_t n, size_t *r0, size_t *r1)
+static size_t handfuls(const struct drive *d, const struct ps_matrix *panel)
 {
-    size_t handfuls = ps_div_up(d->job->n_rows, d->step);
-    *r0 = handfuls * i / n * d->step;
-    *r1 = ps_min_size(handfuls * (i + 1) / n * d->step, d->job->n_rows);
+    return ps_div_up(panel->n_rows, d->step);
 }
 
+/* Handfuls [h0, h1) of a panel. */
+static struct cells rows_of(const struct drive *d, const struct ps_matrix *panel, size_t h0, size_t h1)
+{
+    return (struct cells){.panel = panel,
+                          .r0 = h0 * d->step,
+                          .r1 = ps_min_size(h1 * d->step, panel->n_rows)};
+}
+
+/* One run of handfuls for each thread, through all panels. */
 static void even_run(void *user, unsigned index, unsigned threads)
 {
     const struct drive *d = user;
-    size_t r0, r1;
-    rows_of(d, index, threads, &r0, &r1);
-    groups(d, r0, r1, 0, d->blocks);
+    const struct ps_matmul_job *j = d->job;
+    size_t all = 0, at = 0;
+    for (size_t p = 0; p < j->n; p++)
+        all += handfuls(d, &j->panels[p]);
+    const size_t begin = all * index / threads, end = all * (index + 1) / threads;
+    for (size_t p = 0; p < j->n && at < end; at += handfuls(d, &j->panels[p++])) {
+        size_t next = at + handfuls(d, &j->panels[p]);
+        if (next <= begin)
+            continue;
+        struct cells s =
+            rows_of(d, &j->panels[p], ps_max_size(begin, at) - at, ps_min_size(end, next) - at);
+        if (end > next && p + 1 < j->n) {
+            s.then = j->panels[p + 1].data;
+            s.n_then = ps_min_size(d->step, j->panels[p + 1].n_rows);
+        }
+        groups(d, s, d->blocks);
+    }
 }
 
 static void tasks(void *user, size_t begin, size_t end, unsigned thread)
@@ -121,9 +153,10 @@ static void tasks(void *user, size_t begin, size_t end, unsigned thread)
     const struct drive *d = user;
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        size_t r0, r1, b0 = i / d->row_tasks * d->task_blocks;
-        rows_of(d, i % d->row_tasks, d->row_tasks, &r0, &r1);
-        groups(d, r0, r1, b0, ps_min_size(b0 + d->task_blocks, d->blocks));
+        size_t n = handfuls(d, d->panel), part = i % d->row_tasks;
+        struct cells s = rows_of(d, d->panel, n * part / d->row_tasks, n * (part + 1) / d->row_tasks);
+        s.b0 = i / d->row_tasks * d->task_blocks;
+        groups(d, s, ps_min_size(s.b0 + d->task_blocks, d->blocks));
     }
 }
 
@@ -131,13 +164,13 @@ static void tasks(void *user, size_t begin, size_t end, unsigned thread)
  * by rows as long as a task keeps enough of them for its activations to be worth bringing in, else by columns too. */
 static void cut_tasks(struct drive *d, size_t threads)
 {
-    size_t per_thread = ps_min_size(8, d->job->n_rows / (threads * REST_ROWS));
+    size_t n_rows = d->panel->n_rows, per_thread = ps_min_size(8, n_rows / (threads * REST_ROWS));
     if (per_thread > 0) {
         d->row_tasks = per_thread * threads;
         d->task_blocks = d->blocks;
         return;
     }
-    d->row_tasks = ps_min_size(threads, ps_div_up(d->job->n_rows, REST_ROWS));
+    d->row_tasks = ps_min_size(threads, ps_div_up(n_rows, REST_ROWS));
     d->task_blocks = ps_div_up(d->blocks, ps_div_up(2 * threads, d->row_tasks));
 }
 
@@ -153,7 +186,7 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job)
 {
     size_t T = job->act->T, K = job->act->K, threads = ps_threads_of(pool);
-    if (T == 0 || job->n_rows == 0)
+    if (T == 0)
         return;
     struct drive d = {.set = set,
                       .job = job,
@@ -172,8 +205,13 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
         ps_fork(pool, even_run, &d);
         return;
     }
-    cut_tasks(&d, threads);
-    ps_fork_for(pool, d.row_tasks * ps_div_up(d.blocks, d.task_blocks), 1, tasks, &d);
+    for (size_t p = 0; p < job->n; p++) {
+        d.panel = &job->panels[p];
+        if (d.panel->n_rows == 0)
+            continue;
+        cut_tasks(&d, threads);
+        ps_fork_for(pool, d.row_tasks * ps_div_up(d.blocks, d.task_blocks), 1, tasks, &d);
+    }
 }
 
 struct pack {

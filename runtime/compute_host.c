@@ -165,8 +165,8 @@ static void pack(struct host *h, const struct product *p, enum ps_dtype weights)
     h->packed_for = weights;
 }
 
-/* All rows with one panel. */
-static void multiply(struct host *h, const struct product *p, const struct ps_matrix *w)
+/* All rows with some panels, if the product is gated with one. */
+static void multiply(struct host *h, const struct product *p, const struct ps_matrix *w, size_t n)
 {
     bool anew = !packs_all(h, p);
     for (size_t k = 0; k * h->c.o.ubatch < p->n; k++) {
@@ -175,12 +175,12 @@ static void multiply(struct host *h, const struct product *p, const struct ps_ma
         if (anew)
             pack_chunk(h, act, p, w->type, k, h->packed);
         if (!p->gated) {
-            h->backend->matmul(h->pool, act, w, out, p->ldc, p->add);
+            h->backend->matmul(h->pool, act, w, n, out, p->ldc, p->add);
             continue;
         }
         /* the panel's rows keep their place, which says where their scales are; its products begin at h->up */
         float *up = (float *)((uintptr_t)h->up - w->row0 * sizeof(float));
-        h->backend->matmul(h->pool, act, w, up, w->n_rows, false);
+        h->backend->matmul(h->pool, act, w, 1, up, w->n_rows, false);
         h->backend->swiglu(h->pool, out + w->row0, p->ldc, out + w->row0, p->ldc, h->up, w->n_rows,
                            chunk_rows(h, p, k), w->n_rows);
     }
@@ -227,6 +227,30 @@ static int take_scales(struct host *h, const struct ps_bound *b, struct ps_err *
     return rc;
 }
 
+/* Panels that one kernel call takes. */
+#define BATCH 32
+#define BATCH_ROWS                                                                                 \
+    32 /* of activations, at most: with more a panel is work enough, and an interrupt is to be heard */
+
+/* Takes extent `first` of the tensor and, where panels are small work, those behind it that lie in memory and are
+ * of its type. Returns their number. */
+static int take_panels(struct host *h, const struct ps_tensor *t, uint32_t first,
+                       const struct product *p, struct ps_panel *panels, struct ps_err *err)
+{
+    struct ps_sweep *sweep = h->c.o.sweep;
+    const struct ps_extent *extents = &h->c.o.map->extents[t->first_extent];
+    uint32_t n = 1, most = p->n > BATCH_ROWS || p->gated ? 1 : BATCH;
+    int rc = ps_sweep_next(sweep, t->first_extent + first, &panels[0], err);
+    if (rc < 0)
+        return rc;
+    enum ps_dtype type = ps_extent_dtype(h->c.o.map, &extents[first]);
+    while (n < most && first + n < t->n_extents &&
+           ps_extent_dtype(h->c.o.map, &extents[first + n]) == type &&
+           ps_sweep_next_resident(sweep, t->first_extent + first + n, &panels[n]))
+        n++;
+    return (int)n;
+}
+
 static int each_panel(struct host *h, uint32_t tensor, const struct product *p, struct ps_err *err)
 {
     struct ps_compute *c = &h->c;
@@ -237,24 +261,29 @@ static int each_panel(struct host *h, uint32_t tensor, const struct product *p, 
     bool keep_rows = tensor == c->o.weights->embed && p->n == 1; /* a tied head */
     if (keep_rows)
         ps_sweep_stash_clear(c->o.sweep);
-    for (uint32_t i = 0; i < t->n_extents; i++) {
-        struct ps_panel panel;
-        if ((rc = ps_sweep_next(c->o.sweep, t->first_extent + i, &panel, err)) < 0)
-            return rc;
-        if ((rc = ps_compute_interrupted(c, err)) < 0) { /* a long prompt spends seconds on one panel */
-            ps_sweep_release(c->o.sweep, &panel);
-            return rc;
+    for (uint32_t i = 0; rc == 0 && i < t->n_extents;) {
+        struct ps_panel panels[BATCH];
+        struct ps_matrix w[BATCH];
+        int n = take_panels(h, t, i, p, panels, err);
+        if (n < 0)
+            return n;
+        for (int k = 0; k < n; k++, i++)
+            w[k] = ps_weights_panel(c->o.map, c->o.weights, t->first_extent + i, panels[k].data,
+                                    h->scales);
+        rc = ps_compute_interrupted(c, err); /* a long prompt spends seconds on one panel */
+        if (rc == 0) {
+            pack(h, p, w[0].type);
+            multiply(h, p, w, (size_t)n);
         }
-        struct ps_matrix w =
-            ps_weights_panel(c->o.map, c->o.weights, t->first_extent + i, panel.data, h->scales);
-        pack(h, p, w.type);
-        multiply(h, p, &w);
-        if (keep_rows)
-            stash_rows(h, &panel, p->out);
-        ps_compute_tell(c, panel.extent->stored_bytes);
-        ps_sweep_release(c->o.sweep, &panel);
+        for (int k = 0; k < n; k++) {
+            if (rc == 0 && keep_rows)
+                stash_rows(h, &panels[k], p->out);
+            if (rc == 0)
+                ps_compute_tell(c, panels[k].extent->stored_bytes);
+            ps_sweep_release(c->o.sweep, &panels[k]);
+        }
     }
-    return 0;
+    return rc;
 }
 
 static int host_matrix(struct ps_compute *c, uint32_t tensor, const float *in, size_t n, float *out,

@@ -547,6 +547,27 @@ static void fill_panel_locked(struct ps_sweep *s, uint32_t extent, struct item *
     ps_stat_add(&s->o.stats->extents_from_ram, 1);
 }
 
+static void take_locked(struct ps_sweep *s, uint32_t extent, struct item *it, uint64_t waited_ns,
+                        struct ps_panel *out)
+{
+    count_wait_locked(s, extent, waited_ns);
+    fill_panel_locked(s, extent, it, out);
+    s->consume_seq++;
+    ps_sweep_pump_locked(s);
+}
+
+bool ps_sweep_next_resident(struct ps_sweep *s, uint32_t extent, struct ps_panel *out)
+{
+    pthread_mutex_lock(&s->mutex);
+    PS_ASSERT(s->o.order[s->consume_seq % s->o.n_order] == extent);
+    ps_sweep_pump_locked(s);
+    bool here = !next_item_locked(s) && s->resident[extent] == RESIDENT_YES;
+    if (here)
+        take_locked(s, extent, NULL, 0, out);
+    pthread_mutex_unlock(&s->mutex);
+    return here;
+}
+
 int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err)
 {
     int rc = 0;
@@ -564,12 +585,8 @@ int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, str
             hurry_layer_locked(s);
         rc = ps_sweep_await_locked(s, it, err);
     }
-    if (rc == 0) {
-        count_wait_locked(s, extent, ps_now_ns() - t0);
-        fill_panel_locked(s, extent, it, out);
-        s->consume_seq++;
-        ps_sweep_pump_locked(s);
-    }
+    if (rc == 0)
+        take_locked(s, extent, it, ps_now_ns() - t0, out);
     pthread_mutex_unlock(&s->mutex);
     return rc;
 }

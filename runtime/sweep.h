@@ -72,6 +72,9 @@ struct ps_panel {
  * slots. */
 int ps_sweep_next(struct ps_sweep *s, uint32_t extent, struct ps_panel *out, struct ps_err *err);
 void ps_sweep_release(struct ps_sweep *s, struct ps_panel *p);
+/* The same if that extent lies in memory for good: does not block, and holding it takes no slot. false: it does not,
+ * nothing was taken. */
+bool ps_sweep_next_resident(struct ps_sweep *s, uint32_t extent, struct ps_panel *out);
 /* Would ps_sweep_next return at once? */
 bool ps_sweep_ready(struct ps_sweep *s);
 /* The plan keeps it in memory, here or with the consumer: rows gathered from it cost no read. */

@@ -265,7 +265,7 @@ static void check(struct td *td, const struct mat *m, size_t T, float factor, bo
     memcpy(got, want, T * ld * 4);
     struct ps_act act = {.a = a, .T = T, .K = K, .lda = lda, .weights = m->t};
     struct ps_pool *pool = kt_pool(2, ps_backend_by_name("ref"));
-    ps_backend_by_name("ref")->matmul(pool, &act, &host, want, ld, accumulate);
+    ps_backend_by_name("ref")->matmul(pool, &act, &host, 1, want, ld, accumulate);
     ps_pool_free(pool);
     product(td, m, a, T, lda, &dev, 1, got, ld, accumulate);
     compare(td, m, a, T, lda, got, want, ld, factor != 0 ? (double)factor : 1);

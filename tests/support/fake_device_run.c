@@ -62,9 +62,7 @@ static void run_matmul(const struct fake_command *c)
     struct ps_act act = c->u.mm.act;
     act.a = act.packed;
     act.lda = act.K;
-    for (size_t i = 0; i < c->u.mm.n; i++) {
-        ref()->matmul(NULL, &act, &c->u.mm.panels[i], c->u.mm.C, c->u.mm.ldc, c->u.mm.accumulate);
-    }
+    ref()->matmul(NULL, &act, c->u.mm.panels, c->u.mm.n, c->u.mm.C, c->u.mm.ldc, c->u.mm.accumulate);
 }
 
 static void run_kv_store(const struct fake_command *c)

@@ -212,7 +212,7 @@ static inline void kt_matmul(const struct ps_backend *be, struct ps_pool *pool, 
     struct ps_act act = {.a = a, .T = T, .K = m->K, .lda = lda, .weights = m->t, .packed = packed};
     be->act_pack(pool, &act);
     struct ps_matrix w = kt_panel(m, r0, r1, col0);
-    be->matmul(pool, &act, &w, C, ldc, accumulate);
+    be->matmul(pool, &act, &w, 1, C, ldc, accumulate);
     free(packed);
 }
 

@@ -67,6 +67,34 @@ static void over_cuts(struct world *w, struct ps_pool *pool)
         }
 }
 
+/* Panels in one call, apart from one another and out of order, one of them empty; a row that no panel has is left
+ * alone. */
+static void over_panels(struct world *w, struct ps_pool *pool)
+{
+    static const size_t Ts[] = {1, 3, 16, 40}, cuts[] = {0, 1, 1, 17, 33, 36};
+    enum { N = sizeof cuts / sizeof cuts[0] - 1 };
+    for (size_t i = 0; i < 4; i++) {
+        size_t bytes = w->be->act_bytes(w->t, Ts[i], w->K);
+        void *packed = bytes ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
+        struct ps_act act = {
+            .a = w->a, .T = Ts[i], .K = w->K, .lda = w->K, .weights = w->t, .packed = packed};
+        struct ps_matrix panels[N];
+        for (size_t p = 0; p < N; p++)
+            panels[N - 1 - p] = kt_panel(&w->m, cuts[p], cuts[p + 1], cuts[p]);
+        w->be->act_pack(pool, &act);
+        memset(w->got, 0x55, Ts[i] * ROWS * 4);
+        w->be->matmul(pool, &act, panels, N, w->got, ROWS, false);
+        for (size_t t = 0; t < Ts[i]; t++) {
+            uint32_t left;
+            memcpy(&left, &w->got[t * ROWS + ROWS - 1], 4);
+            assert_int_equal(left, 0x55555555);
+            same(w->be, w->t, w->K, "panels in one call, T =", Ts[i], w->got + t * ROWS,
+                 w->want + t * ROWS, ROWS - 1);
+        }
+        free(packed);
+    }
+}
+
 /* Rows at every byte offset from a cache line, with odd strides too, ending before an unreadable page. */
 static void over_addresses(struct world *w, struct ps_pool *pool)
 {
@@ -110,6 +138,7 @@ static void test_invariance(void **state)
                     struct ps_pool *pool = kt_pool(threads, be[b]);
                     over_T(&w, pool);
                     over_cuts(&w, pool);
+                    over_panels(&w, pool);
                     accumulates(&w, pool);
                     if (threads == 1)
                         over_addresses(&w, pool);

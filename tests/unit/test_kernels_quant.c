@@ -348,7 +348,7 @@ static void multiply(const struct ps_matrix *w, const float *a, float *c)
 {
     struct ps_act act = {.a = a, .T = 1, .K = w->K, .lda = w->K, .weights = w->type};
     assert_true(ref()->multiplies(w->type));
-    ref()->matmul(NULL, &act, w, c, 8, false);
+    ref()->matmul(NULL, &act, w, 1, c, 8, false);
 }
 
 static void test_ref_quantised_rows(void **state)
@@ -460,7 +460,7 @@ static void each_product(const struct ps_matrix *w, const float *a,
             .a = a, .T = 1, .K = w->K, .lda = w->K, .weights = w->type, .packed = packed};
         ps_backend_thread_start((void *)be[b]);
         be[b]->act_pack(NULL, &act);
-        be[b]->matmul(NULL, &act, w, c, 8, false);
+        be[b]->matmul(NULL, &act, w, 1, c, 8, false);
         use(be[b], c[0], want, size);
         free(packed);
     }
@@ -549,9 +549,9 @@ static void each_weight(const struct ps_backend *be, const struct ps_matrix *w, 
     struct ps_act act = {.a = a, .T = 1, .K = K, .lda = K, .weights = w->type, .packed = packed};
     for (size_t k = 0; k < K; k++) {
         a[k] = 1;
-        ref()->matmul(NULL, &act, w, want, 8, false);
+        ref()->matmul(NULL, &act, w, 1, want, 8, false);
         be->act_pack(NULL, &act);
-        be->matmul(NULL, &act, w, got, 8, false);
+        be->matmul(NULL, &act, w, 1, got, 8, false);
         for (size_t r = w->row0; r < w->row0 + w->n_rows; r++)
             if (!(got[r] == want[r] || (isnan(got[r]) && isnan(want[r]))))
                 fail_msg("%s %s: weight %zu of row %zu is %a, not %a", be->name,

@@ -170,6 +170,40 @@ static void test_what_is_kept_in_ram_is_asked_for_once(void **state)
     end_world(&w);
 }
 
+/* Held beside the one before it; what would have to be waited for, or takes a slot, is not given. */
+static void test_residents_are_taken_together(void **state)
+{
+    (void)state;
+    struct world w;
+    struct ps_err err = {0};
+    struct ps_panel a, b;
+    make_world(&w);
+    w.tier[1] = w.tier[2] = w.tier[3] = PS_TIER_RAM;
+    struct ps_sweep *s = open_sweep(&w, 2, TENSORS - 1);
+    one_sweep(s, TENSORS - 1);
+    ps_sweep_begin(s, false);
+    assert_false(ps_sweep_next_resident(s, 0, &a));
+    assert_ok(ps_sweep_next(s, 0, &a, &err), &err);
+    check_panel(&a, 0);
+    ps_sweep_release(s, &a);
+    assert_ok(ps_sweep_next(s, 1, &a, &err), &err);
+    assert_true(ps_sweep_next_resident(s, 2, &b));
+    check_panel(&a, 1);
+    check_panel(&b, 2);
+    ps_sweep_release(s, &a);
+    assert_true(ps_sweep_next_resident(s, 3, &a));
+    assert_false(ps_sweep_next_resident(s, 4, &a));
+    ps_sweep_release(s, &b);
+    for (uint32_t i = 4; i < TENSORS - 1; i++) {
+        assert_ok(ps_sweep_next(s, i, &a, &err), &err);
+        check_panel(&a, i);
+        ps_sweep_release(s, &a);
+    }
+    ps_sweep_close(s);
+    assert_int_equal(ps_stat_get(&w.stats.extents_from_ram), 3);
+    end_world(&w);
+}
+
 static void check_gather(struct ps_sweep *s, const uint32_t *rows, size_t n, uint32_t tensor)
 {
     struct ps_err err = {0};
@@ -651,6 +685,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_streams_in_order_and_once_a_sweep),
         cmocka_unit_test(test_what_is_kept_in_ram_is_asked_for_once),
+        cmocka_unit_test(test_residents_are_taken_together),
         cmocka_unit_test(test_gather),
         cmocka_unit_test(test_gather_of_a_tied_matrix),
         cmocka_unit_test(test_stashed_rows_are_not_asked_for),
