@@ -286,8 +286,19 @@ static void describe_parts(struct ps_json_writer *w, const uint64_t *held, size_
     ps_jw_array_end(w);
 }
 
+/* Versions of before files had a layer of their own kept them outside of layers, among the weights. What is more than
+ * the weights there can be is theirs. */
+static void set_old_files_apart(struct held_parts *h, uint16_t number, const uint64_t *all,
+                                size_t n_all)
+{
+    if (n_all == 0 || h->of[number].n == 0 || h->of[number].bytes[0] <= all[0])
+        return;
+    h->of[number].files_bytes += h->of[number].bytes[0] - all[0];
+    h->of[number].bytes[0] = all[0];
+}
+
 static int describe_model(struct ps_cache *c, struct ps_json_writer *w, const struct ps_model *m,
-                          const struct held_parts *h, struct ps_err *err)
+                          struct held_parts *h, struct ps_err *err)
 {
     char id[2 * PS_SHA256_BYTES + 1];
     uint64_t *all = NULL, total = 0;
@@ -297,6 +308,7 @@ static int describe_model(struct ps_cache *c, struct ps_json_writer *w, const st
         return rc;
     for (size_t i = 0; i < n_all; i++)
         total += all[i];
+    set_old_files_apart(h, m->number, all, n_all);
     ps_hex_encode(m->id, PS_SHA256_BYTES, id);
     ps_jw_object(w);
     ps_jw_kstring(w, "model_id", id);

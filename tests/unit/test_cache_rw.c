@@ -681,6 +681,57 @@ static void test_describe(void **state)
     ps_cache_close(c);
 }
 
+static int64_t number_of(const struct ps_json *o, const char *key)
+{
+    int64_t v = -1;
+    assert_int_equal(ps_json_get_int(o, key, -1, &v, NULL), 0);
+    return v;
+}
+
+/* Files that an older version kept among the weights outside of layers, beside one that is kept as files are now: no
+ * part holds more than it has. Of a part whose size nobody told nothing is known. */
+static void test_describe_old_files(void **state)
+{
+    (void)state;
+    uint8_t id[PS_SHA256_BYTES];
+    const uint64_t part_bytes[2] = {9000, 4000};
+    struct ps_cache *c = crash_open(test_dir, BUDGET);
+    uint32_t m = crash_model(c, 1);
+    crash_model_id(1, id);
+    for (int64_t i = 0; i < 3; i++) /* 4000 of weights of the layer, 5000 + 4000 outside */
+        assert_int_equal(crash_store(c, m, (uint64_t)i, i == 0 ? 0 : -1, buf, i == 1 ? 5000 : 4000),
+                         0);
+    assert_int_equal(crash_store(c, m, 3, -1, buf, 700), 0); /* an old file */
+    assert_int_equal(crash_store(c, m, 4, PS_CACHE_LAYER_FILE, buf, 60), 0);
+    assert_int_equal(ps_cache_flush(c, NULL), 0);
+    for (int told = 0; told < 2; told++) {
+        const struct ps_cache_model_options o = {.id = id,
+                                                 .source_label = "label",
+                                                 .n_layers = 1,
+                                                 .part_bytes = part_bytes};
+        struct ps_strbuf b;
+        struct ps_json_writer w;
+        struct ps_json *j = NULL;
+        if (told)
+            assert_int_equal(ps_cache_model_open_as(c, &o, &m, NULL), 0);
+        ps_strbuf_init(&b, 1 << 20);
+        ps_jw_init(&w, &b);
+        ps_jw_object(&w);
+        assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
+        ps_jw_object_end(&w);
+        assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+        const struct ps_json *model = ps_json_get(j, "models")->child;
+        const struct ps_json *layer = ps_json_get(model, "resident")->child;
+        assert_int_equal(number_of(model, "bytes"), 13760);
+        assert_int_equal(number_of(model, "files_bytes"), told ? 760 : 60);
+        assert_int_equal(number_of(layer, "held_bytes"), 4000);
+        assert_int_equal(number_of(layer->next, "held_bytes"), told ? 9000 : 9700);
+        ps_json_free(j);
+        ps_strbuf_deinit(&b);
+    }
+    ps_cache_close(c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5)
@@ -707,6 +758,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_room_to_open, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_allocation_failures, test_dir_setup, test_dir_teardown),
         cmocka_unit_test_setup_teardown(test_describe, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(test_describe_old_files, test_dir_setup, test_dir_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
