@@ -204,11 +204,12 @@ MM_INLINE void q_many_block(float *sums, enum ps_dtype t, const struct q_at *at,
     }
 }
 
-/* R rows, two at a time if they are more than one; any number of columns. */
+/* R rows; any number of columns. Two rows at a time share what is read of the activations, where their values leave
+ * registers for the sums: AVX2 has sixteen. */
 MM_INLINE void q_many(const struct ps_micro *m, enum ps_dtype t, int R)
 {
     const size_t elems = q_elems(t);
-    const int P = R > 1 ? 2 : 1;
+    const int P = R > 1 && VW > 8 ? 2 : 1;
     _Alignas(64) float here[Q_COLS * Q_TALL * VW];
     float *sums = m->sums ? m->sums : here;
     const uint8_t *a = m->a;
