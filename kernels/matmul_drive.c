@@ -17,6 +17,8 @@
 #define SUMS_FLOATS (REST_ROWS * (GROUP_BYTES / 4 / STRETCH) * 16u)
 /* Up to so many columns the rows are cut evenly, one run per thread: the walk is linear and ends together. */
 #define FEW_COLS 32
+/* What is prefetched lies one handful ahead, or two if they are no more than this. */
+#define AHEAD_BYTES (24u << 10)
 
 struct drive {
     const struct ps_micro_set *set;
@@ -25,6 +27,7 @@ struct drive {
     size_t bits;                   /* of an element in a row */
     size_t col_bytes;
     size_t step;          /* rows of a micro-kernel: a handful */
+    size_t ahead;         /* handfuls from one to that which is prefetched meanwhile */
     size_t blocks, group; /* column blocks, and how many make a group */
     size_t stretch;       /* elements of K */
     size_t row_tasks, task_blocks;
@@ -35,7 +38,7 @@ struct cells {
     const struct ps_matrix *panel;
     size_t r0, r1, b0, b1, k0;
     float *sums;         /* NULL if the stretch is all of K */
-    const uint8_t *then; /* rows of the next panel, to be prefetched when these end; NULL: none */
+    const uint8_t *then; /* n_then rows of the next panel, to be prefetched when these end */
     size_t n_then;
 };
 
@@ -64,11 +67,14 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
           ps_col_bytes(d->set, s->k0) * ps_round_up(m.cols, d->set->pad_cols);
     if (s->sums)
         m.sums = s->sums + ((r - s->r0) / d->step * n_blocks + i) * handful;
-    size_t next = r + m.rows, n_next = ps_min_size(d->step, s->r1 - next);
+    size_t next = r + d->step * d->ahead, n_next = 0;
     const uint8_t *ahead = W + next * panel->row_stride;
-    if (n_next == 0 && s->then) {
-        ahead = s->then;
-        n_next = s->n_then;
+    if (next < s->r1) {
+        n_next = ps_min_size(d->step, s->r1 - next);
+    } else if (next < ps_round_up(s->r1, d->step) + s->n_then) {
+        next -= ps_round_up(s->r1, d->step);
+        ahead = s->then + next * panel->row_stride;
+        n_next = ps_min_size(d->step, s->n_then - next);
     }
     size_t from = n_next * i / n_blocks;
     m.ahead = ahead + from * panel->row_stride;
@@ -94,7 +100,7 @@ static void multiply(const struct drive *d, struct cells s)
         PS_ASSERT(handful <= SUMS_FLOATS);
         rows = SUMS_FLOATS / handful * d->step;
         s.sums = sums;
-        s.then = NULL;
+        s.n_then = 0;
     }
     for (s.r0 = r0; s.r0 < r1; s.r0 += rows) {
         s.r1 = ps_min_size(s.r0 + rows, r1);
@@ -142,7 +148,7 @@ static void even_run(void *user, unsigned index, unsigned threads)
             rows_of(d, &j->panels[p], ps_max_size(begin, at) - at, ps_min_size(end, next) - at);
         if (end > next && p + 1 < j->n) {
             s.then = j->panels[p + 1].data;
-            s.n_then = ps_min_size(d->step, j->panels[p + 1].n_rows);
+            s.n_then = ps_min_size(d->step * d->ahead, j->panels[p + 1].n_rows);
         }
         groups(d, s, d->blocks);
     }
@@ -186,7 +192,7 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                      const struct ps_matmul_job *job)
 {
     size_t T = job->act->T, K = job->act->K, threads = ps_threads_of(pool);
-    if (T == 0)
+    if (T == 0 || job->n == 0)
         return;
     struct drive d = {.set = set,
                       .job = job,
@@ -195,6 +201,7 @@ void ps_drive_matmul(struct ps_pool *pool, const struct ps_micro_set *set,
                       .blocks = ps_col_blocks(set, T),
                       .step = T <= set->narrow ? set->rows_narrow : set->rows};
     bool many = T > FEW_COLS;
+    d.ahead = !many && d.step * job->panels[0].row_stride <= AHEAD_BYTES / 2 ? 2 : 1;
     d.stretch = T * d.col_bytes > GROUP_BYTES ? STRETCH : K + 1;
     d.group = d.blocks;
     if (many)
