@@ -11,7 +11,10 @@
 #include "kernels/kernel_scalar.h"
 #include "kernels/kernels_internal.h"
 
-#define DISTANCES 5 /* variants are streams 1, 2, 4 times these */
+#define DISTANCES    5 /* variants are streams 1, 2, 4 times these */
+#define ENOUGH_S     0.3
+#define LEAST_BYTES  ((size_t)128 << 20)
+#define THREAD_BYTES ((size_t)64 << 20)
 
 struct probe {
     const uint8_t *mem;
@@ -95,13 +98,16 @@ double ps_read_best_gb_s(const struct ps_read_best *best, size_t bytes, unsigned
     return rate;
 }
 
-/* Three passes with every variant. */
+/* A pass with every variant, then more while time is left: where reading is slow a pass is long, and says as much. */
 static int measure(double *gb_s, struct ps_pool *pool, const void *mem, size_t bytes,
                    const atomic_int *interrupt, struct ps_err *err)
 {
     struct ps_read_best best;
+    uint64_t start_ns = ps_now_ns();
     ps_read_best_init(&best);
-    for (unsigned i = 0; i < 3 * PS_READ_VARIANTS; i++) {
+    for (unsigned i = 0;
+         i < 3 * PS_READ_VARIANTS && (i < PS_READ_VARIANTS || ps_seconds_since(start_ns) < ENOUGH_S);
+         i++) {
         if (interrupt && atomic_load(interrupt))
             return ps_err_set(err, PS_EINTERRUPTED, "kernels", "interrupted");
         try_one(pool, mem, bytes, &best, i % PS_READ_VARIANTS);
@@ -110,10 +116,18 @@ static int measure(double *gb_s, struct ps_pool *pool, const void *mem, size_t b
     return 0;
 }
 
+/* More than the caches of these threads' cores hold (what a library says of the last one may be that of all
+ * sockets), and no more: to write pages for the first time takes longer than to read them with every variant. */
+static size_t probe_bytes(unsigned threads)
+{
+    size_t bytes = ps_max_size(LEAST_BYTES, threads * THREAD_BYTES);
+    bytes = ps_min_size(ps_min_size(bytes, PS_READ_BYTES), ps_host_free_memory_bytes() / 4);
+    return bytes / PS_READ_STRETCH * PS_READ_STRETCH;
+}
+
 int ps_read_bandwidth(double *gb_s, unsigned threads, const atomic_int *interrupt, struct ps_err *err)
 {
-    size_t bytes = ps_min_size(PS_READ_BYTES, ps_host_free_memory_bytes() / 4) / PS_READ_STRETCH *
-                   PS_READ_STRETCH;
+    size_t bytes = probe_bytes(threads);
     struct ps_pool *pool = NULL;
     int rc = ps_pool_new(&pool, threads, NULL, NULL, err);
     if (rc)
