@@ -501,6 +501,47 @@ static struct ps_json_limits effective_limits(const struct ps_json_limits *given
     return l;
 }
 
+/* The same document with Python's words for numbers in quotes. They stand nowhere else outside of strings. */
+static void quote_words(struct ps_strbuf *out, const char *s, size_t len)
+{
+    static const char *const words[] = {"NaN", "Infinity", "-Infinity"};
+    bool in_string = false;
+    for (size_t i = 0, n; i < len; i += n) {
+        const char *word = NULL;
+        n = in_string && s[i] == '\\' && i + 1 < len ? 2 : 1;
+        if (n == 1 && s[i] == '"')
+            in_string = !in_string;
+        for (size_t k = 0; !in_string && !word && k < sizeof words / sizeof *words; k++)
+            if (strlen(words[k]) <= len - i && memcmp(s + i, words[k], strlen(words[k])) == 0)
+                word = words[k];
+        n = word ? strlen(word) : n;
+        if (word)
+            ps_strbuf_puts(out, "\"");
+        ps_strbuf_append(out, s + i, n);
+        if (word)
+            ps_strbuf_puts(out, "\"");
+    }
+}
+
+static int read_checked(struct reader *r)
+{
+    struct ps_strbuf quoted;
+    ps_strbuf_init(&quoted, r->limits.max_bytes / 2 * 5);
+    if (r->limits.python_words &&
+        (memmem(r->bytes, r->len, "NaN", 3) || memmem(r->bytes, r->len, "Infinity", 8))) {
+        quote_words(&quoted, (const char *)r->bytes, r->len);
+        if (!ps_strbuf_ok(&quoted)) {
+            ps_strbuf_deinit(&quoted);
+            return ps_err_set(r->err, PS_ENOMEM, "base", "JSON: no memory for the document");
+        }
+        r->bytes = (const uint8_t *)quoted.data;
+        r->len = quoted.len;
+    }
+    const int rc = run_guarded(r);
+    ps_strbuf_deinit(&quoted);
+    return rc;
+}
+
 int ps_json_read(const void *bytes, size_t len, const struct ps_json_limits *limits, ps_json_fn fn,
                  void *user, struct ps_err *err)
 {
@@ -524,7 +565,7 @@ int ps_json_read(const void *bytes, size_t len, const struct ps_json_limits *lim
     if (rc)
         return rc;
     r.blocks.prev = r.blocks.next = &r.blocks;
-    rc = run_guarded(&r);
+    rc = read_checked(&r);
     free_yajl(&r);
     for (unsigned i = 0; i < r.n_sets; i++)
         ps_free(r.sets[i].slots);

@@ -29,6 +29,9 @@ struct ps_json_limits {
     unsigned max_depth;  /* 0 = 64 */
     size_t max_string;   /* longest string or key; 0 = 16 MiB */
     uint64_t max_values; /* 0 = 50 million */
+    /* Python's json writes NaN, Infinity and -Infinity as words, which are no JSON, and published config.json files
+     * hold them: they arrive as strings. */
+    bool python_words;
 };
 
 struct ps_json_event {

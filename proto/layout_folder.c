@@ -68,8 +68,9 @@ static size_t expected_header(const struct ps_json *text)
 
 static int read_config(struct told *out, const char *config, size_t len, struct ps_err *err)
 {
+    const struct ps_json_limits limits = {.python_words = true};
     struct ps_json *root;
-    int rc = ps_json_parse(&root, config, len, NULL, err);
+    int rc = ps_json_parse(&root, config, len, &limits, err);
     if (rc != 0) {
         ps_err_prefix(err, "config.json");
         ps_err_advise(err, "fetch it again");

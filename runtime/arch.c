@@ -288,7 +288,8 @@ int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, stru
 {
     static const struct ps_json_limits LIMITS = {.max_bytes = 4u << 20,
                                                  .max_depth = 32,
-                                                 .max_values = 200000};
+                                                 .max_values = 200000,
+                                                 .python_words = true};
     struct ps_json *root = NULL;
     const struct family *family = NULL;
     struct ps_arch *a = ps_calloc(1, sizeof *a);

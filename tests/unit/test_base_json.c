@@ -563,6 +563,33 @@ static void test_real_documents(void **state)
     }
 }
 
+static void test_pythons_words(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"a\":[0.0, Infinity,-Infinity ],\"NaN \\\" NaN\":NaN,\"b\":\"Infinity\\\\\",\"c\":1}";
+    const struct ps_json_limits words = {.python_words = true};
+    struct ps_err err = {0};
+    struct ps_json *root = NULL;
+    assert_int_equal(ps_json_parse(&root, text, strlen(text), NULL, &err), PS_EDATA);
+    assert_ok(ps_json_parse(&root, text, strlen(text), &words, &err), &err);
+    const struct ps_json *a = ps_json_get(root, "a")->child;
+    double number = 0;
+    assert_true(a->kind == PS_JSON_DOUBLE && a->number == 0);
+    assert_string_equal(a->next->s, "Infinity");
+    assert_string_equal(a->next->next->s, "-Infinity");
+    assert_string_equal(ps_json_get(root, "NaN \" NaN")->s, "NaN");
+    assert_string_equal(ps_json_get(root, "b")->s, "Infinity\\");
+    assert_int_equal(ps_json_get_double(root, "NaN \" NaN", 1, &number, &err),
+                     PS_EDATA); /* no number comes of it */
+    assert_int_equal(ps_json_get(root, "c")->integer, 1);
+    ps_json_free(root);
+    static const char *const wrong[] = {"[Nan]",       "[NaNs]",   "[infinity]", "[Infinit",
+                                        "[+Infinity]", "{NaN:1}1", "[\"NaN"};
+    for (size_t i = 0; i < TEST_COUNT(wrong); i++)
+        assert_int_equal(ps_json_parse(&root, wrong[i], strlen(wrong[i]), &words, &err), PS_EDATA);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_values),
     cmocka_unit_test(test_top_level_scalars),
@@ -581,6 +608,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_writer),
     cmocka_unit_test(test_writer_alloc_failures),
     cmocka_unit_test(test_utf8_steps),
+    cmocka_unit_test(test_pythons_words),
     cmocka_unit_test(test_real_documents),
 };
 TEST_MAIN(tests)
