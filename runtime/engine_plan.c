@@ -76,9 +76,10 @@ static struct ps_plan_rates rates_of(const struct ps_engine *e)
                                   .age_s = ps_engine_probe_age_s(e)};
 }
 
-/* --ram as bytes. The default is what helps, at most 80 % of what is free; a percentage is of the model's stored
- * bytes, on top of what has to be there in any case. least: without hurry, in the smallest chunks; roomy: in chunks as
- * large as they are useful. */
+/* --ram as bytes. The default is what helps, at most 80 % of what is free, where that can be told: memory that is not
+ * there ends in an OOM kill, long after the prompt was taken. A percentage is of the model's stored bytes, on top of
+ * what has to be there in any case. least: without hurry, in the smallest chunks; roomy: in chunks as large as they are
+ * useful. */
 static uint64_t ram_budget(const struct ps_engine *e, const struct ps_plan_input *in,
                            uint64_t least, uint64_t roomy)
 {
@@ -94,7 +95,7 @@ static uint64_t ram_budget(const struct ps_engine *e, const struct ps_plan_input
     case PS_SIZE_ALL:
     case PS_SIZE_DEFAULT: break;
     }
-    return all < free80 ? all : free80 > least ? free80 : least;
+    return all < free80 ? all : free80 ? free80 : least;
 }
 
 static int publish_plan(struct ps_engine *e, const uint32_t *which, uint32_t n, struct ps_err *err)
@@ -144,6 +145,13 @@ static int choose_chunks(struct ps_engine *e, struct ps_plan_input *in, struct p
         if (without + wanted->host_bytes <= in->ram_bytes || wanted->host_bytes == *least - without)
             break;
     in->fixed_bytes += wanted->host_bytes;
+    const bool unasked = e->ram.kind == PS_SIZE_DEFAULT || e->ram.kind == PS_SIZE_ALL;
+    if (unasked && in->ram_bytes < *least)
+        return ps_err_set(err, PS_EBUDGET, ORIGIN,
+                          "not enough memory: %llu bytes may be used (80 %% of what is free): the "
+                          "least that works "
+                          "here is %llu: use a smaller -c or -n, or say --ram",
+                          (unsigned long long)in->ram_bytes, (unsigned long long)*least);
     return 0;
 }
 

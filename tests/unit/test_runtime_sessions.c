@@ -578,6 +578,32 @@ static void test_least_ram_is_told_at_once(void **state)
     }
 }
 
+/* Without a --ram, what is free counts: a KV cache of nine tenths of it is refused and told, not begun and killed. */
+static void test_default_ram_is_what_is_free(void **state)
+{
+    (void)state;
+    char folder[4096], model[4200];
+    models_folder(folder);
+    snprintf(model, sizeof model, "%s/kjv", folder);
+    const uint64_t position = 5 * 2 * 2 * 64 * 2; /* layers, K and V, heads, values, bytes */
+    const uint64_t ctx = ps_host_free_memory_bytes() / 10 * 9 / position;
+    assert_in_range(ctx, 1, UINT32_MAX);
+    for (int few = 0; few < 2; few++) {
+        struct ps_engine *e = NULL;
+        struct ps_error err = {0};
+        const struct ps_engine_options o = {.struct_size = sizeof o,
+                                            .model = model,
+                                            .threads = 1,
+                                            .headers_only = 1,
+                                            .ctx_size = few ? 64 : (uint32_t)ctx,
+                                            .max_rows = 4};
+        assert_int_equal(ps_engine_open(&e, &o, &err), few ? 0 : PS_EBUDGET);
+        if (!few)
+            assert_true(strstr(err.text, "least") && strstr(err.text, "80 %"));
+        ps_engine_close(e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -591,6 +617,7 @@ int main(void)
         cmocka_unit_test(test_no_text_is_lost),
         cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_least_ram_is_told_at_once),
+        cmocka_unit_test(test_default_ram_is_what_is_free),
         cmocka_unit_test(test_probes_of_a_group),
     };
     const char *module = getenv("PENSTOCK_FAKE_MODULE");
