@@ -223,12 +223,13 @@ static int show(struct writer *w, size_t n, uint32_t id)
     return rc;
 }
 
-/* The text of a token, and what the last one lets go of, to what is held. */
-static int hold(struct writer *w, uint32_t id, bool silent, bool last, struct ps_err *err)
+/* The text of a token, and what the last one lets go of, to what is held. cut: a longer -n would write more, and of
+ * that this text is a prefix: half a character is left out. */
+static int hold(struct writer *w, uint32_t id, bool silent, bool last, bool cut, struct ps_err *err)
 {
     int rc = w->detok && !silent ? ps_detok_put(w->detok, id, &w->held) : 0;
     if (rc == 0 && w->detok && last)
-        rc = ps_detok_finish(w->detok, &w->held);
+        rc = ps_detok_finish(w->detok, cut, &w->held);
     return rc < 0 ? ps_err_set(err, rc, ORIGIN, "out of memory for the text") : 0;
 }
 
@@ -365,7 +366,7 @@ static int generate(struct ps_session *s, const uint32_t *prompt, size_t n_promp
         }
         bool eos = e->tokenizer && ps_tokenizer_is_eos(e->tokenizer, id) && !o->ignore_eos;
         bool last = eos || made >= o->n_predict || s->length >= s->ctx;
-        if ((rc = hold(w, id, eos && !o->special, last, err)) < 0)
+        if ((rc = hold(w, id, eos && !o->special, last, !eos, err)) < 0)
             return rc;
         if (emit(w, id, last) != 0 || w->stopped || last)
             break;

@@ -343,10 +343,12 @@ int ps_detok_put(struct ps_detok *d, uint32_t id, struct ps_strbuf *out)
     return ps_strbuf_ok(out) ? 0 : PS_ENOMEM;
 }
 
-int ps_detok_finish(struct ps_detok *d, struct ps_strbuf *out)
+int ps_detok_finish(struct ps_detok *d, bool cut, struct ps_strbuf *out)
 {
     d->out = out;
     for (size_t i = 0; i < d->t->n_dec; i++) {
+        if (cut)
+            d->stage[i].n_pend = 0;
         switch (d->t->dec[i].kind) {
         case PS_DEC_BYTE_LEVEL: flush_pend(d, i, false); break;
         case PS_DEC_BYTE_FALLBACK: flush_pend(d, i, true); break;

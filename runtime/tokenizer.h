@@ -51,10 +51,10 @@ enum {
 int ps_tokenize(struct ps_tokenizer *t, const char *text, size_t len, unsigned flags,
                 uint32_t **ids, size_t *n, struct ps_err *err);
 
-/* Incremental decoding: bytes that are complete UTF-8 after this token go to out; an incomplete
- * character is held back (finish emits U+FFFD). Special tokens give nothing unless show_special;
- * an id that does not exist gives nothing. The first-token space rule of SentencePiece decoders
- * is applied at the start of the stream. PS_ENOMEM also when out is full. After finish, the
+/* Incremental decoding: bytes that are complete UTF-8 after this token go to out; an incomplete character is held
+ * back (finish emits U+FFFD, or drops it where the stream was cut: there more was to come). Special tokens give
+ * nothing unless show_special; an id that does not exist gives nothing. The first-token space rule of
+ * SentencePiece decoders is applied at the start of the stream. PS_ENOMEM also when out is full. After finish, the
  * decoder is ready for another stream. */
 struct ps_detok;
 int ps_detok_new(struct ps_detok **out, struct ps_tokenizer *t, bool show_special);
@@ -63,7 +63,7 @@ void ps_detok_free(struct ps_detok *d);
  * rules): call before the first put. */
 int ps_detok_prime(struct ps_detok *d, const uint32_t *ids, size_t n);
 int ps_detok_put(struct ps_detok *d, uint32_t id, struct ps_strbuf *out);
-int ps_detok_finish(struct ps_detok *d, struct ps_strbuf *out);
+int ps_detok_finish(struct ps_detok *d, bool cut, struct ps_strbuf *out);
 
 uint32_t ps_tokenizer_vocab(const struct ps_tokenizer *t); /* ids are below this */
 bool ps_tokenizer_is_special(const struct ps_tokenizer *t, uint32_t id);

@@ -35,7 +35,7 @@ static void decode(struct ps_tokenizer *t, const uint32_t *ids, size_t n, bool s
         rc = ps_detok_put(d, ids[i], &b);
         PS_ASSERT(rc || ps_utf8_check(b.data, b.len) == b.len);
     }
-    if (!rc && !ps_detok_finish(d, &b))
+    if (!rc && !ps_detok_finish(d, false, &b))
         PS_ASSERT(ps_utf8_check(b.data, b.len) == b.len);
     ps_strbuf_deinit(&b);
     ps_detok_free(d);

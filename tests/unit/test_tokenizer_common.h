@@ -60,7 +60,7 @@ static inline char *tok_decode(struct ps_tokenizer *t, const uint32_t *ids, size
     ps_strbuf_init(&b, (size_t)1 << 28);
     for (size_t i = 0; i < n; i++)
         assert_int_equal(ps_detok_put(d, ids[i], &b), 0);
-    assert_int_equal(ps_detok_finish(d, &b), 0);
+    assert_int_equal(ps_detok_finish(d, false, &b), 0);
     ps_detok_free(d);
     char *s = ps_strbuf_take(&b, len);
     assert_non_null(s);

@@ -135,12 +135,17 @@ static void test_incremental(void **state)
         assert_int_equal(ps_detok_put(d, ids.v[ids.n - 1], &b), 0);
         assert_string_equal(b.data, "\xf0\x9f\x98\x80");
         ps_strbuf_reset(&b);
-        assert_int_equal(ps_detok_finish(d, &b), 0); /* nothing pending; ready for another text */
+        assert_int_equal(ps_detok_finish(d, false, &b), 0); /* nothing pending; ready for another text */
         assert_int_equal(b.len, 0);
     }
     assert_int_equal(ps_detok_put(d, ids.v[0], &b), 0);
-    assert_int_equal(ps_detok_finish(d, &b), 0);
+    assert_int_equal(ps_detok_finish(d, false, &b), 0);
     assert_string_equal(b.data, "\xef\xbf\xbd");
+    ps_strbuf_reset(&b);
+    assert_int_equal(ps_detok_put(d, ids.v[0], &b), 0);
+    assert_int_equal(ps_detok_finish(d, true, &b),
+                     0); /* more was to come: a longer text goes on otherwise */
+    assert_int_equal(b.len, 0);
     assert_int_equal(ps_detok_put(d, 999999, &b), 0); /* no such id: nothing */
     ps_detok_free(d);
     ps_detok_free(NULL);
@@ -162,7 +167,7 @@ static void check_primed(struct ps_tokenizer *t, const char *prompt, const char 
     assert_int_equal(ps_detok_prime(d, p.v, p.n), 0);
     for (size_t i = 0; i < n.n; i++)
         assert_int_equal(ps_detok_put(d, n.v[i], &b), 0);
-    assert_int_equal(ps_detok_finish(d, &b), 0);
+    assert_int_equal(ps_detok_finish(d, false, &b), 0);
     assert_string_equal(b.data, want);
     ps_detok_free(d);
     ps_strbuf_deinit(&b);
@@ -643,7 +648,7 @@ static int open_and_use(void *user)
     for (size_t i = 0; i < n && !rc; i++)
         rc = ps_detok_put(d, ids[i], &b);
     if (!rc)
-        rc = ps_detok_finish(d, &b);
+        rc = ps_detok_finish(d, false, &b);
     ps_detok_free(d);
     ps_strbuf_deinit(&b);
     ps_free(ids);
