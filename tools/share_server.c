@@ -8,7 +8,9 @@
  * What a hostile client can hold: a connection slot (CONNECTIONS_MAX), for as long as it keeps
  * reading. One that sends nothing is dropped after IDLE_S by libmicrohttpd. A header that comes
  * in byte by byte would renew that time for ever (measured), so every connection is watched: it
- * has HEADER_S from its start, or from its last reply, to ask for something. */
+ * has HEADER_S from its start, or from its last reply, to ask for something. Where more than
+ * CROWDED are open, a new one takes the place of the one that has waited longest without a
+ * request: 512 idle connections shut everybody out for IDLE_S before. */
 #include "tools/share_server.h"
 
 #include <errno.h>
@@ -25,7 +27,8 @@
 #include "penstock/penstock.h"
 #include "tools/share_request.h"
 
-#define CONNECTIONS_MAX 512
+#define CONNECTIONS_MAX 640
+#define CROWDED         512u /* the rest is for those that are on their way out */
 #define IDLE_S          60u
 #define HEADER_S        90u
 #define WATCH_S         5
@@ -34,6 +37,7 @@ struct connection {
     struct connection *next, *prev;
     int fd;
     uint64_t waiting_since_ns; /* 0: a request is being answered */
+    bool shut;                 /* told to go; libmicrohttpd closes it */
 };
 
 struct ps_share_server {
@@ -43,11 +47,33 @@ struct ps_share_server {
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
     struct connection *connections;
+    unsigned open; /* connections that were not told to go */
     unsigned busy; /* requests being answered */
     bool stopping;
 };
 
 /* ---- the connections ---- */
+
+/* Shut, not closed: the number stays libmicrohttpd's, which sees the end and closes it. */
+static void shut_locked(struct ps_share_server *s, struct connection *c)
+{
+    if (!c->shut)
+        s->open--;
+    c->shut = true;
+    shutdown(c->fd, SHUT_RDWR);
+}
+
+static void make_room_locked(struct ps_share_server *s)
+{
+    struct connection *oldest = NULL;
+
+    for (struct connection *c = s->connections; c; c = c->next)
+        if (!c->shut && c->waiting_since_ns &&
+            (!oldest || c->waiting_since_ns < oldest->waiting_since_ns))
+            oldest = c;
+    if (oldest)
+        shut_locked(s, oldest);
+}
 
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode code)
@@ -67,11 +93,15 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
             if (c->next)
                 c->next->prev = c;
             s->connections = c;
+            if (++s->open > CROWDED)
+                make_room_locked(s);
         }
         *context = c;
     } else if (c) {
         if (c->waiting_since_ns == 0)
             s->busy--;
+        if (!c->shut)
+            s->open--;
         if (c->prev)
             c->prev->next = c->next;
         else
@@ -121,11 +151,9 @@ static void *watch(void *arg)
         uint64_t now = ps_now_ns();
 
         if (now >= next_ns) {
-            /* Shut, not closed: the number stays libmicrohttpd's, which sees the end and closes
-             * it. */
             for (struct connection *c = s->connections; c; c = c->next)
                 if (c->waiting_since_ns && now - c->waiting_since_ns > HEADER_S * PS_NS_PER_S)
-                    shutdown(c->fd, SHUT_RDWR);
+                    shut_locked(s, c);
             next_ns = now + WATCH_S * PS_NS_PER_S;
         }
         wait_locked(s, WATCH_S);

@@ -206,6 +206,25 @@ def test_parallel(port, files):
     check(hashlib.sha256(joined).digest() == hashlib.sha256(data).digest(), "16 parallel readers")
 
 
+def test_crowd(port, files):
+    """Idle connections shut nobody out, and a reply that is being read goes on."""
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    reader.settimeout(20)
+    reader.connect(("127.0.0.1", port))
+    reader.sendall(b"GET /model.safetensors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    got = reader.recv(1000)
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(700)]
+    for i in range(5):
+        check(raw(port, b"GET /one HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200"),
+              f"request {i} beside 700 idle connections")
+    while part := reader.recv(1 << 16):
+        got += part
+    check(got.partition(b"\r\n\r\n")[2] == files["model.safetensors"], f"a reply beside 700 idle connections: {len(got)} bytes")
+    for s in (reader, *idle):
+        s.close()
+
+
 def test_malformed(port):
     for text in (b"\r\n\r\n", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"/a" * 40000 + b" HTTP/1.1\r\n\r\n",
                  b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20000 + b"\r\n", b"\x16\x03\x01\x02\x00\x01\x00"):
@@ -315,6 +334,7 @@ def main():
             test_keepalive(share.port, files)
             test_parallel(share.port, files)
             test_malformed(share.port)
+            test_crowd(share.port, files)
             nginx, other = start_nginx(root, folder)
             if other:
                 test_against_nginx(share.port, other, files)
