@@ -90,7 +90,9 @@ static int find_file(struct reader *r, const struct ps_json_event *ev, uint32_t 
 {
     struct ps_weight_map *w = r->w;
     if (!ps_name_ok(ev->s, ev->len))
-        return bad(err, "a file name is not allowed");
+        return ps_err_set(err, PS_EDATA, ORIGIN,
+                          FILE_NAME ": file name '%.*s' is not allowed: names lie below the folder",
+                          (int)(ev->len < 60 ? ev->len : 60), ev->s);
     const char *name = keep(r, ev);
     int64_t known = ps_name_set_find(&r->files, file_name_at, w, name);
     if (known >= 0) {

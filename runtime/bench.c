@@ -260,6 +260,7 @@ int ps_bench_json(char **out, const char *what, uint32_t threads, const char *di
     unsigned n = threads ? threads : ps_host_cpus();
     ps_strbuf_init(&b, 1u << 20);
     ps_jw_init(&w, &b);
+    what = what ? what : "";
     int rc = ps_backend_choose(&backend, &err);
     ps_jw_object(&w);
     ps_jw_kstring(&w, "bench", what);

@@ -74,6 +74,7 @@ static int open_engine(struct run *r, struct ps_err *err)
         e.ctx_size = rows + (uint32_t)r->o->n_predict;
     e.max_rows = rows < e.ctx_size ? rows : e.ctx_size;
     e.rows_most = most < e.ctx_most ? most : e.ctx_most;
+    e.headers_only = r->o->n_predict == 0; /* nothing is computed, so no weight is fetched ahead */
     return ps_cli_engine_open(&r->engine, &e, err);
 }
 

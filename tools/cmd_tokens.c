@@ -94,9 +94,12 @@ static int parse_ids(uint32_t **out, size_t *n, const char *text, struct ps_err 
     return 0;
 }
 
-static void write_logits_json(struct ps_strbuf *b, const float *logits, size_t n, uint32_t vocab)
+/* Row by row: the text takes three times the room of the numbers, and --ram counts those alone. */
+static int write_logits_json(struct ps_strbuf *b, const float *logits, size_t n, uint32_t vocab,
+                             struct ps_err *err)
 {
     struct ps_json_writer w;
+    int rc = 0;
 
     ps_jw_init(&w, b);
     ps_jw_object(&w);
@@ -104,15 +107,18 @@ static void write_logits_json(struct ps_strbuf *b, const float *logits, size_t n
     ps_jw_kuint(&w, "positions", n);
     ps_jw_key(&w, "logits");
     ps_jw_array(&w);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && rc == 0; i++) {
         ps_jw_array(&w);
         for (uint32_t k = 0; k < vocab; k++)
             ps_jw_double(&w, (double)logits[i * vocab + k]);
         ps_jw_array_end(&w);
+        rc = ps_out_strbuf(b, err);
+        ps_strbuf_reset(b);
     }
     ps_jw_array_end(&w);
     ps_jw_object_end(&w);
     ps_strbuf_puts(b, "\n");
+    return rc;
 }
 
 /* Ties go to the lowest id, as everywhere. */
@@ -153,10 +159,11 @@ static int print_logits(const struct ps_opts *o, const float *logits, size_t n, 
         return rc;
     ps_strbuf_init(&b, JSON_MAX);
     if (o->json)
-        write_logits_json(&b, logits, n, vocab);
+        rc = write_logits_json(&b, logits, n, vocab, err);
     else
         write_top(&b, logits + (n - 1) * vocab, n, vocab);
-    rc = ps_out_strbuf(&b, err);
+    if (rc == 0)
+        rc = ps_out_strbuf(&b, err);
     ps_strbuf_deinit(&b);
     return rc;
 }
@@ -218,9 +225,13 @@ int ps_cmd_logits(const struct ps_opts *o, struct ps_err *err)
     e.headers_only = 1; /* an id out of range costs no weights */
     e.kv_type_k = e.kv_type_k ? e.kv_type_k : "f32";
     e.kv_type_v = e.kv_type_v ? e.kv_type_v : "f32";
-    e.ctx_size = e.ctx_size > n ? e.ctx_size : (uint32_t)n;
+    if (e.ctx_size > 0 && e.ctx_size < n)
+        rc = ps_err_set(err, PS_EUSAGE, "logits",
+                        "--ctx-size %u: --tokens has %zu: raise it or leave it out", e.ctx_size, n);
+    e.ctx_size = e.ctx_size ? e.ctx_size : (uint32_t)n;
     e.max_rows = (uint32_t)n;
-    rc = ps_cli_engine_open(&engine, &e, err);
+    if (rc == 0)
+        rc = ps_cli_engine_open(&engine, &e, err);
     if (rc == 0) {
         rc = compute(engine, o, ids, n, err);
         ps_cli_engine_close(engine);

@@ -571,8 +571,6 @@ static int run_pipeline(struct splitter *s, struct ps_err *err)
 {
     int rc = list_todo(s, err);
     if (rc == 0)
-        rc = make_slots(s, err);
-    if (rc == 0)
         rc = start_threads(s, err);
     if (rc == 0)
         tell_progress(s, 0, true); /* what an earlier run has done is none of this one's rate */
@@ -654,8 +652,9 @@ static int check_unchanged(const struct splitter *s, struct ps_err *err)
 /* architectures[0] of config.json; "" where there is none. */
 static char *architecture_of(const struct ps_model_files *f)
 {
+    const struct ps_json_limits limits = {.python_words = true};
     struct ps_json *root;
-    if (ps_json_parse(&root, f->config, f->config_len, NULL, NULL) != 0)
+    if (ps_json_parse(&root, f->config, f->config_len, &limits, NULL) != 0)
         return ps_strdup("");
     const struct ps_json *list = ps_json_get(root, "architectures");
     const struct ps_json *first = list && list->kind == PS_JSON_ARRAY ? list->child : NULL;
@@ -760,6 +759,8 @@ static int split_model(struct splitter *s, uint8_t model_id[PS_SHA256_BYTES], st
     if (rc == 0)
         rc = ps_split_tree_check_model(&s->place, s->files.config, s->files.config_len,
                                        ps_packing_name(&s->o->packing), err);
+    if (rc == 0)
+        rc = make_slots(s, err); /* a --ram too small leaves nothing behind */
     if (rc == 0)
         rc = open_destination(s, err);
     if (rc == 0)

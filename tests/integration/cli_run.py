@@ -62,6 +62,11 @@ def test_run(work):
     quiet = penstock("run", "-q", "--temp=0", "-n", "24", MODEL, "-p", "Once upon a time")
     check(quiet.stderr == b"", f"--quiet: {quiet.stderr}")
     check(quiet.stdout.startswith(text[:-1]), "-n 8 writes a prefix of -n 24")
+    wild = ("--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-s", "4", "--ignore-eos", "-q")
+    longest = penstock("run", MODEL, "-p", "Once", "-n", "60", *wild).stdout[:-1]
+    for n in range(1, 60):  # also where it ends within a character
+        part = penstock("run", MODEL, "-p", "Once", "-n", str(n), *wild).stdout[:-1]
+        check(longest.startswith(part), f"-n {n} writes a prefix of -n 60: {part[-20:]}")
     echo = penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "--echo", "-q")
     check(echo.stdout == b"Once upon a time" + text, f"--echo: {echo.stdout}")
     one = facts("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "-q")
@@ -70,6 +75,8 @@ def test_run(work):
     check(nothing.stdout == b"\n", f"-n 0: {nothing.stdout}")
     nothing = penstock("run", MODEL, "-p", "Once", "-n", "0", "--stats", stats)
     check(json.load(open(stats))["ttft_s"] is None and b"first after" not in nothing.stderr, f"no first token: {nothing.stderr}")
+    penstock("run", KJV, "-p", "Once", "-n", "0", "-q", "--stats", stats)
+    check(json.load(open(stats))["bytes_disk_read"] < 1 << 19, "-n 0 reads the tokenizer and no weights")
     likeliest = [penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "-q", *how).stdout
                  for how in (("--temp", "0"), ("--top-p", "0", "-s", "1"), ("--top-p", "0", "--temp", "3", "-s", "2"))]
     check(likeliest[0] == likeliest[1] == likeliest[2], f"--top-p 0 is the likeliest token alone: {likeliest}")
@@ -170,6 +177,15 @@ def test_facts(work):
     penstock("inspect", bad, status=4)
     p = penstock("run", MODEL, "-p", "x", "--ram", "4K", "--stats", os.path.join(work, "s5.json"), status=5)
     check(p.stdout == b"" and json.load(open(os.path.join(work, "s5.json")))["exit"] == 5, "a budget that is too small")
+    penstock("split", MODEL, os.path.join(work, "half"), "--ram", "1K", status=5)
+    check(not os.path.exists(os.path.join(work, "half")), "a --ram too small for `split` leaves nothing behind")
+    python = os.path.join(work, "python")
+    os.mkdir(python)
+    os.symlink(os.path.join(MODEL, "model.safetensors"), os.path.join(python, "model.safetensors"))
+    with open(os.path.join(python, "config.json"), "w") as out:  # as Python writes it, and published models have it
+        json.dump({"architectures": ["NemotronHForCausalLM"], "time_step_limit": [0.0, float("inf")]}, out)
+    p = penstock("plan", python, status=1)
+    check(b"NemotronHForCausalLM is not supported" in p.stderr, f"Infinity in config.json: {p.stderr}")
 
 
 def test_pipes(work):

@@ -3,6 +3,7 @@ on every backend that this machine runs. f32 models: 1e-4 absolute; 16-bit weigh
 # ctest-timeout: 120
 import json
 import os
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -55,6 +56,21 @@ def check_usage(t, name):
         t.check(not os.path.exists(t.path("none")), f"--tokens {ids!r}: no output file")
     r = t.run("logits", folder)
     t.equal(r.rc, 2, f"without --tokens: {r}")
+    r = t.run("logits", folder, "--tokens=1,2,3", "-c", "2", "--out", t.path("none"))
+    t.check(r.rc == 2 and "--ctx-size 2" in r.err, f"a context that is too small: {r}")
+
+
+def check_memory(t):
+    """--json, too, stays inside of --ram: the text of these logits takes 100 MB."""
+    model, ids = os.path.join(peer.SOURCE_DIR, "models", "kjv"), ",".join(str(i % 3000) for i in range(3000))
+    r = t.run("logits", model, "--tokens", ids, "--ram", "1")
+    least = int(r.err.rsplit(" ", 1)[1])
+    p = subprocess.Popen([t.program, "logits", model, "--tokens", ids, "--ram", "min", "--json"],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(p.pid, 0)
+    p.returncode = os.waitstatus_to_exitcode(status)
+    t.equal(p.returncode, 0, "logits --json of 3000 positions")
+    t.check(usage.ru_maxrss * 1024 <= least + (64 << 20), f"resident {usage.ru_maxrss} KiB, --ram {least >> 10} KiB")
 
 
 def main():
@@ -67,6 +83,8 @@ def main():
             else:
                 t.note(f"{backend}: {len(worst)} models, worst difference {100 * max(worst):.1f} % of what is allowed")
         check_usage(t, names[0])
+        if not peer.SANITIZED:  # which multiplies memory
+            check_memory(t)
 
 
 main()
