@@ -296,11 +296,8 @@ int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, stru
     if (!a)
         return ps_err_set(err, PS_ENOMEM, ORIGIN, "out of memory: reading config.json");
     int rc = ps_json_parse(&root, config_json, len, &LIMITS, err);
-    if (rc < 0) {
-        ps_err_prefix(err, "config.json");
-        ps_err_advise(err, "fetch it again");
+    if (rc < 0)
         goto out;
-    }
     if ((rc = find_family(&family, a, root, err)) < 0 || (rc = read_shapes(a, root, err)) < 0 ||
         (rc = read_quantised(a, root, err)) < 0)
         goto out;
@@ -310,6 +307,11 @@ int ps_arch_read(struct ps_arch **out, const char *config_json, size_t len, stru
     *out = a;
     a = NULL;
 out:
+    if (rc < 0 && err &&
+        strncmp(err->text, "JSON:", 5) == 0) { /* the reader's: it knows the key and not the file */
+        ps_err_prefix(err, "config.json");
+        ps_err_advise(err, "fetch it again");
+    }
     ps_json_free(root);
     ps_arch_free(a);
     return rc;

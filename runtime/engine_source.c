@@ -30,6 +30,10 @@ static int read_source_options(struct ps_source_options *out, const struct ps_en
     if (o->source->struct_size < sizeof(uint32_t) || o->source->struct_size > sizeof *out)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "ps_source_options.struct_size is wrong");
     memcpy(out, o->source, o->source->struct_size);
+    if ((out->n_headers > 0 && !out->headers) || (out->n_mirrors > 0 && !out->mirrors))
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "%u headers and %u mirrors, but none of them is given", out->n_headers,
+                          out->n_mirrors);
     return 0;
 }
 

@@ -255,9 +255,10 @@ static int writer_init(struct writer *w, struct ps_session *s, const struct ps_g
     ps_strbuf_init(&w->held, 16u << 20);
     if (o->n_stop > MAX_STOPS)
         return ps_err_set(err, PS_EUSAGE, ORIGIN, "more than %d stop strings", MAX_STOPS);
-    if (o->n_stop > 0 && !o->stop)
-        return ps_err_set(err, PS_EUSAGE, ORIGIN, "%u stop strings, but none of them is given",
-                          o->n_stop);
+    for (uint32_t i = 0; i < o->n_stop; i++)
+        if (!o->stop || !o->stop[i])
+            return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                              "%u stop strings, but not all of them are given", o->n_stop);
     for (uint32_t i = 0; i < o->n_stop; i++)
         if (strlen(o->stop[i]) > STOP_BYTES)
             return ps_err_set(err, PS_EUSAGE, ORIGIN, "a stop string is longer than %d bytes",
@@ -280,7 +281,7 @@ static void writer_deinit(struct writer *w)
 
 static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, struct ps_err *err)
 {
-    if (n == 0)
+    if (n == 0 || !prompt)
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "no token ids were given: a session goes on from one at least");
     for (size_t i = 0; i < n; i++)

@@ -7,6 +7,8 @@
 int ps_trust_from_files(struct ps_trust **out, const char *const *paths, size_t n, struct ps_err *err)
 {
     struct ps_trust *t = NULL;
+    if (n > 0 && !paths)
+        return ps_err_set(err, PS_EUSAGE, "signature", "%zu keys, but none of them is given", n);
     int rc = n == 0 ? 0 : ps_trust_new(&t);
     if (rc != 0)
         return ps_err_set(err, rc, "signature", "out of memory");

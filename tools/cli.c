@@ -140,6 +140,14 @@ static void fill_source(struct ps_source_options *s, const struct ps_opts *o)
     };
 }
 
+int ps_cli_check_predict(const struct ps_opts *o, struct ps_err *err)
+{
+    return o->n_predict < 0 && o->ctx_size == 0
+               ? ps_err_set(err, PS_EUSAGE, "options",
+                            "-n -1: how far? KV is reserved up front: give -c N, too")
+               : 0;
+}
+
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
     static struct ps_source_options source; /* the main thread's, for the engine that is opened next */

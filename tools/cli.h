@@ -28,6 +28,8 @@ int ps_cmd_bench(const struct ps_opts *o, struct ps_err *err);
 
 /* An error of the public interface as one of ours, with the same exit status. Returns its code. */
 int ps_cli_error(struct ps_err *err, const struct ps_error *e);
+/* -n -1 goes on until the context is full, as in llama.cpp, and needs a -c to know how large that is. */
+int ps_cli_check_predict(const struct ps_opts *o, struct ps_err *err);
 /* Fills *e from the options; the caller sets what its command decides (ctx_size, headers_only,
  * ...) before opening. PS_EUSAGE for a device and a --vram that contradict. */
 int ps_cli_engine_options(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err);

@@ -52,7 +52,10 @@ static int count_tokens(uint32_t *n, const struct ps_engine_options *e, const st
 static int plan_size(struct ps_engine_options *e, const struct ps_opts *o, struct ps_err *err)
 {
     const bool has_text = ps_opts_origin(o, "prompt") || ps_opts_origin(o, "file");
-    const int rc = has_text ? count_tokens(&e->max_rows, e, o, err) : 0;
+    int rc = ps_cli_check_predict(o, err);
+
+    if (rc == 0 && has_text)
+        rc = count_tokens(&e->max_rows, e, o, err);
 
     if (e->ctx_size == 0 && (has_text || ps_opts_origin(o, "n-predict")))
         e->ctx_size = e->max_rows + (uint32_t)o->n_predict;

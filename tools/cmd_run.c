@@ -65,7 +65,10 @@ static int open_engine(struct run *r, struct ps_err *err)
 {
     struct ps_engine_options e;
     uint32_t rows = ps_cli_estimate_tokens(r->prompt_len), most = ps_cli_most_tokens(r->prompt_len);
-    int rc = ps_cli_engine_options(&e, r->o, err);
+    int rc = ps_cli_check_predict(r->o, err);
+
+    if (rc == 0)
+        rc = ps_cli_engine_options(&e, r->o, err);
 
     if (rc < 0)
         return rc;
@@ -140,14 +143,14 @@ static int generate(struct run *r, struct ps_err *err)
     const struct ps_opts *o = r->o;
     struct ps_generate_options g = {
         .struct_size = sizeof g,
-        .n_predict = (uint32_t)o->n_predict,
+        .n_predict = (uint32_t)o->n_predict, /* -1: the context ends it */
         .seed = r->seed,
         .temp = (float)o->temp,
         .top_k = (uint32_t)o->top_k,
         /* the library's 0 is "off"; on a command line it is the smallest share: the best token alone */
         .top_p = o->top_p > 0 ? (float)o->top_p : FLT_MIN,
         .min_p = (float)o->min_p,
-        .repeat_penalty = (float)o->repeat_penalty,
+        .repeat_penalty = o->repeat_last_n ? (float)o->repeat_penalty : 1, /* the library's 0 is 64 */
         .repeat_last_n = (uint32_t)o->repeat_last_n,
         .ignore_eos = o->ignore_eos,
         .special = o->special,

@@ -67,6 +67,14 @@ def test_run(work):
     for n in range(1, 60):  # also where it ends within a character
         part = penstock("run", MODEL, "-p", "Once", "-n", str(n), *wild).stdout[:-1]
         check(longest.startswith(part), f"-n {n} writes a prefix of -n 60: {part[-20:]}")
+    full = ("--temp", "0", "--ignore-eos", "-p", "Once upon a time", "-q")
+    check(penstock("run", MODEL, "-n", "-1", "-c", "30", *full).stdout == penstock("run", MODEL, "-n", "300", "-c", "30", *full).stdout,
+          "-n -1 fills the context")
+    p = penstock("run", MODEL, "-n", "-1", *full, status=2)
+    check(b"-c" in p.stderr and penstock("plan", MODEL, "-n", "-1", status=2).stderr == p.stderr, f"-n -1 asks for a -c: {p.stderr}")
+    last = [penstock("run", MODEL, "-n", "60", "--repeat-penalty", x, "--repeat-last-n", n, *full).stdout
+            for x, n in (("1", "64"), ("5", "0"), ("5", "-1"), ("5", "1000"), ("5", "64"))]
+    check(last[0] == last[1] != last[2] == last[3], f"--repeat-last-n 0 is none, -1 is all: {last}")
     echo = penstock("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "--echo", "-q")
     check(echo.stdout == b"Once upon a time" + text, f"--echo: {echo.stdout}")
     one = facts("run", MODEL, "-p", "Once upon a time", "-n", "8", "--temp", "0", "-q")

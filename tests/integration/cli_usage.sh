@@ -70,7 +70,8 @@ expect 2 'not a number' run ./model --temp nan
 expect 2 'not a number' run ./model --temp=
 expect 2 'out of range' run ./model --temp -1
 expect 2 '^penstock: -n: .*not a whole number' run ./model -n 1.5
-expect 2 'out of range' run ./model -n -1
+expect 2 'out of range' run ./model -n -2
+expect 2 'give -c N' run ./model -p x -n -1
 expect 2 '^penstock: -n: its value is the next word: write -n N$' run ./model -n=1
 expect 2 '^penstock: -H: its value is the next word: write -H LINE$' run ./model -H='X-Api-Key: s3cret'
 expect 2 '^penstock: -q: it takes no value: write -q, or --quiet=off to turn it off$' run ./model -q=1

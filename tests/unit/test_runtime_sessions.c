@@ -542,7 +542,25 @@ static void test_wrong_options(void **state)
     struct ps_generate_options stops = good;
     stops.n_stop = 2;
     refused(ps_session_generate(s, prompt, 2, &stops, NULL, NULL, &err), &err, "stop");
+    stops.n_stop = 1;
+    stops.stop = (const char *const[]){NULL};
+    refused(ps_session_generate(s, prompt, 2, &stops, NULL, NULL, &err), &err, "stop");
     refused(ps_session_generate(s, prompt, 0, &good, NULL, NULL, &err), &err, "no token ids");
+    refused(ps_session_generate(s, NULL, 2, &good, NULL, NULL, &err), &err, "no token ids");
+    struct ps_engine *nobody = NULL;
+    struct ps_source_options source = {.struct_size = sizeof source, .n_headers = 1};
+    struct ps_engine_options lists = {.struct_size = sizeof lists,
+                                      .model = "http://127.0.0.1:9/m",
+                                      .source = &source};
+    refused(ps_engine_open(&nobody, &lists, &err), &err, "headers");
+    source.n_headers = 0;
+    source.n_mirrors = 1;
+    refused(ps_engine_open(&nobody, &lists, &err), &err, "mirrors");
+    lists.source = NULL;
+    lists.n_verify_keys = 1;
+    refused(ps_engine_open(&nobody, &lists, &err), &err, "keys");
+    char *json = NULL;
+    refused(ps_bench_json(&json, NULL, 1, NULL, &err), &err, "bench");
     refused(ps_session_generate(s, far, 1, &good, NULL, NULL, &err), &err, "out of range");
     assert_int_equal(ps_session_generate(s, prompt, 2, &good, NULL, NULL, &err), 0);
     ps_session_free(s);
@@ -578,7 +596,7 @@ static void test_least_ram_is_told_at_once(void **state)
     }
 }
 
-/* Without a --ram, what is free counts: a KV cache of nine tenths of it is refused and told, not begun and killed. */
+/* Without a --ram, what is free counts: a KV cache of twice that is refused and told, not begun and killed. */
 static void test_default_ram_is_what_is_free(void **state)
 {
     (void)state;
@@ -586,7 +604,7 @@ static void test_default_ram_is_what_is_free(void **state)
     models_folder(folder);
     snprintf(model, sizeof model, "%s/kjv", folder);
     const uint64_t position = 5 * 2 * 2 * 64 * 2; /* layers, K and V, heads, values, bytes */
-    const uint64_t ctx = ps_host_free_memory_bytes() / 10 * 9 / position;
+    const uint64_t ctx = ps_host_free_memory_bytes() * 2 / position;
     assert_in_range(ctx, 1, UINT32_MAX);
     for (int few = 0; few < 2; few++) {
         struct ps_engine *e = NULL;
