@@ -642,6 +642,8 @@ int main(void)
     if (!module)
         return 77;
     snprintf(trace_path, sizeof trace_path, "/tmp/penstock-sessions-%ld", (long)getpid());
+    /* Rates that some run saved in the user's own cache would stand in the plans, and get older between two. */
+    setenv("PENSTOCK_CACHE", "/nonexistent/penstock", 1);
     setenv("PENSTOCK_DEVICE_MODULE", module, 1);
     setenv("PENSTOCK_FAKE_TRACE", trace_path, 1);
     setenv("PENSTOCK_FAKE_DEVICE", "vram=40M", 1); /* little for the probes to copy */
