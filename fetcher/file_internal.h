@@ -17,7 +17,6 @@ struct file_entry {
     char *name;
     int fd, direct_fd; /* direct_fd -1: no direct I/O on this file system */
     uint64_t bytes;
-    char identity[256];
     unsigned users;
 };
 
@@ -36,6 +35,10 @@ void file_table_deinit(struct file_table *t);
 int file_acquire(struct file_table *t, struct file_entry **out, const char *label, const char *name,
                  struct ps_err *err);
 void file_release(struct file_table *t, struct file_entry *e);
+/* Names the version that an open file has now, not when it was opened: it may be written to in
+ * place meanwhile. PS_EIO. */
+int file_identify(const struct file_entry *e, char *out, size_t cap, const char *label,
+                  struct ps_err *err);
 /* Exactly [offset, offset + bytes) into buf. `bounce`: PS_FILE_BOUNCE_BYTES aligned to
  * PS_FILE_ALIGN, or NULL for ordinary reads. PS_EDATA when the file ends before. */
 int file_read_at(const struct file_entry *e, uint64_t offset, void *buf, uint64_t bytes,

@@ -78,20 +78,28 @@ void file_table_deinit(struct file_table *t)
 }
 
 /* What names this version for cache keys. A path too long for the field is hashed. */
-static void make_identity(struct file_entry *e, const struct stat *st, const char *name)
+static void make_identity(char *out, size_t cap, const struct stat *st, const char *name)
 {
-    int n = snprintf(e->identity, sizeof e->identity, "file|%llu|%lld.%09ld|%s",
-                     (unsigned long long)st->st_size, (long long)st->st_mtim.tv_sec,
-                     st->st_mtim.tv_nsec, name);
-    if (n > 0 && (size_t)n < sizeof e->identity)
+    int n = snprintf(out, cap, "file|%llu|%lld.%09ld|%s", (unsigned long long)st->st_size,
+                     (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec, name);
+    if (n > 0 && (size_t)n < cap)
         return;
     uint8_t hash[PS_SHA256_BYTES];
     char hex[2 * PS_SHA256_BYTES + 1];
     ps_sha256_once(name, strlen(name), hash);
     ps_hex_encode(hash, sizeof hash, hex);
-    snprintf(e->identity, sizeof e->identity, "file|%llu|%lld.%09ld|sha256:%s",
-             (unsigned long long)st->st_size, (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec,
-             hex);
+    snprintf(out, cap, "file|%llu|%lld.%09ld|sha256:%s", (unsigned long long)st->st_size,
+             (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec, hex);
+}
+
+int file_identify(const struct file_entry *e, char *out, size_t cap, const char *label,
+                  struct ps_err *err)
+{
+    struct stat st;
+    if (fstat(e->fd, &st) != 0)
+        return open_failure(label, e->name, err);
+    make_identity(out, cap, &st, e->name);
+    return 0;
 }
 
 /* Symbolic links are followed: the snapshot folders of a Hugging Face cache consist of them.
@@ -118,7 +126,6 @@ static int entry_open(struct file_table *t, struct file_entry **out, const char 
         return rc;
     }
     e->bytes = (uint64_t)st.st_size;
-    make_identity(e, &st, name);
     if (t->direct_io)
         e->direct_fd = openat(t->dir_fd, name,
                               O_RDONLY | O_CLOEXEC | O_DIRECT); /* -1 (EINVAL) on tmpfs and the like */

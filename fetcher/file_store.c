@@ -193,13 +193,14 @@ static void file_cancel(struct ps_source *base, struct ps_range *r)
     pthread_mutex_unlock(&s->lock);
 }
 
-static void fill_info(const struct file_entry *e, struct ps_object_info *info)
+static int fill_info(const struct file_store *s, const struct file_entry *e,
+                     struct ps_object_info *info, struct ps_err *err)
 {
     if (!info)
-        return;
+        return 0;
     memset(info, 0, sizeof *info);
     info->bytes = e->bytes;
-    memcpy(info->identity, e->identity, sizeof info->identity);
+    return file_identify(e, info->identity, sizeof info->identity, s->base.label, err);
 }
 
 static int check_name(const char *object, struct ps_err *err)
@@ -242,9 +243,10 @@ static int file_get(struct ps_source *base, const char *object, const struct ps_
                         (unsigned long long)e->bytes);
     else
         rc = read_front(s, e, data, e->bytes, err);
+    if (rc == 0)
+        rc = fill_info(s, e, info, err);
     if (rc == 0) {
         data[e->bytes] = '\0';
-        fill_info(e, info);
         *out = data;
         *len = (size_t)e->bytes;
     } else
@@ -267,10 +269,10 @@ static int file_head(struct ps_source *base, const char *object, const struct ps
         return rc;
     size_t want = e->bytes < bytes ? (size_t)e->bytes : bytes;
     rc = read_front(s, e, buf, want, err);
-    if (rc == 0) {
-        fill_info(e, info);
+    if (rc == 0)
+        rc = fill_info(s, e, info, err);
+    if (rc == 0)
         *len = want;
-    }
     file_release(&s->files, e);
     return rc;
 }

@@ -94,7 +94,7 @@ static struct layer_sum *layer_of(struct diff *d, int32_t layer)
     return &d->layers[d->n_layers++];
 }
 
-static uint64_t count_extents(struct diff *d, const struct ps_tensor *t)
+static uint64_t count_extents(struct diff *d, const struct ps_tensor *t, enum change c)
 {
     struct layer_sum *l = layer_of(d, t->layer);
     uint64_t fresh = 0;
@@ -110,7 +110,7 @@ static uint64_t count_extents(struct diff *d, const struct ps_tensor *t)
             fresh += x->stored_bytes;
         }
     }
-    l->tensors += fresh != 0;
+    l->tensors += c == CHANGED || c == ONLY_B;
     return fresh;
 }
 
@@ -136,7 +136,7 @@ static void write_changes(struct ps_json_writer *w, struct diff *d, bool all)
         enum change c = compare(d->a, d->b, i);
         if (c == NOT_COMPARED && d->content && d->content[i] != PS_CONTENT_NOT_READ)
             c = d->content[i] == PS_CONTENT_SAME ? SAME : CHANGED;
-        uint64_t bytes_new = count_extents(d, t);
+        uint64_t bytes_new = count_extents(d, t, c);
         d->counts[c]++;
         if (c != SAME && (all || listed++ < LISTED_MAX))
             write_change(w, t, c, bytes_new);

@@ -200,6 +200,7 @@ def revision(t):
         read = json.loads(read.stdout) if read.returncode == 0 else {"tensors": {}, "changes": [read.stderr], "same": None}
         t.equal((read["same"], read["tensors"].get("changed"), read["tensors"].get("not_compared")), (changed == 0, changed, 0), f"{pair} --content")
         t.equal([x["name"] for x in read["changes"]], ["model.layers.5.mlp.up_proj.weight"] * changed, f"{pair} --content")
+        t.equal(sum(x["tensors_changed"] for x in read.get("layers", [])), changed, f"{pair} --content: by layers")
     r = call(t, "inspect", "--diff", t.path("v1raw"), t.path("v1s"), "--content")
     t.equal((r.returncode, r.stderr), (0, ""), "nothing is left to say")
     # bytes that are not what their hash says are an error, not a difference

@@ -2,6 +2,7 @@
  * order, cancelling, closing. */
 #include "tests/support/test.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -148,6 +149,29 @@ static void test_whole_objects(void **state)
     ps_source_close(s);
 }
 
+/* The file stays open between reads, and is written to in place: what it was at first is not what it is. */
+static void test_changed_in_place(void **state)
+{
+    (void)state;
+    struct ps_source *s = open_store(false, NULL);
+    struct ps_err err = {0};
+    struct ps_object_info was, is;
+    struct stat st;
+    char *path = NULL, byte;
+    size_t len;
+    assert_ok(ps_source_head(s, "config.json", &byte, 1, &len, &was, &err), &err);
+    assert_ok(ps_source_head(s, "config.json", &byte, 1, &len, &is, &err), &err);
+    assert_string_equal(was.identity, is.identity);
+    assert_int_equal(s->ops->local_path(s, "config.json", &path, &err), 0);
+    assert_int_equal(stat(path, &st), 0);
+    const struct timespec later[2] = {st.st_atim, {st.st_mtim.tv_sec, st.st_mtim.tv_nsec ^ 1}};
+    assert_int_equal(utimensat(AT_FDCWD, path, later, 0), 0);
+    ps_free(path);
+    assert_ok(ps_source_head(s, "config.json", &byte, 1, &len, &is, &err), &err);
+    assert_string_not_equal(was.identity, is.identity);
+    ps_source_close(s);
+}
+
 static void read_fails(struct ps_source *s, const char *name, uint64_t offset, uint64_t bytes,
                        const uint8_t *sha, int rc, const char *says)
 {
@@ -272,10 +296,10 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ranges),        cmocka_unit_test(test_ranges_direct),
-        cmocka_unit_test(test_whole_objects), cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_many_files),    cmocka_unit_test(test_cancel_and_close),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_ranges),           cmocka_unit_test(test_ranges_direct),
+        cmocka_unit_test(test_whole_objects),    cmocka_unit_test(test_changed_in_place),
+        cmocka_unit_test(test_failures),         cmocka_unit_test(test_many_files),
+        cmocka_unit_test(test_cancel_and_close), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
