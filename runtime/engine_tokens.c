@@ -39,6 +39,27 @@ static int small_file(char **out, size_t *len, const struct ps_kept *k, const ch
     return rc;
 }
 
+/* A model without tokenizer.json may have one of the older kinds: said by name, since "add the file" alone would not
+ * tell how. */
+static int no_tokenizer(const struct ps_kept *k, struct ps_err *err)
+{
+    static const char *const older[] = {"tokenizer.model", "vocab.json"};
+    for (size_t i = 0; i < sizeof older / sizeof older[0]; i++) {
+        char *text = NULL;
+        size_t len;
+        int rc = ps_kept_get(&text, &len, k, older[i], TOKENIZER_MAX_BYTES, NULL);
+        ps_free(text);
+        if (rc == 0)
+            return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
+                              "no tokenizer.json, and %s is a kind that is not read: make the file "
+                              "with transformers (save_pretrained of its fast tokenizer)",
+                              older[i]);
+    }
+    return ps_err_set(err, PS_ENOTFOUND, ORIGIN,
+                      "no tokenizer.json: %s: add the file, or give token ids (logits --tokens)",
+                      k->source->label);
+}
+
 int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_kept *k, struct ps_err *err)
 {
     char *text[N] = {0};
@@ -46,9 +67,7 @@ int ps_tokenizer_from_source(struct ps_tokenizer **out, const struct ps_kept *k,
     int rc =
         ps_kept_get(&text[JSON], &len[JSON], k, ps_tokenizer_names[JSON], TOKENIZER_MAX_BYTES, err);
     if (rc == PS_ENOTFOUND)
-        ps_err_set(err, rc, ORIGIN,
-                   "no tokenizer.json: %s: add the file, or give token ids (logits --tokens)",
-                   k->source->label);
+        rc = no_tokenizer(k, err);
     for (int i = CONFIG; rc == 0 && i < N; i++)
         rc = small_file(&text[i], &len[i], k, ps_tokenizer_names[i], err);
     if (rc == 0) {

@@ -289,10 +289,15 @@ static int check_prompt(struct ps_session *s, const uint32_t *prompt, size_t n, 
             return ps_err_set(err, PS_EUSAGE, ORIGIN,
                               "token id %u is out of range: the vocabulary has %u", prompt[i],
                               s->e->arch->vocab);
-    if (n + s->length > s->ctx)
+    if (n + s->length > s->ctx && s->length > 0)
+        return ps_err_set(err, PS_EUSAGE, ORIGIN,
+                          "the prompt has %zu tokens but %u of the context's %u are left: use a "
+                          "larger -c, or begin a new session",
+                          n, s->ctx - s->length, s->ctx);
+    if (n > s->ctx)
         return ps_err_set(err, PS_EUSAGE, ORIGIN,
                           "the prompt has %zu tokens but the context holds %u: use a larger -c", n,
-                          s->ctx - s->length);
+                          s->ctx);
     return 0;
 }
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import struct
 import sys
 import threading
@@ -428,6 +429,21 @@ def swapped(root):
     return work
 
 
+def older_tokenizer(name):
+    """A model with a tokenizer of the kind that transformers made before tokenizer.json."""
+    def work(t):
+        folder = t.path(name)
+        shutil.copytree(peer.KJV, folder, ignore=shutil.ignore_patterns("tokenizer.json"))
+        web = Mutants(folder)
+        try:
+            web.changed["m"] = {name: b"\n\x0e\n\x05<unk>"}
+            r = t.run("run", web.url + "/m", *ARGS, cache=t.path("cache"))
+            badhttp.check_failed(t, r, 1, ("tokenizer.json", name), what=f"{name} alone")
+        finally:
+            web.stop()
+    return work
+
+
 def parts(split):
     with open(os.path.join(peer.KJV, "model.safetensors"), "rb") as f:
         real = f.read()
@@ -445,6 +461,8 @@ def parts(split):
         for label, data in (("nothing", b""), ("no JSON", b"{{"), ("a list", b"[]"), ("deep", b"[" * 100000), ("odd", b'{"bos_token": 5, "eos_token_id": "x"}')):
             yield f"{name}: {label}", part(name, data, (0, 1, 4))
     yield "tokenizer.json is missing", part("tokenizer.json", None, 3, "tokenizer")
+    for name in ("tokenizer.model", "vocab.json"):
+        yield f"{name} instead of tokenizer.json", older_tokenizer(name)
     yield "model.safetensors is missing", part("model.safetensors", None, 3, "model.safetensors")
     yield "config.json is missing", part("config.json", None, 3, "config.json")
     for label, data, *rest in indexes(real):
