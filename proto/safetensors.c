@@ -177,7 +177,9 @@ static int on_dtype(struct reader *r, const struct ps_json_event *ev, struct ps_
         for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
             if (is_text(ev, others[i]))
                 return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
-                                  "%s: tensor type %s is not supported", r->t.name, others[i]);
+                                  "%s: tensor type %s is not supported: F64, F32, F16, BF16, "
+                                  "F8_E4M3, F8_E5M2, F8_E8M0, whole numbers and BOOL are",
+                                  r->t.name, others[i]);
         return ps_err_set(err, PS_EDATA, ORIGIN, "%s: unknown dtype %.*s",
                           r->t.name ? r->t.name : "header", (int)(ev->len < 32 ? ev->len : 32),
                           ev->s);

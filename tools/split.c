@@ -17,6 +17,8 @@
 #include "fetcher/store.h"
 #include "proto/layout.h"
 #include "proto/signature.h"
+#include "runtime/arch.h"
+#include "runtime/weights.h"
 #include "tools/split_pack.h"
 #include "tools/split_plan.h"
 #include "tools/split_policy.h"
@@ -715,6 +717,24 @@ static int seal(struct splitter *s, struct ps_manifest *m, struct ps_err *err)
     return rc;
 }
 
+/* What `run` would say of a model whose architecture runs here is said before hours of work, not behind them (a
+ * matrix of a type that nothing multiplies, one that is missing or of another shape). Other architectures are
+ * split all the same: the format does not know them. */
+static int check_model(const struct splitter *s, struct ps_err *err)
+{
+    struct ps_arch *arch = NULL;
+    struct ps_weights *weights = NULL;
+    int rc = ps_arch_read(&arch, s->files.config, s->files.config_len, NULL);
+    if (rc != 0)
+        return rc == PS_ENOMEM ? no_memory(err) : 0;
+    rc = ps_weights_bind(&weights, s->files.map, arch, err);
+    if (rc != 0)
+        ps_err_place(err, s->src->label);
+    ps_weights_free(weights);
+    ps_arch_free(arch);
+    return rc;
+}
+
 static int open_source(struct splitter *s, struct ps_err *err)
 {
     int rc = ps_model_files_open(&s->files, s->src, err);
@@ -724,6 +744,8 @@ static int open_source(struct splitter *s, struct ps_err *err)
     if (s->files.manifest)
         return ps_err_set(err, PS_EUNSUPPORTED, ORIGIN,
                           "%s is split already: name the model that it was made from", s->src->label);
+    if ((rc = check_model(s, err)) != 0)
+        return rc;
     return ps_split_plan_new(&s->plan, s->files.map, err);
 }
 

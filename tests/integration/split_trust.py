@@ -241,6 +241,36 @@ def rounded(t):
     t.check("rel_rmse" not in kinds["other"], "norms lose nothing")
 
 
+def unrunnable(t):
+    """Said before the work, of an architecture that runs here: a source that is deleted behind a split would be gone."""
+    def model(name, weights=None, **config):
+        folder = t.path(name)
+        shutil.copytree(t.path("v1"), folder)
+        with open(os.path.join(folder, "config.json")) as f:
+            c = json.load(f)
+        with open(os.path.join(folder, "config.json"), "w") as f:
+            json.dump(dict(c, **config), f)
+        if weights:
+            with open(os.path.join(folder, "model.safetensors"), "r+b") as f:
+                data = f.read()
+                n = int.from_bytes(data[:8], "little")
+                header = json.loads(data[8:8 + n])
+                weights(header)
+                f.seek(8)
+                f.write(json.dumps(header, separators=(",", ":")).encode().ljust(n)[:n])
+        return folder
+
+    def odd_type(header):
+        header["model.layers.1.mlp.up_proj.weight"]["dtype"] = "I16"  # as many bytes as BF16
+    inter = json.load(open(os.path.join(t.path("v1"), "config.json")))["intermediate_size"]
+    for status, says, folder in ((1, "has type I16", model("odd", odd_type)),
+                                 (4, "do not belong together", model("shape", intermediate_size=inter + 1))):
+        expect(t, status, says, "split", folder, t.path("never"), "--delete-source", "-q")
+        t.check(not os.path.exists(t.path("never")) and os.path.exists(os.path.join(folder, "model.safetensors")), f"{says}: refused too late")
+    r = call(t, "split", model("other", odd_type, architectures=["SomethingElse"]), t.path("other-s"), "-q")
+    t.equal(r.returncode, 0, f"an architecture that is not run here: {r.stderr}")
+
+
 def deleted(t):
     src = t.path("gone")
     shutil.copytree(t.path("v1"), src)
@@ -270,6 +300,7 @@ def main():
         tokenizers(t)
         revision(t)
         rounded(t)
+        unrunnable(t)
         deleted(t)
 
 
