@@ -288,6 +288,21 @@ unsigned ps_host_cpus(void)
     return tighter(affinity_cpus(), ps_host_probe_quota_cpus(""));
 }
 
+uint64_t ps_host_probe_last_cache(const char *root)
+{
+    char text[32], *unit;
+    if (!read_small(text, sizeof text, root, "/sys/devices/system/cpu/cpu0/cache/index3/size"))
+        return 0;
+    uint64_t n = strtoull(text, &unit, 10);
+    unsigned shift = *unit == 'K' ? 10 : *unit == 'M' ? 20 : *unit == 'G' ? 30 : 0;
+    return n < 1u << 30 ? n << shift : 0;
+}
+
+uint64_t ps_host_last_cache_bytes(void)
+{
+    return ps_host_probe_last_cache("");
+}
+
 /* ---- processor ---- */
 
 static struct ps_cpu_features features;

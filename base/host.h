@@ -11,6 +11,9 @@ uint64_t ps_host_free_memory_bytes(
 uint64_t ps_host_rss_bytes(void);      /* resident now (VmRSS) */
 uint64_t ps_host_rss_peak_bytes(void); /* VmHWM */
 unsigned ps_host_cpus(void);           /* usable CPUs: affinity and cgroup quota */
+/* Bytes of the last cache that CPU 0 shares with its neighbours; 0: not known. Of /sys, because sysconf counts the
+ * caches of all sockets on some processors. */
+uint64_t ps_host_last_cache_bytes(void);
 struct ps_cpu_features {
     bool popcnt, avx2, fma, f16c, bmi2, avx512f, avx512bw, avx512vl, avx512_bf16, avx512_vbmi,
         avx512_vbmi2, avx512_vnni, amx_tile, amx_bf16, amx_int8;

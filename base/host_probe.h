@@ -7,4 +7,5 @@
 uint64_t ps_host_probe_free_memory(const char *root);
 /* CPUs that the cgroup's quota allows, rounded up; 0 = no quota. */
 unsigned ps_host_probe_quota_cpus(const char *root);
+uint64_t ps_host_probe_last_cache(const char *root); /* bytes; 0 = not known */
 #endif

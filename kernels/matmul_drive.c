@@ -68,8 +68,9 @@ static void cell(const struct drive *d, const struct cells *s, size_t r, size_t 
     if (s->sums)
         m.sums = s->sums + ((r - s->r0) / d->step * n_blocks + i) * handful;
     size_t next = r + d->step * d->ahead, n_next = 0;
-    const uint8_t *ahead = W + next * panel->row_stride;
+    const uint8_t *ahead = W;
     if (next < s->r1) {
+        ahead = W + next * panel->row_stride;
         n_next = ps_min_size(d->step, s->r1 - next);
     } else if (next < ps_round_up(s->r1, d->step) + s->n_then) {
         next -= ps_round_up(s->r1, d->step);

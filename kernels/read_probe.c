@@ -116,11 +116,13 @@ static int measure(double *gb_s, struct ps_pool *pool, const void *mem, size_t b
     return 0;
 }
 
-/* More than the caches of these threads' cores hold (what a library says of the last one may be that of all
- * sockets), and no more: to write pages for the first time takes longer than to read them with every variant. */
+/* Far more than the last cache holds, and than those of all cores that the threads may run on; and no more: to write
+ * pages for the first time takes longer than to read them with every variant. */
 static size_t probe_bytes(unsigned threads)
 {
+    uint64_t cache = ps_host_last_cache_bytes();
     size_t bytes = ps_max_size(LEAST_BYTES, threads * THREAD_BYTES);
+    bytes = ps_max_size(bytes, cache > 0 && cache < PS_READ_BYTES ? 4 * cache : PS_READ_BYTES);
     bytes = ps_min_size(ps_min_size(bytes, PS_READ_BYTES), ps_host_free_memory_bytes() / 4);
     return bytes / PS_READ_STRETCH * PS_READ_STRETCH;
 }

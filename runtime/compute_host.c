@@ -227,10 +227,10 @@ static int take_scales(struct host *h, const struct ps_bound *b, struct ps_err *
     return rc;
 }
 
-/* Panels that one kernel call takes. */
-#define BATCH 32
-#define BATCH_ROWS                                                                                 \
-    32 /* of activations, at most: with more a panel is work enough, and an interrupt is to be heard */
+/* Panels that one kernel call takes, and the rows of activations up to which it does: with more, one panel is work
+ * enough, and an interrupt is to be heard. */
+#define BATCH      32
+#define BATCH_ROWS 32
 
 /* Takes extent `first` of the tensor and, where panels are small work, those behind it that lie in memory and are
  * of its type. Returns their number. */

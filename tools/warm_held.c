@@ -139,9 +139,10 @@ int ps_warm_wanted_look(struct ps_warm_wanted *w, struct ps_cache *cache, int pr
 
 uint64_t ps_warm_wanted_budget(const struct ps_warm_wanted *w)
 {
-    const uint64_t n = w->n + w->n_kept;
+    const uint64_t n = w->n + w->n_kept, bytes = w->padded_bytes + w->kept_bytes;
+    const uint64_t most = n * (PS_CACHE_GRAIN - 1); /* an empty one has no padding */
     /* which reckons with the worst padding; how much it is, is known here */
-    return ps_cache_budget_for(w->padded_bytes + w->kept_bytes - n * (PS_CACHE_GRAIN - 1), n);
+    return ps_cache_budget_for(bytes > most ? bytes - most : 0, n);
 }
 
 void ps_warm_wanted_deinit(struct ps_warm_wanted *w)

@@ -64,6 +64,22 @@ static void test_no_cgroup(void **state)
     test_remove_tree(t.root);
 }
 
+static void test_last_cache(void **state)
+{
+    (void)state;
+    static const char file[] = "/sys/devices/system/cpu/cpu0/cache/index3/size";
+    struct tree t;
+    test_temp_dir(t.root, sizeof(t.root));
+    assert_int_equal(ps_host_probe_last_cache(t.root), 0);
+    put(&t, file, "32768K\n");
+    assert_int_equal(ps_host_probe_last_cache(t.root), 32 * MIB);
+    put(&t, file, "1G\n");
+    assert_int_equal(ps_host_probe_last_cache(t.root), 1024ull * MIB);
+    put(&t, file, "99999999999999999999G\n");
+    assert_int_equal(ps_host_probe_last_cache(t.root), 0);
+    test_remove_tree(t.root);
+}
+
 static void test_cgroup_v2(void **state)
 {
     (void)state;
@@ -237,9 +253,14 @@ static void test_file_read(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_this_machine), cmocka_unit_test(test_no_cgroup),
-    cmocka_unit_test(test_cgroup_v2),    cmocka_unit_test(test_cgroup_v2_in_container),
-    cmocka_unit_test(test_cgroup_v1),    cmocka_unit_test(test_disk),
-    cmocka_unit_test(test_mkdir_p),      cmocka_unit_test(test_file_read),
+    cmocka_unit_test(test_this_machine),
+    cmocka_unit_test(test_no_cgroup),
+    cmocka_unit_test(test_last_cache),
+    cmocka_unit_test(test_cgroup_v2),
+    cmocka_unit_test(test_cgroup_v2_in_container),
+    cmocka_unit_test(test_cgroup_v1),
+    cmocka_unit_test(test_disk),
+    cmocka_unit_test(test_mkdir_p),
+    cmocka_unit_test(test_file_read),
 };
 TEST_MAIN(tests)
