@@ -206,22 +206,7 @@ static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct 
     ps_drive_matmul(pool, &set, &job);
 }
 
-static void attention(struct ps_pool *pool, const struct ps_attn *a)
-{
-    PLAIN.attention(pool, a);
-}
-
-static void rmsnorm(struct ps_pool *pool, float *y, size_t ldy, const float *x, size_t ldx,
-                    const float *w, float w_offset, size_t T, size_t K, float eps)
-{
-    PLAIN.rmsnorm(pool, y, ldy, x, ldx, w, w_offset, T, K, eps);
-}
-
-static void swiglu(struct ps_pool *pool, float *y, size_t ldy, const float *g, size_t ldg,
-                   const float *u, size_t ldu, size_t T, size_t K)
-{
-    PLAIN.swiglu(pool, y, ldy, g, ldg, u, ldu, T, K);
-}
+PS_OPS_OF(PLAIN)
 
 extern const struct ps_backend TABLE;
 const struct ps_backend TABLE = {

@@ -55,23 +55,7 @@ static void matmul(struct ps_pool *pool, const struct ps_act *act, const struct 
     ps_drive_matmul(pool, way.set, &job);
 }
 
-/* All other products and operations are the plain AVX-512 backend's. */
-static void attention(struct ps_pool *pool, const struct ps_attn *a)
-{
-    ps_cpu_avx512.attention(pool, a);
-}
-
-static void rmsnorm(struct ps_pool *pool, float *y, size_t ldy, const float *x, size_t ldx,
-                    const float *w, float w_offset, size_t T, size_t K, float eps)
-{
-    ps_cpu_avx512.rmsnorm(pool, y, ldy, x, ldx, w, w_offset, T, K, eps);
-}
-
-static void swiglu(struct ps_pool *pool, float *y, size_t ldy, const float *g, size_t ldg,
-                   const float *u, size_t ldu, size_t T, size_t K)
-{
-    ps_cpu_avx512.swiglu(pool, y, ldy, g, ldg, u, ldu, T, K);
-}
+PS_OPS_OF(ps_cpu_avx512)
 
 const struct ps_backend ps_cpu_avx512_dots = {
     .name = "avx512",

@@ -6,15 +6,12 @@
  * lo ones; a vector holds eight elements of each sixteen. */
 #include "kernels/vec_avx512.h"
 
-#include "kernels/pack_avx512bf16.h"
 #include "kernels/dots_avx512.h"
+#include "kernels/quant_avx512bf16.h"
 #include "kernels/quant_order.h"
 
-typedef __m512bh q_vec;
-#define Q_VECS_MOST  2
-#define Q_VECS(t)    2
-#define Q_GROUPS(t)  1
-#define Q_STEP_BYTES 128 /* hi, lo */
+#define Q_VECS_MOST 2
+#define Q_VECS(t)   2
 
 /* bf16 of e4m3 without its sign: denormals by hand, the others have the same mantissa and another bias. */
 #define BITS(m)                                                                                    \
@@ -34,13 +31,6 @@ typedef __m512bh q_vec;
             SOME(f, 112)                                                                           \
     }
 static const uint8_t low_bytes[128] = TABLE(LOW), high_bytes[128] = TABLE(HIGH);
-
-MM_INLINE vf q_step(vf sum, q_vec w, const uint8_t *a, int i)
-{
-    const uint8_t *at = a + i * Q_STEP_BYTES;
-    sum = _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at));
-    return _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at + 64));
-}
 
 MM_INLINE __m512i look_up(__m512i codes, const uint8_t *table)
 {
@@ -70,11 +60,6 @@ MM_INLINE size_t q_place(enum ps_dtype t, size_t j)
     size_t word = j % 32;
     (void)t;
     return word / 8 * 16 + j / 32 * 8 + word % 8;
-}
-
-static inline void q_pack_block(uint8_t *to, const float *ordered, size_t n)
-{
-    pack_column(ordered, n, to, Q_STEP_BYTES);
 }
 
 #define Q_SET_CLASS

@@ -112,6 +112,23 @@ static inline struct ps_matmul_job ps_matmul_job(const struct ps_act *act,
     return (struct ps_matmul_job){act, panels, n, C, ldc, accumulate};
 }
 
+/* For the table of a backend that has products of its own: all other operations are those of `other`. */
+#define PS_OPS_OF(other)                                                                           \
+    static void attention(struct ps_pool *pool, const struct ps_attn *a)                           \
+    {                                                                                              \
+        (other).attention(pool, a);                                                                \
+    }                                                                                              \
+    static void rmsnorm(struct ps_pool *pool, float *y, size_t ldy, const float *x, size_t ldx,    \
+                        const float *w, float w_offset, size_t T, size_t K, float eps)             \
+    {                                                                                              \
+        (other).rmsnorm(pool, y, ldy, x, ldx, w, w_offset, T, K, eps);                             \
+    }                                                                                              \
+    static void swiglu(struct ps_pool *pool, float *y, size_t ldy, const float *g, size_t ldg,     \
+                       const float *u, size_t ldu, size_t T, size_t K)                             \
+    {                                                                                              \
+        (other).swiglu(pool, y, ldy, g, ldg, u, ldu, T, K);                                        \
+    }
+
 /* Query rows (of all heads) that one attention task carries through the pages. */
 #define PS_ATTN_TASK 64
 

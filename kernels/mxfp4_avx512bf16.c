@@ -7,21 +7,11 @@
 #include "kernels/vec_avx512.h"
 
 #include "kernels/dots_avx512.h"
-#include "kernels/pack_avx512bf16.h"
+#include "kernels/quant_avx512bf16.h"
 #include "kernels/quant_avx512_scale.h"
 
-typedef __m512bh q_vec;
-#define Q_VECS_MOST  4
-#define Q_VECS(t)    4
-#define Q_GROUPS(t)  1
-#define Q_STEP_BYTES 128 /* hi, lo */
-
-MM_INLINE vf q_step(vf sum, q_vec w, const uint8_t *a, int i)
-{
-    const uint8_t *at = a + i * Q_STEP_BYTES;
-    sum = _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at));
-    return _mm512_dpbf16_ps(sum, w, (__m512bh)_mm512_loadu_si512(at + 64));
-}
+#define Q_VECS_MOST 4
+#define Q_VECS(t)   4
 
 /* A word holds four codes, vector i takes the i-th. A look-up minds five bits, so the table stands there twice. */
 MM_INLINE void q_load(q_vec *w, enum ps_dtype t, const uint8_t *p, int group)
@@ -43,11 +33,6 @@ MM_INLINE size_t q_place(enum ps_dtype t, size_t j)
 {
     size_t i = j / 32, word = j % 32;
     return q_nibble_at(t, word * 2 + i / 2, i % 2);
-}
-
-static inline void q_pack_block(uint8_t *to, const float *ordered, size_t n)
-{
-    pack_column(ordered, n, to, Q_STEP_BYTES);
 }
 
 #define Q_SET_CLASS

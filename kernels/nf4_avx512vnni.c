@@ -25,7 +25,6 @@
 #define GROUPS      8 /* of which the scales fill a register */
 #define STEP        (GROUP * GROUPS)
 #define VECS        4
-#define NF4_COLS    4
 #define NF4_SIDE    2 /* rows of one column side by side: they share what is read of the activations */
 #define UNIT        0x1p-11f
 
@@ -119,44 +118,7 @@ MM_INLINE void dot(const struct ps_micro *m, int R, int C)
         q_finish(m, acc[c], (size_t)c, R);
 }
 
-#define DOT(R, C)                                                                                  \
-    static void dot_##R##x##C(const struct ps_micro *m)                                            \
-    {                                                                                              \
-        dot(m, R, C);                                                                              \
-    }
-DOT(8, 1)
-DOT(4, 1)
-DOT(4, 2)
-DOT(4, 3)
-DOT(4, 4)
-DOT(1, 1)
-DOT(1, 2)
-DOT(1, 3)
-DOT(1, 4)
-
-static void run(const struct ps_micro *m)
-{
-    static const mm_fn eight[] = {NULL, dot_8x1};
-    static const mm_fn four[] = {NULL, dot_4x1, dot_4x2, dot_4x3, dot_4x4};
-    static const mm_fn one[] = {NULL, dot_1x1, dot_1x2, dot_1x3, dot_1x4};
-    static const struct mm_fns narrow = {.rows = {[8] = eight, [4] = four, [1] = one}};
-    static const struct mm_fns wide = {.rows = {[4] = four, [1] = one}};
-    mm_run(m, m->cols > 1 ? &wide : &narrow);
-}
-
-/* A single column walks eight rows at once, for more reads in flight. */
-const struct ps_micro_set ps_nf4_avx512vnni = {
-    .run = run,
-    .rows = 4,
-    .cols = NF4_COLS,
-    .rows_narrow = 8,
-    .narrow = 1,
-    .k_step = GROUP,
-    .step_bytes = GROUP_BYTES,
-    .pad_cols = 1,
-    .sum_floats = VW,
-    .even = true,
-};
+Q_DOT_KERNELS(ps_nf4_avx512vnni, GROUP, GROUP_BYTES)
 
 /* What a whole number of a lane's activations is worth where the largest has these bits: a power of two that leaves 15
  * bits before the point, after rounding to the nearest (which may carry: 2^8 is half a unit). Below 2^-80 they are

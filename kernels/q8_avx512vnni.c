@@ -25,12 +25,11 @@
 #define STEP        (BLOCK * BLOCKS)
 #define BLOCK_BYTES 256
 #define STEP_BYTES  (64 + BLOCKS * BLOCK_BYTES)
-#define Q8_COLS     4
 #define Q8_SIDE     4 /* rows side by side: their sums' steps have to wait for one another */
 
 /* Products of the scales of some rows with those of the columns, for BLOCKS blocks. */
 struct scales {
-    _Alignas(64) float of[Q8_COLS][MM_ROWS][BLOCKS];
+    _Alignas(64) float of[Q_DOT_COLS][MM_ROWS][BLOCKS];
 };
 
 MM_INLINE void scales_at(struct scales *s, const uint8_t *rows, size_t stride, const uint8_t *a,
@@ -99,44 +98,7 @@ MM_INLINE void dot(const struct ps_micro *m, int R, int C)
         q_finish(m, acc[c], (size_t)c, R);
 }
 
-#define DOT(R, C)                                                                                  \
-    static void dot_##R##x##C(const struct ps_micro *m)                                            \
-    {                                                                                              \
-        dot(m, R, C);                                                                              \
-    }
-DOT(8, 1)
-DOT(4, 1)
-DOT(4, 2)
-DOT(4, 3)
-DOT(4, 4)
-DOT(1, 1)
-DOT(1, 2)
-DOT(1, 3)
-DOT(1, 4)
-
-static void run(const struct ps_micro *m)
-{
-    static const mm_fn eight[] = {NULL, dot_8x1};
-    static const mm_fn four[] = {NULL, dot_4x1, dot_4x2, dot_4x3, dot_4x4};
-    static const mm_fn one[] = {NULL, dot_1x1, dot_1x2, dot_1x3, dot_1x4};
-    static const struct mm_fns narrow = {.rows = {[8] = eight, [4] = four, [1] = one}};
-    static const struct mm_fns wide = {.rows = {[4] = four, [1] = one}};
-    mm_run(m, m->cols > 1 ? &wide : &narrow);
-}
-
-/* A single column walks eight rows at once, for more reads in flight. */
-const struct ps_micro_set ps_q8_avx512vnni = {
-    .run = run,
-    .rows = 4,
-    .cols = Q8_COLS,
-    .rows_narrow = 8,
-    .narrow = 1,
-    .k_step = STEP,
-    .step_bytes = STEP_BYTES,
-    .pad_cols = 1,
-    .sum_floats = VW,
-    .even = true,
-};
+Q_DOT_KERNELS(ps_q8_avx512vnni, STEP, STEP_BYTES)
 
 /* The scale of a block whose largest magnitude has these bits: it leaves 22 bits before the point, after rounding to
  * the nearest integer (which may carry: 2 is half a unit). Never so small that its product with a float16 would be

@@ -6,7 +6,8 @@
 #include "kernels/matmul_impl.h"
 #include "proto/quant.h"
 
-#define Q_CODES 64 /* bytes of a block */
+#define Q_CODES    64 /* bytes of a block */
+#define Q_DOT_COLS 4  /* most of Q_DOT_KERNELS */
 
 /* Weights of a block. */
 MM_INLINE size_t q_elems(enum ps_dtype t)
@@ -44,4 +45,44 @@ MM_INLINE void q_finish(const struct ps_micro *m, vf *acc, size_t col, int R)
     }
     mm_finish(m, acc, col, R);
 }
+
+#define Q_DOT(R, C)                                                                                \
+    static void dot_##R##x##C(const struct ps_micro *m)                                            \
+    {                                                                                              \
+        dot(m, R, C);                                                                              \
+    }
+
+/* The set `name` of a file whose dot(m, R, C) keeps the sums of up to four rows times four columns in registers. A
+ * single column walks eight rows at once, for more reads in flight. */
+#define Q_DOT_KERNELS(name, elements, bytes)                                                       \
+    Q_DOT(8, 1)                                                                                    \
+    Q_DOT(4, 1)                                                                                    \
+    Q_DOT(4, 2)                                                                                    \
+    Q_DOT(4, 3)                                                                                    \
+    Q_DOT(4, 4)                                                                                    \
+    Q_DOT(1, 1)                                                                                    \
+    Q_DOT(1, 2)                                                                                    \
+    Q_DOT(1, 3)                                                                                    \
+    Q_DOT(1, 4)                                                                                    \
+    static void run(const struct ps_micro *m)                                                      \
+    {                                                                                              \
+        static const mm_fn eight[] = {NULL, dot_8x1};                                              \
+        static const mm_fn four[] = {NULL, dot_4x1, dot_4x2, dot_4x3, dot_4x4};                    \
+        static const mm_fn one[] = {NULL, dot_1x1, dot_1x2, dot_1x3, dot_1x4};                     \
+        static const struct mm_fns narrow = {.rows = {[8] = eight, [4] = four, [1] = one}};        \
+        static const struct mm_fns wide = {.rows = {[4] = four, [1] = one}};                       \
+        mm_run(m, m->cols > 1 ? &wide : &narrow);                                                  \
+    }                                                                                              \
+    const struct ps_micro_set name = {                                                             \
+        .run = run,                                                                                \
+        .rows = 4,                                                                                 \
+        .cols = Q_DOT_COLS,                                                                        \
+        .rows_narrow = 8,                                                                          \
+        .narrow = 1,                                                                               \
+        .k_step = elements,                                                                        \
+        .step_bytes = bytes,                                                                       \
+        .pad_cols = 1,                                                                             \
+        .sum_floats = VW,                                                                          \
+        .even = true,                                                                              \
+    };
 #endif

@@ -606,6 +606,22 @@ static int describe(void *user)
     return rc;
 }
 
+/* What is told of the cache; ps_json_free. */
+static struct ps_json *described(struct ps_cache *c)
+{
+    struct ps_strbuf b;
+    struct ps_json_writer w;
+    struct ps_json *j = NULL;
+    ps_strbuf_init(&b, 1 << 20);
+    ps_jw_init(&w, &b);
+    ps_jw_object(&w);
+    assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
+    ps_jw_object_end(&w);
+    assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+    ps_strbuf_deinit(&b);
+    return j;
+}
+
 /* Every layer with what it has and what is held of it: 12 layers of which one extent is held, 200 in all, so that their
  * sizes take several rows; told again with fewer, the rest is forgotten. */
 static void check_parts(struct ps_cache *c)
@@ -613,9 +629,6 @@ static void check_parts(struct ps_cache *c)
     uint8_t id[PS_SHA256_BYTES];
     uint64_t part_bytes[201];
     for (unsigned told = 201; told > 0; told = told == 201 ? 13 : 0) {
-        struct ps_strbuf b;
-        struct ps_json_writer w;
-        struct ps_json *j = NULL;
         uint32_t m;
         for (unsigned i = 0; i < 201; i++)
             part_bytes[i] = 40000 + i;
@@ -625,12 +638,7 @@ static void check_parts(struct ps_cache *c)
                                                  .n_layers = told - 1,
                                                  .part_bytes = part_bytes};
         assert_int_equal(ps_cache_model_open_as(c, &o, &m, NULL), 0);
-        ps_strbuf_init(&b, 1 << 20);
-        ps_jw_init(&w, &b);
-        ps_jw_object(&w);
-        assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
-        ps_jw_object_end(&w);
-        assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+        struct ps_json *j = described(c);
         const struct ps_json *at = ps_json_get(ps_json_get(j, "models")->child, "resident")->child;
         unsigned n = 0;
         for (; at; at = at->next, n++) {
@@ -644,7 +652,6 @@ static void check_parts(struct ps_cache *c)
         }
         assert_int_equal(n, told);
         ps_json_free(j);
-        ps_strbuf_deinit(&b);
     }
 }
 
@@ -653,15 +660,7 @@ static void test_describe(void **state)
     (void)state;
     store_some(12);
     struct ps_cache *c = crash_open(test_dir, BUDGET);
-    struct ps_strbuf b;
-    struct ps_json_writer w;
-    struct ps_json *j = NULL;
-    ps_strbuf_init(&b, 1 << 20);
-    ps_jw_init(&w, &b);
-    ps_jw_object(&w);
-    assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
-    ps_jw_object_end(&w);
-    assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+    struct ps_json *j = described(c);
     const struct ps_json *models = ps_json_get(j, "models");
     assert_int_equal(models->n_children, 1);
     int64_t v;
@@ -675,7 +674,6 @@ static void test_describe(void **state)
     assert_int_equal(ps_json_get_int(j, "allocated_bytes", 0, &v, NULL), 0);
     assert_int_equal(v, crash_folder_bytes(test_dir));
     ps_json_free(j);
-    ps_strbuf_deinit(&b);
     check_parts(c);
     assert_true(test_every_alloc_failure(describe, c) >= 3);
     ps_cache_close(c);
@@ -709,17 +707,9 @@ static void test_describe_old_files(void **state)
                                                  .source_label = "label",
                                                  .n_layers = 1,
                                                  .part_bytes = part_bytes};
-        struct ps_strbuf b;
-        struct ps_json_writer w;
-        struct ps_json *j = NULL;
         if (told)
             assert_int_equal(ps_cache_model_open_as(c, &o, &m, NULL), 0);
-        ps_strbuf_init(&b, 1 << 20);
-        ps_jw_init(&w, &b);
-        ps_jw_object(&w);
-        assert_int_equal(ps_cache_describe(c, &w, NULL), 0);
-        ps_jw_object_end(&w);
-        assert_int_equal(ps_json_parse(&j, b.data, b.len, NULL, NULL), 0);
+        struct ps_json *j = described(c);
         const struct ps_json *model = ps_json_get(j, "models")->child;
         const struct ps_json *layer = ps_json_get(model, "resident")->child;
         assert_int_equal(number_of(model, "bytes"), 13760);
@@ -727,7 +717,6 @@ static void test_describe_old_files(void **state)
         assert_int_equal(number_of(layer, "held_bytes"), 4000);
         assert_int_equal(number_of(layer->next, "held_bytes"), told ? 9000 : 9700);
         ps_json_free(j);
-        ps_strbuf_deinit(&b);
     }
     ps_cache_close(c);
 }
